@@ -1,0 +1,1 @@
+"""What kernels share: the dropout's random bits and vectorised elementary functions."""

@@ -1,0 +1,129 @@
+"""The CPU: one pool of threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
+
+Kernels are plain `@jit` functions over a range of chunks, `kernel(worker, begin, end, *arguments)`, compiled
+without the interpreter's lock; `run` covers [0, count) with them. A pool of our own instead of Numba's `prange`:
+it compiles three times faster, needs no OpenMP at run time, and BLAS calls share it, so nothing fights for cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numba.core.config
+
+from . import Device
+
+KERNELS = Path(__file__).parent.parent
+
+
+def cpu_features() -> tuple[str, ...]:
+    """What LLVM says the cores can do, such as `avx512f` and `amx-bf16`."""
+    return tuple(sorted(name for name, has in llvmlite.binding.get_host_cpu_features().items() if has))
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: a folder for these sources, this Numba and these cores.
+
+    Numba does not notice an edited helper in another file: the folder's name does, being a hash of them all.
+    A user without a writable home gets a temporary folder.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {cpu_features()}".encode())
+    for source in sorted(KERNELS.rglob("*.py")):
+        digest.update(source.read_bytes())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = base / "minibert" / "kernels" / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="minibert-kernels-"))
+
+
+# Before any decorator runs: Numba asks where to cache when it decorates.
+numba.core.config.CACHE_DIR = str(cache_directory())
+
+
+def jit(function: Callable) -> Callable:
+    """Compiles a kernel or a helper of kernels: cached, without the interpreter's lock, float32 kept float32.
+
+    Reassociation lets reductions use vectors; NaN and infinity keep their meaning, so a bad loss stays visible.
+    """
+    return numba.njit(
+        cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
+    )(function)
+
+
+class Workers:
+    """Threads that share out a kernel's chunks; the caller's thread is worker 0."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.pool = ThreadPoolExecutor(count - 1, "minibert") if count > 1 else None
+
+
+_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def threads() -> int:
+    """How many workers `run` uses; kernels size their scratch per worker by it."""
+    return _workers.count
+
+
+def set_threads(count: int) -> None:
+    global _workers
+    if _workers.pool:
+        _workers.pool.shutdown()
+    _workers = Workers(count)
+
+
+def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
+    """Calls kernel(worker, begin, end, *arguments) on all threads until [0, count) is covered.
+
+    `grain` is the least number of chunks worth a call. Which worker computes a chunk varies from run to run, so a
+    kernel's result must not depend on it.
+    """
+    if count <= 0:
+        return
+    if _workers.pool is None or count <= grain:
+        kernel(0, 0, count, *arguments)
+        return
+    # Four helpings a worker: enough that the cores finish together, few enough that a call costs nothing.
+    step = max(grain, -(-count // (4 * _workers.count)))
+    begins = itertools.count(0, step)  # next() is atomic under the interpreter's lock
+
+    def work(worker: int) -> None:
+        while (begin := next(begins)) < count:
+            kernel(worker, begin, min(begin + step, count), *arguments)
+
+    others = [_workers.pool.submit(work, worker) for worker in range(1, min(_workers.count, -(-count // step)))]
+    try:
+        work(0)
+    finally:
+        for other in others:
+            other.result()
+
+
+@contextmanager
+def quiet_blas() -> Iterator[None]:
+    """BLAS on one thread a call while our workers share the rows out; restored on leaving."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def open(threads: int | None = None) -> Device:  # noqa: A001 - devices.open reads best
+    if threads:
+        set_threads(threads)
+    return Device("cpu")

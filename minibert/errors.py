@@ -1,0 +1,31 @@
+"""Everything minibert raises on purpose: one line each, saying where, what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class MinibertError(Exception):
+    """The root; the command line prints these as one line and exits with 1."""
+
+
+class ConfigError(MinibertError):
+    """A setting or a model config that is unknown, out of range or contradicts another."""
+
+
+class DataError(MinibertError):
+    """A data file that is missing, empty, truncated or malformed; names the file and the line."""
+
+
+class CheckpointError(MinibertError):
+    """A checkpoint that is missing, malformed or does not fit the model; names the tensor."""
+
+
+class BackendError(MinibertError):
+    """A device, precision or kernel that this machine or this version does not have."""
+
+
+class DownloadError(MinibertError):
+    """A file that could not be fetched, or whose checksum is not the published one."""
+
+
+class RunError(MinibertError):
+    """A run directory in use or unfit to resume, or training that went wrong (a loss that is not finite)."""
