@@ -24,5 +24,7 @@ def load(operation: str, backend: str) -> ModuleType:
         raise BackendError(f"there is no operation named {operation!r} in {Path(__file__).parent}")
     if not (folder / f"{backend}.py").is_file():
         have = ", ".join(name for name in BACKENDS if (folder / f"{name}.py").is_file())
-        raise BackendError(f"{operation} has no {backend!r} kernel (have: {have}); add kernels/{operation}/{backend}.py")
+        raise BackendError(
+            f"{operation} has no {backend!r} kernel (have: {have}); add kernels/{operation}/{backend}.py"
+        )
     return importlib.import_module(f"minibert.kernels.{operation}.{backend}")

@@ -1,1 +1,29 @@
-"""BERT fine-tuning from scratch: a small autograd over Numba and CUDA kernels."""
+"""BERT fine-tuning from scratch: a small autograd over Numba and CUDA kernels.
+
+run = minibert.finetune("mrpc", sample=True); model = minibert.load(run.path); model.predict([("one", "other")])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from minibert.errors import MinibertError
+
+if TYPE_CHECKING:
+    from minibert.finetuning import Run, finetune, finetune_seeds
+    from minibert.model import Model, Prediction, load
+
+# Loaded on first use: importing minibert loads neither numpy nor numba.
+_HOME = {
+    "finetune": "finetuning", "finetune_seeds": "finetuning", "Run": "finetuning",
+    "load": "model", "Model": "model", "Prediction": "model",
+}  # fmt: skip
+
+__all__ = ["MinibertError", "Model", "Prediction", "Run", "finetune", "finetune_seeds", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'minibert' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"minibert.{_HOME[name]}"), name)

@@ -47,4 +47,6 @@ def assert_gradients(
         slope = (8 * (along(step) - along(-step)) - (along(2 * step) - along(-2 * step))) / (12 * step)
         wanted, got = float((slope * dy).sum()), float((gradient * direction).sum())
         scale = np.linalg.norm(gradient) * np.linalg.norm(direction) / np.sqrt(max(direction.size, 1)) + 1e-30
-        assert abs(wanted - got) <= tolerance * max(scale, abs(wanted)), f"input {i}: slope {wanted}, gradient says {got}"
+        assert abs(wanted - got) <= tolerance * max(scale, abs(wanted)), (
+            f"input {i}: slope {wanted}, gradient says {got}"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -29,14 +30,19 @@ class Lease:
         self.device, self.block, self.kind = device, block, kind
         self.size = block.nbytes - ALIGNMENT
         start = block.ctypes.data + -block.ctypes.data % ALIGNMENT
-        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (start, False), "version": 3}
+        self.__array_interface__ = {
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (start, False),
+            "version": 3,
+        }
 
     def __del__(self) -> None:
         self.device._give_back(self)
 
 
 class Device:
-    """Host memory with its accounting; `cpu` and `reference` are instances, a GPU overrides what differs.
+    """Host memory with its accounting: the `reference` device, and what `cpu` and `gpu` start from.
 
     `in_use` and `peak` are bytes by kind; `peak` is the reading at the moment when the sum was highest.
     Freed blocks are kept for the next array of like size, so that a steady loop touches no fresh pages; in use
@@ -86,6 +92,10 @@ class Device:
         array = self.empty(host.shape, host.dtype, kind)
         array[...] = host
         return array
+
+    def session(self) -> AbstractContextManager[None]:
+        """Held while kernels run, by training and prediction: a device sets up here what it changes globally."""
+        return nullcontext()
 
     def numpy(self, array: np.ndarray) -> np.ndarray:
         """A device array as the host sees it."""

@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ def jit(function: Callable) -> Callable:
 
     Reassociation lets reductions use vectors; NaN and infinity keep their meaning, so a bad loss stays visible.
     """
-    return numba.njit(
-        cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-    )(function)
+    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})(
+        function
+    )
 
 
 class Workers:
@@ -114,16 +114,20 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             other.result()
 
 
-@contextmanager
-def quiet_blas() -> Iterator[None]:
-    """BLAS on one thread a call while our workers share the rows out; restored on leaving."""
-    from threadpoolctl import threadpool_limits
+class Cpu(Device):
+    """The machine's cores and memory."""
 
-    with threadpool_limits(1, user_api="blas"):
-        yield
+    def __init__(self) -> None:
+        super().__init__("cpu")
+
+    def session(self) -> AbstractContextManager[None]:
+        """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""
+        from threadpoolctl import threadpool_limits
+
+        return threadpool_limits(1, user_api="blas")
 
 
-def open(threads: int | None = None) -> Device:  # noqa: A001 - devices.open reads best
+def open(threads: int | None = None) -> Cpu:  # noqa: A001 - devices.open reads best
     if threads:
         set_threads(threads)
-    return Device("cpu")
+    return Cpu()

@@ -1,0 +1,55 @@
+"""How results look on a terminal; the same numbers stand in the run's files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from minibert.finetuning import Run
+
+NOT_METRICS = ("loss", "global_step", "examples")
+
+
+def results(run: Run) -> None:
+    """The results of a finished run and where they stand."""
+    table(run.results)
+    click.echo(f"\nmodel and results: {run.path}")
+
+
+def as_json(values: Any) -> None:
+    click.echo(json.dumps(values, indent=2))
+
+
+def table(values: dict[str, Any]) -> None:
+    """Each metric with its interval and the majority class's figure; a warning where that is not beaten."""
+    click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{'majority':>9}")
+    for name, value in values.items():
+        if isinstance(value, float) and name in values["interval"]:
+            low, high = values["interval"][name]
+            click.echo(f"{name:<14}{value:>9.4f}  {f'{low:.4f} to {high:.4f}':^17}{values['majority'][name]:>9.4f}")
+    click.echo(f"{'loss':<14}{values['loss']:>9.4f}")
+    if not values["beats_majority"]:
+        click.echo(
+            "This is not above the majority class: the model has learned nothing that counts; see README, Failed runs"
+        )
+    for name, part in values.items():
+        if isinstance(part, dict) and "beats_majority" in part:
+            click.echo(f"\n{name}")
+            table(part)
+
+
+def seeds(summary: dict[str, Any]) -> None:
+    """One line a seed, then mean and standard deviation."""
+    metrics = list(summary["mean"])
+    click.echo("seed  " + "".join(f"{name:>12}" for name in metrics))
+    for run in summary["runs"]:
+        note = "" if run["beats_majority"] else "  not above the majority"
+        click.echo(f"{run['seed']:<6}" + "".join(f"{run[name]:>12.4f}" for name in metrics) + note)
+    for row in ("mean", "deviation", "majority"):
+        click.echo(f"{row[:5]:<6}" + "".join(f"{summary[row][name]:>12.4f}" for name in metrics))
+    click.echo(
+        f"{summary['failed']} of {len(summary['runs'])} runs failed to beat the majority class\n{summary['path']}"
+    )

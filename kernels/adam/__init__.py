@@ -1,0 +1,9 @@
+"""One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape; g is only read.
+
+    g' = scale g                      scale: gradient clipping and the division by the batch in one factor
+    m  = beta1 m + (1 - beta1) g'     v = beta2 v + (1 - beta2) g'^2
+    p -= lr (m / correction1 / (sqrt(v / correction2) + eps) + decay p)
+
+Bias correction is 1 - beta^step, or 1 for none: Google's optimizer for BERT has none, and its learning rates assume
+that. Sources: Kingma and Ba, "Adam", 2015; Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+"""

@@ -1,0 +1,25 @@
+"""Adam in NumPy: the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def update(
+    p: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    g: np.ndarray,
+    scale: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    correction1: float,
+    correction2: float,
+) -> None:
+    g = g * scale
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    p -= lr * (m / correction1 / (np.sqrt(v / correction2) + eps) + decay * p)

@@ -1,0 +1,109 @@
+"""Dropout's random bits in Numba: the rows of 16 bits that philox.py defines, drawn in vector registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llvmlite.ir
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+
+from minibert.kernels.devices import cpu  # noqa: F401 - points Numba's cache before anything here is decorated
+
+from . import philox
+
+_M0, _M1 = (np.uint64(m) for m in philox.MULTIPLIERS)
+_STEP0, _STEP1 = (np.uint32(step) for step in philox.KEY_STEPS)
+_HALF = np.uint64(32)
+
+
+def settings(rate: float, seed: int, stream: int) -> tuple:
+    """(threshold, scale, the seed's halves, stream), typed: how kernels take dropout's three scalars."""
+    return (
+        np.uint16(philox.threshold(rate)),
+        np.float32(philox.scale(rate)),
+        np.uint32(seed & philox.WORD),
+        np.uint32(seed >> 32 & philox.WORD),
+        np.uint32(stream),
+    )
+
+
+def inlined(function: Callable) -> Callable:
+    """Like devices.cpu.jit, for helpers that must be inlined: LLVM vectorises no loop around a call."""
+    return numba.njit(
+        cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}, forceinline=True
+    )(function)
+
+
+@intrinsic
+def stack_words(typing, count):
+    """A uint32 array of `count` words on the stack, gone when the caller returns: call it once, outside loops."""
+    array_type = types.Array(types.uint32, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        data = builder.alloca(llvmlite.ir.IntType(32), arguments[0])
+        data.align = 64
+        array = arrayobj.make_array(array_type)(context, builder)
+        stride = context.get_constant(types.intp, 4)
+        arrayobj.populate_array(array, data, shape=arguments, strides=[stride], itemsize=stride, meminfo=None)
+        return array._getvalue()
+
+    return array_type(types.intp), generate
+
+
+@inlined
+def philox4x32(c0, c1, c2, c3, key0, key1):
+    """Philox4x32-10; all uint32. A 64-bit product of 32-bit words becomes one vector instruction."""
+    for _ in range(philox.ROUNDS):
+        p, q = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
+        c0, c1 = np.uint32(q >> _HALF) ^ c1 ^ key0, np.uint32(q)
+        c2, c3 = np.uint32(p >> _HALF) ^ c3 ^ key1, np.uint32(p)
+        key0, key1 = np.uint32(key0 + _STEP0), np.uint32(key1 + _STEP1)
+    return c0, c1, c2, c3
+
+
+@inlined
+def hidden_words(out, position, example, dropout):
+    """The words of one token: seen as uint16, `out` holds the bits of its elements in order.
+
+    With rate 0 every bit pattern is kept, and nothing is drawn.
+    """
+    threshold, _, key0, key1, stream = dropout
+    if threshold == 0:
+        return
+    for block in range(out.size // 4):
+        w0, w1, w2, w3 = philox4x32(
+            np.uint32(block), np.uint32(position), np.uint32(example), stream, key0, key1
+        )
+        out[4 * block] = w0
+        out[4 * block + 1] = w1
+        out[4 * block + 2] = w2
+        out[4 * block + 3] = w3
+
+
+@inlined
+def attention_words(out, drawn, first, head, example, dropout):
+    """The words of 16 queries from `first` on, of all keys: seen as uint16, `out` (16, keys / 2) holds a row of bits
+    per query. `keys` is a multiple of 16; drawn (4, keys / 4) is scratch. With rate 0 nothing is drawn.
+    """
+    threshold, _, key0, key1, stream = dropout
+    if threshold == 0:
+        return
+    for q in range(8):
+        c1 = np.uint32(head << 16 | first // 2 + q)
+        w0, w1, w2, w3 = drawn[0], drawn[1], drawn[2], drawn[3]
+        for block in range(drawn.shape[1]):
+            w0[block], w1[block], w2[block], w3[block] = philox4x32(
+                np.uint32(block), c1, np.uint32(example), stream, key0, key1
+            )
+        upper, lower = out[q], out[q + 8]
+        for block in range(drawn.shape[1] // 4):
+            for i in range(4):
+                upper[8 * block + i] = w0[4 * block + i]
+                lower[8 * block + i] = w1[4 * block + i]
+                upper[8 * block + 4 + i] = w2[4 * block + i]
+                lower[8 * block + 4 + i] = w3[4 * block + i]

@@ -1,0 +1,31 @@
+"""The linear layer in NumPy: the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def workspace(t: int, f: int, c: int) -> int:
+    return 0
+
+
+def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> None:
+    y[...] = x @ w.T
+    if bias is not None:
+        y += bias
+
+
+def backward(
+    dx: np.ndarray | None,
+    dw: np.ndarray,
+    dbias: np.ndarray | None,
+    dy: np.ndarray,
+    x: np.ndarray,
+    w: np.ndarray,
+    scratch: np.ndarray,
+) -> None:
+    if dx is not None:
+        dx[...] = dy @ w
+    dw += dy.T @ x
+    if dbias is not None:
+        dbias += dy.sum(0)

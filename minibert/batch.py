@@ -1,0 +1,75 @@
+"""Padding-free batches: the tokens of all sequences end to end, and where each sequence begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minibert.kernels.devices import Device
+from minibert.tokenizer import Features
+
+
+@dataclass(frozen=True)
+class Batch:
+    """T tokens of S sequences, as arrays of one device.
+
+    ids, segments, positions (inside the sequence), examples (number of the token's example in its data set): (T,)
+    int32; offsets: (S + 1,) int32; firsts, first_positions, first_examples: (S,) int32, the row of each [CLS] and its
+    entries above; labels: (S,) int32 classes or floats. `longest` is the greatest length, `numbers` the examples'
+    numbers (S,), both known to the host.
+    """
+
+    ids: Any
+    segments: Any
+    positions: Any
+    examples: Any
+    offsets: Any
+    firsts: Any
+    first_positions: Any
+    first_examples: Any
+    labels: Any
+    longest: int
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+def pack(device: Device, features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None) -> Batch:
+    """The examples of these numbers as one batch; `labels` are those of the whole data set, or None."""
+    numbers = np.asarray(numbers, np.int64)
+    starts = features.offsets[numbers]
+    lengths = features.offsets[numbers + 1] - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    source = np.repeat(starts, lengths) + positions
+
+    def place(values: np.ndarray) -> Any:
+        return device.array(values.astype(np.int32))
+
+    return Batch(
+        ids=place(features.ids[source]),
+        segments=place(features.segments[source]),
+        positions=place(positions),
+        examples=place(np.repeat(numbers, lengths)),
+        offsets=place(offsets),
+        firsts=place(offsets[:-1]),
+        first_positions=place(np.zeros_like(numbers)),
+        first_examples=place(numbers),
+        labels=None if labels is None else device.array(labels[numbers]),
+        longest=int(lengths.max(initial=0)),
+        numbers=numbers,
+    )
+
+
+def in_order(count: int, size: int) -> Iterator[np.ndarray]:
+    """The numbers 0 to count - 1 in slices of `size`, the last one shorter: batches for evaluation."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))

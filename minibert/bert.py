@@ -1,0 +1,140 @@
+"""BERT: embeddings, encoder, pooler and a classification head, as functions over packed tokens.
+
+Equations: Devlin et al. 2018 and google-research/bert. The model never learns which device runs it. Parameters carry
+Hugging Face's names, so that a checkpoint's tensors are views of the groups' buffers; queries, keys and values stand
+one below the other and are one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+
+from minibert import ops
+from minibert.autograd import Tensor, recompute
+from minibert.batch import Batch
+from minibert.config import BertConfig
+from minibert.kernels.devices import Device
+from minibert.parameters import Group
+from minibert.random import Key
+
+
+class Bert:
+    """The parameters of one model on one device and the computations over them.
+
+    Groups: `embeddings`, one for each of `layers`, `head` (pooler and classifier with `outputs` columns).
+    """
+
+    def __init__(self, config: BertConfig, outputs: int, device: Device):
+        self.config, self.outputs, self.device = config, outputs, device
+        c, f = config.hidden_size, config.intermediate_size
+        self.embeddings = Group(device, "embeddings", {
+            "embeddings.word_embeddings.weight": (config.vocab_size, c),
+            "embeddings.position_embeddings.weight": (config.max_position_embeddings, c),
+            "embeddings.token_type_embeddings.weight": (config.type_vocab_size, c),
+            "embeddings.LayerNorm.weight": (c,),
+            "embeddings.LayerNorm.bias": (c,),
+        })  # fmt: skip
+        self.layers = [
+            Group(device, f"encoder.layer.{i}", {
+                "attention.self.qkv.weight": (3 * c, c),
+                "attention.self.qkv.bias": (3 * c,),
+                "attention.output.dense.weight": (c, c),
+                "attention.output.dense.bias": (c,),
+                "attention.output.LayerNorm.weight": (c,),
+                "attention.output.LayerNorm.bias": (c,),
+                "intermediate.dense.weight": (f, c),
+                "intermediate.dense.bias": (f,),
+                "output.dense.weight": (c, f),
+                "output.dense.bias": (c,),
+                "output.LayerNorm.weight": (c,),
+                "output.LayerNorm.bias": (c,),
+            })
+            for i in range(config.num_hidden_layers)
+        ]  # fmt: skip
+        self.head = Group(device, "head", {
+            "pooler.dense.weight": (c, c),
+            "pooler.dense.bias": (c,),
+            "classifier.weight": (outputs, c),
+            "classifier.bias": (outputs,),
+        })  # fmt: skip
+
+    @property
+    def groups(self) -> list[Group]:
+        return [self.embeddings, *self.layers, self.head]
+
+    def arrays(self, gradients: bool = False) -> dict[str, np.ndarray]:
+        """Every parameter (or its gradient) by checkpoint name; on the CPU these are views and can be written."""
+        found: dict[str, np.ndarray] = {}
+        for group in self.groups:
+            prefix = f"{group.name}." if group in self.layers else ""
+            for param in group:
+                value = self.device.numpy(param.grad if gradients else param.data)
+                found.update(_checkpoint_views(prefix + param.name, value))
+        return found
+
+    def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copies a checkpoint's tensors, one for each parameter, into the model."""
+        for name, view in self.arrays().items():
+            view[...] = arrays[name]
+
+    def encode(self, batch: Batch, key: Key | None, recompute_layers: bool = False) -> Tensor:
+        """The last layer's output for every token: (T, C). Without a key nothing is dropped."""
+        config, group = self.config, self.embeddings
+        x = ops.embedding(
+            self.device, batch,
+            group["embeddings.word_embeddings.weight"], group["embeddings.position_embeddings.weight"],
+            group["embeddings.token_type_embeddings.weight"], group["embeddings.LayerNorm.weight"],
+            group["embeddings.LayerNorm.bias"], config.layer_norm_eps, config.hidden_dropout_prob,
+            key and key.at("embedding"),
+        )  # fmt: skip
+        for i in range(len(self.layers)):
+            layer = partial(self._layer, i, batch, key)
+            x = recompute(layer, x) if recompute_layers else layer(x)
+        return x
+
+    def _layer(self, i: int, batch: Batch, key: Key | None, x: Tensor) -> Tensor:
+        """One encoder block, LayerNorm after each half: (T, C) to (T, C)."""
+        config, p = self.config, self.layers[i]
+
+        def add_norm(y: Tensor, x: Tensor, part: str, site: str) -> Tensor:
+            gamma, beta = p[f"{part}.LayerNorm.weight"], p[f"{part}.LayerNorm.bias"]
+            at = key and key.at(site, i)
+            return ops.dropout_add_layer_norm(
+                y, x, gamma, beta, batch, config.layer_norm_eps, config.hidden_dropout_prob, at
+            )
+
+        qkv = ops.linear(x, p["attention.self.qkv.weight"], p["attention.self.qkv.bias"])
+        rate, at = config.attention_probs_dropout_prob, key and key.at("attention", i)
+        y = ops.attention(qkv, batch, config.num_attention_heads, rate, at)
+        y = ops.linear(y, p["attention.output.dense.weight"], p["attention.output.dense.bias"])
+        x = add_norm(y, x, "attention.output", "attention_output")
+        y = ops.linear(x, p["intermediate.dense.weight"], None)
+        y = ops.bias_gelu(y, p["intermediate.dense.bias"], config.gelu)
+        y = ops.linear(y, p["output.dense.weight"], p["output.dense.bias"])
+        return add_norm(y, x, "output", "ffn")
+
+    def logits(self, batch: Batch, key: Key | None = None, recompute_layers: bool = False) -> Tensor:
+        """Classifier outputs from the pooled [CLS]: (S, outputs)."""
+        p = self.head
+        x = ops.take_rows(self.encode(batch, key, recompute_layers), batch.firsts)
+        x = ops.bias_tanh(ops.linear(x, p["pooler.dense.weight"], None), p["pooler.dense.bias"])
+        at = key and key.at("classifier")
+        x = ops.dropout(x, batch.first_positions, batch.first_examples, self.config.head_dropout, at)
+        return ops.linear(x, p["classifier.weight"], p["classifier.bias"])
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss of each example: (S,). One output column means regression."""
+        if self.outputs == 1:
+            return ops.mean_squared_error(logits, batch.labels)
+        return ops.softmax_cross_entropy(logits, batch.labels)
+
+
+def _checkpoint_views(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if ".qkv." in name:
+        parts = ("query", "key", "value")
+        yield from ((name.replace("qkv", part), v) for part, v in zip(parts, np.split(value, 3), strict=True))
+    else:
+        yield name, value

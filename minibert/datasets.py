@@ -1,0 +1,171 @@
+"""GLUE and XNLI from their public addresses into the user's cache, in the layout that `minibert.tasks` reads.
+
+MINIBERT_DATA_URL replaces the root of the addresses, for a mirror. MRPC's training and development sets are
+not published as files: GLUE splits Microsoft's training file by a list of ids, which ships with the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple
+
+from minibert import files, models
+from minibert.errors import DataError, DownloadError
+
+ROOT = "https://dl.fbaipublicfiles.com/"
+_LIMIT = 1 << 30  # bytes of one download or of one unpacked file; the largest, MNLI.zip, has 0.3e9
+
+
+class Dataset(NamedTuple):
+    urls: tuple[str, ...]  # below ROOT
+    wanted: tuple[str, ...]  # the files of the task's folder; all there: nothing to fetch
+
+
+_SETS = ("train.tsv", "dev.tsv", "test.tsv")
+_MNLI = ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv", "test_matched.tsv", "test_mismatched.tsv")
+_MRPC = tuple(f"senteval/senteval_data/msr_paraphrase_{part}.txt" for part in ("train", "test"))
+
+TASKS = {
+    "CoLA": Dataset(("glue/data/CoLA.zip",), _SETS),
+    "SST-2": Dataset(("glue/data/SST-2.zip",), _SETS),
+    "MRPC": Dataset(_MRPC, _SETS),
+    "STS-B": Dataset(("glue/data/STS-B.zip",), _SETS),
+    "QQP": Dataset(("glue/data/QQP-clean.zip",), _SETS),
+    "MNLI": Dataset(("glue/data/MNLI.zip",), _MNLI),
+    "QNLI": Dataset(("glue/data/QNLIv2.zip",), _SETS),
+    "RTE": Dataset(("glue/data/RTE.zip",), _SETS),
+    "WNLI": Dataset(("glue/data/WNLI.zip",), _SETS),
+    "AX": Dataset(("glue/data/AX.tsv",), ("AX.tsv",)),
+    "XNLI": Dataset(
+        ("XNLI/XNLI-1.0.zip", "XNLI/XNLI-MT-1.0.zip"),
+        ("xnli.dev.tsv", "xnli.test.tsv", "multinli/multinli.train.zh.tsv"),
+    ),
+}
+
+CHECKSUMS = {
+    "msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
+    "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+}
+
+
+def find(name: str) -> str | None:
+    """The table's name for a task in any spelling: sst2, SST-2 and sst_2 are one."""
+    plain = name.lower().replace("-", "").replace("_", "")
+    return next((task for task in TASKS if task.lower().replace("-", "") == plain), None)
+
+
+def cached(name: str) -> Path | None:
+    """The folder of a task whose files are all in the cache, else None."""
+    task = find(name)
+    if task is None:
+        return None
+    folder = files.user_cache() / "glue" / task
+    return folder if all((folder / file).is_file() for file in TASKS[task].wanted) else None
+
+
+def fetch_task(name: str, progress: files.Progress | None = None) -> Path:
+    """The folder of a task's data, downloaded and unpacked where it is not in the cache yet.
+
+    `progress(file, bytes done, bytes in all or None)` is called as it goes. A checksum that is not published
+    is recorded after the first good download, in checksums.json beside the data; later ones must repeat it.
+    """
+    task = find(name)
+    if task is None:
+        raise DataError(f"{name}: there is no such task to download: choose from {', '.join(TASKS)}")
+    if place := cached(task):
+        return place
+    root = files.user_cache() / "glue"
+    folder = root / task
+    ledger = root / "checksums.json"
+    recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
+    base = (os.environ.get("MINIBERT_DATA_URL") or ROOT).rstrip("/")
+    fetched = [root / url.rpartition("/")[2] for url in TASKS[task].urls]
+    try:
+        for url, path in zip(TASKS[task].urls, fetched, strict=True):
+            known = CHECKSUMS.get(path.name) or recorded.get(path.name)
+            recorded[path.name] = files.fetch(
+                f"{base}/{url}", path, known_sha256=known, limit=_LIMIT, progress=progress
+            )
+        if task == "MRPC":
+            assemble_mrpc(fetched[0], fetched[1], folder)
+        elif task == "AX":
+            files.write_whole(folder / "AX.tsv", fetched[0].read_bytes())
+        else:
+            unpack(fetched, TASKS[task].wanted, folder)
+    finally:
+        for path in fetched:
+            path.unlink(missing_ok=True)
+    files.write_whole(ledger, json.dumps(recorded, indent=2, sort_keys=True).encode() + b"\n")
+    return folder
+
+
+def assemble_mrpc(train: Path, test: Path, folder: Path) -> None:
+    """Writes GLUE's train.tsv, dev.tsv and test.tsv from Microsoft's two files, byte for byte."""
+    dev_ids = set((models.FOLDER / "mrpc_dev_ids.txt").read_text().splitlines())
+    header, *rows = train.read_bytes().splitlines(keepends=True)
+    parts: dict[str, list[bytes]] = {"train.tsv": [header], "dev.tsv": [header]}
+    for number, row in enumerate(rows, 2):
+        parts["dev.tsv" if _pair(train, number, row) in dev_ids else "train.tsv"].append(row)
+    # GLUE's test file has the row's number where labels stand, and no byte-order mark.
+    header, *rows = test.read_bytes().splitlines(keepends=True)
+    parts["test.tsv"] = [b"index\t" + header.partition(b"\t")[2]]
+    for number, row in enumerate(rows, 2):
+        _pair(test, number, row)
+        parts["test.tsv"].append(b"%d\t" % (number - 2) + row.partition(b"\t")[2])
+    for name, lines in parts.items():
+        files.write_whole(folder / name, b"".join(lines))
+
+
+def _pair(path: Path, number: int, row: bytes) -> str:
+    """The two ids of a row of Microsoft's files, as the list of development ids has them."""
+    columns = row.split(b"\t")
+    if len(columns) != 5 or not all(column.isdigit() for column in columns[1:3]):
+        raise DataError(f"{path}:{number}: not label, two ids and two sentences: fetch it again")
+    return b"\t".join(columns[1:3]).decode()
+
+
+def unpack(archives: list[Path], wanted: tuple[str, ...], folder: Path) -> None:
+    """Unpacks the wanted files from below each archive's top folder, under names that we choose, not the zip.
+
+    Raises DownloadError where an archive is damaged, a file is missing or unpacks to more than a gibibyte.
+    """
+    missing = set(wanted)
+    for path in archives:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.infolist():
+                    name = member.filename.partition("/")[2]
+                    if name in missing:
+                        with archive.open(member) as source:
+                            files.write_whole(folder / name, _bounded(source, f"{path}: {member.filename}"))
+                        missing.remove(name)
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+            RuntimeError,
+            EOFError,
+            ValueError,
+        ) as reason:
+            raise DownloadError(f"{path}: a damaged zip ({reason}): fetch it again") from None
+    if missing:
+        raise DownloadError(f"{archives[0]}: holds no {', '.join(sorted(missing))}: fetch it again")
+
+
+def _bounded(source: IO[bytes], where: str) -> Callable[[BinaryIO], None]:
+    """A writer that copies `source` in pieces and stops at the limit, whatever size the zip announces."""
+
+    def write(target: BinaryIO) -> None:
+        done = 0
+        while block := source.read(files.CHUNK):
+            done += len(block)
+            if done > _LIMIT:
+                raise DownloadError(f"{where}: unpacks to more than {_LIMIT} bytes: not used")
+            target.write(block)
+
+    return write

@@ -1,0 +1,237 @@
+"""The only opener of paths: atomic writes, checked JSON, checksums, and https downloads that resume.
+
+Everything read here is untrusted and everything written is whole or not there: a new file gets a temporary
+name in the same folder, is flushed to the disk and then takes its name in one step (os.replace).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from minibert.errors import DownloadError, MinibertError
+
+CHUNK = 1 << 20
+OFFLINE_HELP = "without a network use --sample, or local files with --checkpoint DIR and --data-dir DIR"
+
+# progress(name, bytes done, bytes in all or None where the server does not say)
+Progress = Callable[[str, int, int | None], None]
+
+
+def user_cache() -> Path:
+    """The folder for what can be fetched again: $XDG_CACHE_HOME/minibert or ~/.cache/minibert."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(root) / "minibert"
+
+
+@contextlib.contextmanager
+def one_line(path: Path | str, doing: str, error: type[MinibertError] = MinibertError) -> Iterator[None]:
+    """Turns the operating system's refusal to read or write `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as reason:
+        advice = {
+            errno.ENOSPC: "free some space or choose another place",
+            errno.EDQUOT: "your quota is used up: free some space or choose another place",
+            errno.EROFS: "choose a place that can be written",
+            errno.EACCES: "check who owns it, or choose another place",
+            errno.EPERM: "check who owns it, or choose another place",
+            errno.ENOENT: "check the path",
+        }.get(reason.errno or 0, "check the path and the disk")
+        raise error(f"{path}: cannot {doing}: {reason.strerror or reason}; {advice}") from reason
+
+
+def open_read(path: Path | str, error: type[MinibertError] = MinibertError) -> BinaryIO:
+    """A local file opened for reading bytes."""
+    with one_line(path, "read", error):
+        return open(path, "rb")
+
+
+def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Writes a file whole: on any failure the old file, or none, is what stands there.
+
+    `content` is the bytes, or a function that writes them into the open file it is given.
+    """
+    path = Path(path)
+    with one_line(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with open(temporary, "xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def sha256(path: Path | str) -> str:
+    """The file's SHA-256 in hexadecimal, read in pieces."""
+    with one_line(path, "read"), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path | str, error: type[MinibertError], limit: int = 32 << 20) -> dict[str, Any]:
+    """The JSON object in a file; raises `error` where the file is too large, malformed or not an object."""
+    with one_line(path, "read", error), open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise error(f"{path}: over {limit} bytes is no config: give a correct file")
+    return parse_json(data, str(path), error)
+
+
+def parse_json(data: bytes, where: str, error: type[MinibertError]) -> dict[str, Any]:
+    """The JSON object in `data`; a key that stands twice is an error, as are NaN and Infinity."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in result if names.count(name) > 1)
+            raise ValueError(f"key {twice!r} stands twice")
+        return result
+
+    def no_constant(text: str) -> None:
+        raise ValueError(f"{text} is not JSON")
+
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+    except (
+        ValueError,
+        RecursionError,
+    ) as reason:  # ValueError: bad UTF-8, bad JSON, a number of thousands of digits
+        raise error(f"{where}: not valid JSON ({reason}): get the file again") from None
+    if not isinstance(value, dict):
+        raise error(f"{where}: not a JSON object: get the file again")
+    return value
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    known_sha256: str | None = None,
+    limit: int = 4 << 30,
+    progress: Progress | None = None,
+    tries: int = 5,
+    timeout: float = 30.0,
+) -> str:
+    """Downloads `url` to `path` and returns its SHA-256; an interrupted download goes on where it stopped.
+
+    What has arrived is kept beside `path` as NAME.VERSION.part, VERSION naming the server's ETag: only the
+    same version of the file continues it. Raises DownloadError: not found, out of reach, over `limit` bytes,
+    cut short `tries` times without one new byte, or another checksum than `known_sha256`.
+    """
+    attempt, before = 0, -1
+    while True:
+        try:
+            part = _fetch_once(url, path, limit, progress, timeout)
+            break
+        except (OSError, http.client.HTTPException) as reason:
+            if (
+                isinstance(reason, urllib.error.HTTPError)
+                and reason.code < 500
+                and reason.code not in (408, 429)
+            ):
+                raise DownloadError(
+                    f"{url}: the server answered {reason.code} {reason.reason}: {OFFLINE_HELP}"
+                ) from None
+            if not isinstance(reason, urllib.error.URLError) and getattr(reason, "errno", None) in _DISK:
+                with one_line(path, "write", DownloadError):
+                    raise
+            have = max((old.stat().st_size for old in _parts(path)), default=0)
+            attempt = 1 if have > before >= 0 else attempt + 1
+            before = have
+            if attempt >= tries or _hopeless(reason):
+                cause = getattr(reason, "reason", reason)
+                raise DownloadError(f"{url}: cannot be reached ({cause}): {OFFLINE_HELP}") from None
+            time.sleep(min(0.2 * 2**attempt, 5.0))
+    got = sha256(part)
+    if known_sha256 is not None and got != known_sha256:
+        part.unlink()
+        raise DownloadError(
+            f"{url}: SHA-256 {got} is not the published {known_sha256}; the file was thrown away: try again"
+        )
+    with one_line(path, "write", DownloadError):
+        os.replace(part, path)
+    return got
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+
+
+def _hopeless(reason: Exception) -> bool:
+    """No name service or a refusing host will not get better within seconds."""
+    cause = getattr(reason, "reason", None)
+    return (
+        isinstance(reason, urllib.error.URLError)
+        and isinstance(cause, OSError)
+        and not isinstance(cause, TimeoutError)
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.*.part"))
+
+
+def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, timeout: float) -> Path:
+    """One request; returns the complete part, or raises and leaves what came for the next to continue."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = next(iter(_parts(path)), None)
+    have = old.stat().st_size if old else 0
+    headers = {"User-Agent": "minibert", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)  # noqa: S310
+    except urllib.error.HTTPError as reason:
+        if reason.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and old is not None:
+            old.unlink()  # the part is as long as the file or longer: begin again
+            raise ConnectionError("the partial file does not fit the server's") from None
+        raise
+    with response:
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        part = path.with_name(f"{path.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.part")
+        if response.status == http.client.PARTIAL_CONTENT:
+            if part != old or not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+                assert old is not None
+                old.unlink()  # the file has changed on the server since: begin again
+                raise ConnectionError("the file changed during the download")
+        else:
+            have = 0
+            for stale in _parts(path):
+                stale.unlink()
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isascii() and length.isdigit() else None
+        if (total or 0) > limit:
+            raise DownloadError(f"{url}: {total} bytes are more than the {limit} expected: check the address")
+        with open(part, "ab" if have else "wb") as file:
+            while block := response.read(CHUNK):
+                have += len(block)
+                if have > limit:
+                    raise DownloadError(f"{url}: more than the {limit} bytes expected: check the address")
+                file.write(block)
+                if progress is not None:
+                    progress(path.name, have, total)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and have != total:
+        raise ConnectionError(f"{have} of {total} bytes came")
+    return part

@@ -1,0 +1,300 @@
+"""From names to a finished run: checkpoint, data and settings in; a run directory with model and results out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibert import checkpoint, datasets, files, hub, tasks, training
+from minibert.bert import Bert
+from minibert.checkpoint import Checkpoint
+from minibert.errors import ConfigError, DataError, RunError
+from minibert.model import Model, column_order, load, open_device, tokenizer_of
+from minibert.progress import Reporter
+from minibert.random import initial_weights
+from minibert.runs import RunDirectory, newest_unfinished, next_directory, read_description
+from minibert.settings import TrainConfig
+from minibert.tasks import Example, Task
+from minibert.tasks.table import table
+from minibert.tokenizer import Tokenizer
+from minibert.training import SAVE_EVERY, Split, Trainer, evaluate
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, and what eval_results.json there says."""
+
+    path: Path
+    results: dict[str, Any]
+
+    @cached_property
+    def model(self) -> Model:
+        return load(self.path)
+
+    def predict(self, texts: Sequence[str | tuple[str, str | None]]) -> list[Any]:
+        return self.model.predict(texts)
+
+
+def finetune(
+    task: str | Task = "mrpc",
+    *,
+    checkpoint: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    sample: bool = False,
+    eval_every: int | None = None,
+    save_every: int = SAVE_EVERY,
+    resume: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    report: Reporter | None = None,
+    **settings: Any,
+) -> Run:
+    """Fine-tunes a checkpoint on a task and returns the finished run.
+
+    `settings` are TrainConfig's: epochs, batch_size, learning_rate, seed and so on. Without a checkpoint `base` is
+    used, without a data_dir the data are downloaded; `sample` takes the embedded sample and its model for both.
+    Every MinibertError says what to do about it.
+    """
+    report = report or Reporter()
+    task = tasks.get(task) if isinstance(task, str) else task
+    source, folder, settings = _sources(task, checkpoint, data_dir, sample, settings)
+    config = TrainConfig(task=task.name, **settings)
+    found = _load_checkpoint(source, config)
+    tokenizer = tokenizer_of(found)
+    train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
+    devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
+    if output_dir is None:
+        output_dir = newest_unfinished(task.name) if resume else next_directory(task.name)
+    description = {
+        "settings": config.to_dict(),
+        "checkpoint": _describe_checkpoint(source, found),
+        "data": _describe_data(task, folder),
+        "data_dir": str(folder.absolute()),
+        "labels": list(task.labels),
+        "seed": config.seed,
+        "versions": _versions(),
+    }
+    bert = _build(found, task, config, threads, report)
+    trainer = Trainer(bert, train, config)
+    with RunDirectory.claim(Path(output_dir), description, resume, overwrite) as run:
+        _say_start(report, trainer, task, source, run)
+        training.train(trainer, run, task, devs[0], eval_every, save_every, report)
+        results = _finish(trainer, run, task, devs, tokenizer, found)
+    return Run(run.path, results)
+
+
+def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, Any]:
+    """Fine-tunes with `count` seeds, from `seed` on, and sums up; the options are those of `finetune`.
+
+    Returns, and writes to seeds.json in the output directory: {runs: [{seed, metric: value, ...}], mean, deviation,
+    majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
+    seed-1 and so on; with `resume` the finished ones are kept.
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    first = options.pop("seed", 1)
+    folder = Path(options.pop("output_dir", None) or next_directory(task.name))
+    report = options.get("report") or Reporter()
+    runs = []
+    for seed in range(first, first + count):
+        path = folder / f"seed-{seed}"
+        done = read_description(path) if options.get("resume") else None
+        if done and done["finished"]:
+            results = files.read_json(path / "eval_results.json", RunError)
+        else:
+            report.say(f"seed {seed}, {seed - first + 1} of {count}")
+            results = finetune(task, seed=seed, output_dir=path, **options).results
+        runs.append(results | {"seed": seed})
+    values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
+    summary = {
+        "path": str(folder),
+        "runs": [
+            {"seed": run["seed"], "beats_majority": run["beats_majority"], **{n: run[n] for n in values}}
+            for run in runs
+        ],
+        "mean": {name: float(v.mean()) for name, v in values.items()},
+        "deviation": {name: float(v.std(ddof=1)) if count > 1 else 0.0 for name, v in values.items()},
+        "majority": {name: runs[0]["majority"][name] for name in task.metrics},
+        "failed": sum(not run["beats_majority"] for run in runs),
+    }
+    files.write_whole(folder / "seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
+    return summary
+
+
+def evaluate_run(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    data_dir: str | Path | None = None,
+    split: str = "dev",
+    input_file: str | Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """The metrics of the model in a run directory or checkpoint, on a labelled split of a task or on a file.
+
+    Without `task` and `data_dir` they are the run's own. Outputs are matched to the task's labels by name.
+    """
+    model = load(source, threads=threads)
+    description = read_description(Path(source)) or {"settings": {}, "data_dir": None}
+    name = task or description["settings"].get("task")
+    if input_file is not None:
+        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels)
+    elif name is None or name == "table":
+        raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
+    else:
+        chosen = tasks.get(name)
+    have = model.labels or ("score",)
+    columns = column_order(have, chosen.labels or ("score",))
+    if columns is None:
+        raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
+    folder = Path(data_dir or description.get("data_dir") or datasets.fetch_task(chosen.name))
+    data = read_split(chosen, split, folder, model.tokenizer, model.max_seq_length)
+    return evaluate(model.bert, chosen, data, columns)
+
+
+def _finish(
+    trainer: Trainer,
+    run: RunDirectory,
+    task: Task,
+    devs: list[Split],
+    tokenizer: Tokenizer,
+    found: Checkpoint,
+) -> dict[str, Any]:
+    """Writes the model, evaluates it and writes the results; the saved state goes last."""
+    bert = trainer.bert
+    checkpoint.save(run.path, bert.config, bert.arrays())
+    tokenizer.save(run.path, bert.config.max_position_embeddings)
+    results = evaluate(bert, task, devs[0]) | {"global_step": trainer.total}
+    for dev in devs[1:]:
+        results[dev.name] = evaluate(bert, task, dev)
+    write_results(run.path, results)
+    run.describe(finished=True, steps=trainer.total, peak_bytes=dict(bert.device.peak))
+    run.remove_state()
+    return results
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """eval_results.json with everything, and eval_results.txt as Google's script writes it."""
+    files.write_whole(folder / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
+    google = {f"eval_{name}": value for name, value in results.items() if isinstance(value, float)}
+    google["loss"] = google.pop("eval_batch_loss", google.get("eval_loss"))
+    google["global_step"] = results["global_step"]
+    text = "".join(f"{name} = {google[name]}\n" for name in sorted(google))
+    files.write_whole(folder / "eval_results.txt", text.encode())
+
+
+def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> Split:
+    """Reads and encodes one part of a task, with labels."""
+    examples = task.read(name, folder)
+    features = tokenizer.encode([(e.text_a, e.text_b) for e in examples], max_seq_length)
+    return Split(name, features, label_array(task, examples), tuple(e.id for e in examples))
+
+
+def label_array(task: Task, examples: Sequence[Example]) -> np.ndarray:
+    labels = [e.label for e in examples]
+    if None in labels:
+        raise DataError(
+            f"{task.name}: the data have no labels; predict works without them, training and evaluation do not"
+        )
+    return np.array(labels, np.float32 if task.regression else np.int32)
+
+
+def _sources(
+    task: Task,
+    source: str | Path | None,
+    data_dir: str | Path | None,
+    use_sample: bool,
+    settings: dict[str, Any],
+) -> tuple[str | Path, Path, dict[str, Any]]:
+    """Where checkpoint and data come from; the sample brings settings of its own for what was not given."""
+    if use_sample:
+        from minibert.tasks import sample
+
+        if task.name != "mrpc":
+            raise ConfigError(
+                f"--sample is made in the layout of mrpc, not {task.name}: minibert finetune mrpc --sample"
+            )
+        folder = files.user_cache() / "sample"
+        sample.write(folder)
+        given = {name: value for name, value in settings.items() if value is not None}
+        return source or sample.model_path(), folder, sample.DEFAULTS | given
+    folder = Path(data_dir) if data_dir else datasets.fetch_task(task.name)
+    return source or "base", folder, settings
+
+
+def _load_checkpoint(source: str | Path, config: TrainConfig) -> Checkpoint:
+    found = checkpoint.load(hub.resolve(str(source)), seed=config.seed)
+    if config.max_seq_length > found.config.max_position_embeddings:
+        raise ConfigError(
+            f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
+            f"of {source}; give at most that"
+        )
+    return found
+
+
+def _build(found: Checkpoint, task: Task, config: TrainConfig, threads: int | None, report: Reporter) -> Bert:
+    """The model with the checkpoint's weights, and its head where that was trained for the same labels."""
+    model_config = dataclasses.replace(
+        found.config,
+        hidden_act={"erf": "gelu", "tanh": "gelu_new", None: found.config.hidden_act}[config.gelu],
+        id2label=task.labels or ("score",),
+        problem_type="regression" if task.regression else "single_label_classification",
+    )
+    device = open_device(config.device, threads)
+    bert = Bert(model_config, task.num_outputs, device)
+    arrays = dict(found.arrays)
+    head = ("classifier.weight", "classifier.bias")
+    columns = None if found.missing_head else column_order(found.config.id2label, model_config.id2label)
+    if columns is not None:
+        report.say("the checkpoint's classifier has these labels: going on with it")
+        arrays |= {name: arrays[name][columns] for name in head}
+    else:
+        if not found.missing_head:
+            report.say("the checkpoint's classifier was trained for other labels: a new one takes its place")
+        shapes = {
+            "classifier.weight": (task.num_outputs, model_config.hidden_size),
+            "classifier.bias": (task.num_outputs,),
+        }
+        arrays |= initial_weights(shapes, model_config.initializer_range, config.seed)
+    bert.fill(arrays)
+    for kind, names in (("config keys", found.ignored), ("tensors", found.unused)):
+        if names:
+            report.say(f"not used of the checkpoint's {kind}: {', '.join(names)}")
+    return bert
+
+
+def _say_start(report: Reporter, trainer: Trainer, task: Task, source: str | Path, run: RunDirectory) -> None:
+    s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
+    report.say(
+        f"{task.name}: {len(trainer.data.features):,} examples, {trainer.total} steps of {s.batch_size}; "
+        f"{source} with {size / 1e6:.1f} M parameters, fp32 on the CPU; output {run.path}"
+    )
+
+
+def _describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:
+    weights = found.path and found.path / "model.safetensors"
+    return {"source": str(source), "sha256": files.sha256(weights) if weights and weights.is_file() else None}
+
+
+def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
+    paths = [p for name in ("train", *task.dev_splits) for p in task.paths(name, folder)]
+    return {str(p): files.sha256(p) for p in paths}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("minibert", "numpy", "numba", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a checkout that is not installed
+            found[name] = "unknown"
+    return found

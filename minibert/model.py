@@ -1,0 +1,114 @@
+"""A classifier in use: a checkpoint, its tokenizer and its label names; texts in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minibert import batch, checkpoint, hub
+from minibert.autograd import untaped
+from minibert.bert import Bert
+from minibert.checkpoint import Checkpoint
+from minibert.errors import CheckpointError, ConfigError
+from minibert.kernels import devices
+from minibert.kernels.devices import Device
+from minibert.runs import read_description
+from minibert.tokenizer import Features, Tokenizer
+
+BATCH = 32  # examples computed at a time outside training
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable label and the probability of each; a regression gives a number and no probabilities."""
+
+    label: str | float
+    probabilities: dict[str, float]
+
+
+class Model:
+    """A fine-tuned BERT. `labels` are the names of its outputs, in order; () means one output, a regression."""
+
+    def __init__(self, bert: Bert, tokenizer: Tokenizer, labels: tuple[str, ...], max_seq_length: int):
+        self.bert, self.tokenizer, self.labels = bert, tokenizer, labels
+        self.max_seq_length = max_seq_length
+
+    def predict(self, texts: Iterable[str | tuple[str, str | None]]) -> list[Prediction]:
+        """A prediction for each text or pair of texts."""
+        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        outputs = self.outputs(self.tokenizer.encode(pairs, self.max_seq_length))
+        if not self.labels:
+            return [Prediction(float(value), {}) for value in outputs[:, 0]]
+        return [
+            Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, map(float, row), strict=True)))
+            for row in probabilities(outputs)
+        ]
+
+    def outputs(self, features: Features) -> np.ndarray:
+        """The classifier's outputs for encoded texts: (N, K) float32."""
+        return outputs(self.bert, features)
+
+
+def outputs(bert: Bert, features: Features) -> np.ndarray:
+    """The classifier's outputs, without dropout and without a tape: (N, K) float32."""
+    device, rows = bert.device, []
+    with device.session(), untaped():
+        for numbers in batch.in_order(len(features), BATCH):
+            logits = bert.logits(batch.pack(device, features, numbers, None))
+            rows.append(device.numpy(logits.data).copy())
+    return np.concatenate(rows) if rows else np.empty((0, bert.outputs), np.float32)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """softmax over the last axis."""
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def load(source: str | Path, device: str = "auto", threads: int | None = None) -> Model:
+    """The classifier in a run directory, a checkpoint directory, on the hub or under an alias.
+
+    Raises CheckpointError where there is no classification head, which fine-tuning would make.
+    """
+    path = hub.resolve(str(source))
+    found = checkpoint.load(path)
+    if found.missing_head:
+        raise CheckpointError(
+            f"{source}: has no classifier yet; make one with minibert finetune TASK --checkpoint {source}"
+        )
+    outputs = len(found.arrays["classifier.bias"])
+    labels = found.config.id2label if outputs > 1 else ()
+    description = read_description(Path(path)) or {"settings": {}}
+    longest = description["settings"].get("max_seq_length", min(128, found.config.max_position_embeddings))
+    bert = Bert(found.config, outputs, open_device(device, threads))
+    bert.fill(found.arrays)
+    return Model(bert, tokenizer_of(found), labels, longest)
+
+
+def open_device(name: str, threads: int | None) -> Device:
+    """The device of a setting; `auto` is the CPU in this version."""
+    return devices.open("cpu" if name == "auto" else name, threads=threads)
+
+
+def tokenizer_of(found: Checkpoint) -> Tokenizer:
+    """The tokenizer that belongs to a checkpoint; the embeddings must hold its whole vocabulary."""
+    if found.path is not None:
+        tokenizer = Tokenizer.load(found.path)
+    elif found.vocab is not None:
+        tokenizer = Tokenizer.from_vocab(found.vocab)
+    else:
+        raise CheckpointError("random weights of this shape have no vocabulary; put a vocab.txt beside the config")
+    if tokenizer.vocab_size > found.config.vocab_size:
+        raise ConfigError(
+            f"{found.path}: the vocabulary has {tokenizer.vocab_size} entries, the model {found.config.vocab_size}; "
+            "give the model its own vocab.txt"
+        )
+    return tokenizer
+
+
+def column_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
+    """For each wanted label the column of that name; None when the names are not the same set."""
+    return [list(have).index(label) for label in want] if sorted(have) == sorted(want) else None

@@ -1,0 +1,76 @@
+"""Google's Adam, learning-rate schedules and clipping by the global norm.
+
+Source: google-research/bert, optimization.py. Differences from the usual AdamW are deliberate: no bias correction
+unless asked for, eps outside the root, decay times the learning rate, and no decay of biases and LayerNorms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minibert.parameters import Group
+
+BETA1, BETA2, EPS, WEIGHT_DECAY, MAX_NORM = 0.9, 0.999, 1e-6, 0.01, 1.0
+
+
+def step_counts(examples: int, batch_size: int, epochs: float, warmup: float) -> tuple[int, int]:
+    """Optimizer steps in all and of warm-up, rounded down as Google's run_classifier.py rounds."""
+    total = int(examples / batch_size * epochs)
+    return total, int(total * warmup)
+
+
+def learning_rate(schedule: str, step: int, peak: float, total: int, warmup: int) -> float:
+    """The rate of update number `step` (from 0) of `total`; all three start at 0 when there is a warm-up.
+
+    google: up to the peak, then on the line that falls from the peak at step 0: a small jump down where they meet.
+    hf: up to the peak, then down from it. electra: the product of both lines.
+    """
+    rising = step / warmup if step < warmup else 1.0
+    if schedule == "electra":
+        return peak * (1 - step / total) * rising
+    if step < warmup:
+        return peak * rising
+    if schedule == "hf":
+        return peak * max(0, total - step) / max(1, total - warmup)
+    return peak * (1 - step / total)
+
+
+class Adam:
+    """Moments for groups of parameters, and the update of all of them with their accumulated gradients."""
+
+    def __init__(self, groups: list[Group], bias_correction: bool = False):
+        self.groups, self.bias_correction = groups, bias_correction
+        self.m = [self._zeros(group) for group in groups]
+        self.v = [self._zeros(group) for group in groups]
+        device = groups[0].device
+        largest = max(group.weights.size for group in groups)
+        self._partial = device.scratch(device.sum_squares.workspace(largest))
+        self._total = device.zeros((1,), "float64", "workspace")
+        for group in groups:
+            group.require_gradients()
+
+    @staticmethod
+    def _zeros(group: Group) -> Any:
+        return group.device.zeros(group.weights.shape, group.weights.dtype, "moments")
+
+    def gradient_norm(self) -> float:
+        """The norm of all gradients as one vector."""
+        total = 0.0
+        for group in self.groups:
+            group.device.sum_squares.forward(self._total, group.gradients, self._partial)
+            total += float(group.device.numpy(self._total)[0])
+        return math.sqrt(total)
+
+    def update(self, step: int, rate: float, norm: float) -> None:
+        """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""
+        scale = MAX_NORM / max(norm, MAX_NORM)
+        correction1 = 1 - BETA1 ** (step + 1) if self.bias_correction else 1.0
+        correction2 = 1 - BETA2 ** (step + 1) if self.bias_correction else 1.0
+        for group, m, v in zip(self.groups, self.m, self.v, strict=True):
+            for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
+                group.device.adam.update(
+                    group.weights[part], m[part], v[part], group.gradients[part],
+                    scale, rate, BETA1, BETA2, EPS, decay, correction1, correction2,
+                )  # fmt: skip
+            group.gradients.fill(0)

@@ -1,0 +1,69 @@
+"""Parameters: one flat buffer a group for weights and one for gradients, decayed parameters first.
+
+Optimizers, norms and all-reduces take whole groups; operations take the named views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from minibert.kernels.devices import ALIGNMENT, Device
+
+NOT_DECAYED = ("LayerNorm", "layer_norm", "bias")  # substrings of names, as in Google's optimizer
+
+
+def is_decayed(name: str) -> bool:
+    return not any(part in name for part in NOT_DECAYED)
+
+
+class Param:
+    """A named view of its group's buffers: `data` and `grad` have the parameter's shape."""
+
+    __slots__ = ("data", "grad", "name", "offset", "shape")
+
+    def __init__(self, name: str, shape: tuple[int, ...], offset: int):
+        self.name, self.shape, self.offset = name, shape, offset
+        self.data: Any = None
+        self.grad: Any = None
+
+    @property
+    def span(self) -> slice:
+        return slice(self.offset, self.offset + math.prod(self.shape))
+
+
+class Group:
+    """Parameters that are kept, updated and communicated together.
+
+    `weights` and `gradients` are flat; `decayed` is how many leading elements weight decay applies to. Every
+    parameter starts on a 64-byte line; the padding between holds zeros, which no optimizer moves.
+    """
+
+    def __init__(self, device: Device, name: str, shapes: dict[str, tuple[int, ...]]):
+        self.device, self.name = device, name
+        line = ALIGNMENT // device.float_type.itemsize
+        names = sorted(shapes, key=lambda name: not is_decayed(name))  # stable: keeps the order within each half
+        self.params: dict[str, Param] = {}
+        self.decayed = size = 0
+        for param in names:
+            self.params[param] = Param(param, shapes[param], size)
+            size += -(-math.prod(shapes[param]) // line) * line
+            if is_decayed(param):
+                self.decayed = size
+        self.weights = device.zeros((size,), device.float_type, "weights")
+        self.gradients: Any = None
+        for p in self:
+            p.data = self.weights[p.span].reshape(p.shape)
+
+    def __getitem__(self, name: str) -> Param:
+        return self.params[name]
+
+    def __iter__(self) -> Iterator[Param]:
+        return iter(self.params.values())
+
+    def require_gradients(self) -> None:
+        """Allocates the gradients, zero: training needs them, inference does not."""
+        self.gradients = self.device.zeros(self.weights.shape, self.weights.dtype, "gradients")
+        for p in self:
+            p.grad = self.gradients[p.span].reshape(p.shape)

@@ -1,0 +1,202 @@
+"""Run directories: who may write into one, what stands in it, and the state from which a run goes on.
+
+run.json               settings, versions, checksums; "finished" is true when all the rest is there
+metrics.jsonl          one line a step
+state.safetensors      while the run lasts: weights, moments and the step they belong to
+config.json ...        the model and tokenizer, as transformers loads them, when the run is finished
+eval_results.txt/.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibert import files
+from minibert.checkpoint.huggingface import write_safetensors
+from minibert.errors import RunError
+from minibert.optim import Adam
+
+STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
+WRITTEN = (
+    DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json",
+)  # fmt: skip
+
+
+def next_directory(task: str, root: Path = Path("runs")) -> Path:
+    """runs/mrpc-001, or the number after the highest that is there."""
+    numbers = [int(m[1]) for p in root.glob(f"{task}-*") if (m := re.fullmatch(rf"{re.escape(task)}-(\d+)", p.name))]
+    return root / f"{task}-{max(numbers, default=0) + 1:03d}"
+
+
+def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
+    """The last of runs/mrpc-* that has not finished; RunError when there is none."""
+    for path in sorted(root.glob(f"{task}-*"), reverse=True):
+        if (description := read_description(path)) and not description["finished"]:
+            return path
+    raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
+
+
+def read_description(path: Path) -> dict[str, Any] | None:
+    """What run.json says, or None where there is none."""
+    if not (path / DESCRIPTION).is_file():
+        return None
+    description = files.read_json(path / DESCRIPTION, RunError)
+    if not isinstance(description.get("finished"), bool) or not isinstance(description.get("settings"), dict):
+        raise RunError(f"{path / DESCRIPTION}: is not a run's description; choose another --output-dir or --overwrite")
+    return description
+
+
+class RunDirectory:
+    """A directory that one process holds for one run, from `claim` until it is closed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.description: dict[str, Any] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def claim(cls, path: Path, description: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[RunDirectory]:
+        """Opens `path` for the run that `description` tells of; RunError where that would lose something.
+
+        A new or empty directory is taken. An unfinished run goes on with `resume` when its settings are the same.
+        Anything else is refused without `overwrite`, which removes what a run writes and nothing else.
+        """
+        with files.one_line(path, "write", RunError):
+            path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        with run._locked():
+            if overwrite:
+                for name in WRITTEN:
+                    (path / name).unlink(missing_ok=True)
+            else:
+                _check_free(path, description, resume)
+            run.describe(**description, finished=False)
+            yield run
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        with files.one_line(self.path, "write", RunError):
+            lock = open(self.path / LOCK, "w")  # noqa: SIM115 - closed below, with the lock
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"{self.path}: another process is training into it; choose another --output-dir"
+                ) from None
+            yield
+            with contextlib.suppress(OSError):
+                (self.path / LOCK).unlink()
+
+    def describe(self, **entries: Any) -> None:
+        """Adds to run.json."""
+        self.description |= entries
+        self.write_json(DESCRIPTION, self.description)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        files.write_whole(self.path / name, json.dumps(value, indent=2).encode() + b"\n")
+
+    def save_state(self, step: int, optimizer: Adam) -> None:
+        """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
+        write_safetensors(self.path / STATE, dict(_state_arrays(optimizer)), {"step": str(step)})
+
+    def load_state(self, optimizer: Adam) -> int:
+        """Fills weights and moments from the saved state; the number of updates they have had, 0 without a state."""
+        path = self.path / STATE
+        if not path.is_file():
+            return 0
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "numpy") as state:
+                for name, array in _state_arrays(optimizer):
+                    array[...] = state.get_tensor(name)
+                return int(state.metadata()["step"])
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            raise RunError(f"{path}: not this run's saved state ({error}); start again with --overwrite") from None
+
+    def remove_state(self) -> None:
+        (self.path / STATE).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def metrics(self, step: int) -> Iterator[Metrics]:
+        """metrics.jsonl, cut after the lines of the first `step` updates, open for more."""
+        path = self.path / METRICS
+        kept = []
+        if step and path.is_file():
+            kept = [
+                line for line in path.read_text().splitlines(True) if line.endswith("\n") and _step_of(line) <= step
+            ]
+        files.write_whole(path, "".join(kept).encode())
+        with open(path, "a") as file:
+            yield Metrics(file, path)
+
+
+class Metrics:
+    """metrics.jsonl while it is open."""
+
+    def __init__(self, file: Any, path: Path):
+        self.file, self.path = file, path
+
+    def write(self, step: int, **values: Any) -> None:
+        with files.one_line(self.path, "write", RunError):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"damaged line in {METRICS}: {line[:60]!r}; start again with --overwrite") from None
+
+
+def _check_free(path: Path, description: Mapping[str, Any], resume: bool) -> None:
+    old = read_description(path)
+    if old is None:
+        if any(p.name != LOCK for p in os.scandir(path)):
+            raise RunError(f"{path}: is not empty and holds no run; choose another --output-dir or add --overwrite")
+        return
+    if old["finished"] and resume:
+        raise RunError(f"{path}: the run is finished: nothing is left to resume; add --overwrite to train again")
+    if old["finished"]:
+        raise RunError(f"{path}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
+    changed = [f"{name} was {was!r}, now {now!r}" for name, was, now in _differences(old, description)]
+    if changed:
+        raise RunError(
+            f"{path}: holds an unfinished run of other settings ({'; '.join(changed)}); "
+            "give it those, choose another --output-dir or add --overwrite"
+        )
+    if not resume:
+        raise RunError(f"{path}: holds an unfinished run of the same settings; add --resume to go on or --overwrite")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for part in ("settings", "data", "checkpoint"):
+        was, now = old.get(part), new.get(part)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            for name in sorted(was.keys() | now.keys()):
+                if was.get(name) != now.get(name):
+                    yield name, was.get(name), now.get(name)
+        elif was != now:
+            yield part, was, now
+
+
+def _state_arrays(optimizer: Adam) -> Iterator[tuple[str, np.ndarray]]:
+    for group, m, v in zip(optimizer.groups, optimizer.m, optimizer.v, strict=True):
+        for kind, array in (("weights", group.weights), ("m", m), ("v", v)):
+            yield f"{kind}/{group.name}", group.device.numpy(array)

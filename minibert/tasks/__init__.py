@@ -1,0 +1,90 @@
+"""What a task is: examples, label names in the order of the model's outputs, and metrics."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from minibert.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: id is the file's own, else the row's number from 0; label is an index, a float or None."""
+
+    id: str
+    text_a: str
+    text_b: str | None
+    label: int | float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sentence or sentence-pair task; a child says where its files are and how they are read.
+
+    labels: names in the order of the outputs, () for regression; metrics: names in minibert.metrics.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    pairs: bool
+
+    @property
+    def regression(self) -> bool:
+        return not self.labels
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.labels) or 1
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What read() takes: of train, dev, dev-..., test and test-... those that the task has."""
+        raise NotImplementedError
+
+    @property
+    def dev_splits(self) -> tuple[str, ...]:
+        """The splits that a trained model is evaluated on."""
+        return tuple(split for split in self.splits if split.startswith("dev"))
+
+    def paths(self, split: str, data_dir: Path) -> list[Path]:
+        """The files that a split is read from."""
+        raise NotImplementedError
+
+    def read(self, split: str, data_dir: Path) -> list[Example]:
+        """The split's examples in the file's order; DataError names the file and the line of what is wrong.
+
+        Labels are None where a test file has none.
+        """
+        raise NotImplementedError
+
+    def _checked(self, split: str) -> str:
+        if split not in self.splits:
+            raise ConfigError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
+        return split
+
+
+def get(name: str) -> Task:
+    """The task of that name; case, "-" and "_" do not count. ConfigError for an unknown one."""
+    from minibert.tasks.glue import TASKS
+
+    for task in TASKS:
+        if plain(task.name) == plain(name):
+            return task
+    close = difflib.get_close_matches(plain(name), [plain(known) for known in names()], n=1, cutoff=0.5)
+    meant = next((f"; did you mean {known}?" for known in names() if [plain(known)] == close), "")
+    raise ConfigError(f"no task {name!r}{meant} (known: {', '.join(names())}, and table for your own files)")
+
+
+def names() -> tuple[str, ...]:
+    """The names of the tasks that get() knows."""
+    from minibert.tasks.glue import TASKS
+
+    return tuple(task.name for task in TASKS)
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: SST-2, sst_2 and sst2 are one."""
+    return name.lower().replace("-", "").replace("_", "")

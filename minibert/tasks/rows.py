@@ -1,0 +1,129 @@
+"""Rows of text files, strictly: UTF-8 with or without a byte-order mark, LF or CRLF; errors name the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from minibert import files
+from minibert.errors import DataError
+
+Row = tuple[int, dict[str, str | None]]  # the line's number from 1, and its cells by column name
+
+DELIMITED = {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".jsonl": "jsonl", ".json": "jsonl"}
+
+
+def format_of(path: Path) -> str:
+    """csv, tsv or jsonl, by the file's ending."""
+    try:
+        return DELIMITED[path.suffix.lower()]
+    except KeyError:
+        raise DataError(
+            f"{path}: unknown kind of file; name it .csv, .tsv or .jsonl by what it holds"
+        ) from None
+
+
+def read_text(path: Path, advice: str) -> str:
+    """The file's text without a byte-order mark; `advice` says what to do where it is missing or damaged."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; {advice}")
+    with files.one_line(path, "read", DataError):
+        raw = path.read_bytes()
+    text = decode(raw, str(path)).removeprefix("\ufeff")
+    if not text.strip():
+        raise DataError(f"{path}: empty; {advice}")
+    return text
+
+
+def decode(raw: bytes, where: str, line: int = 1) -> str:
+    """UTF-8 bytes that begin on `line` as text; NUL bytes (UTF-16 has them) are refused."""
+    if b"\0" in raw:
+        line += raw.count(b"\n", 0, raw.index(b"\0"))
+        raise DataError(f"{where}: line {line}: a NUL byte; fetch the file again, or save it as UTF-8 text")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{where}: line {line}: not UTF-8; fetch the file again, or save it as UTF-8"
+        ) from None
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines without their ends. Only LF and CRLF end one: U+2028 and its kin stand inside sentences."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def read_rows(path: Path, advice: str) -> Iterator[Row]:
+    """The rows of a csv, tsv or jsonl file with named columns; every row must have what the header names.
+
+    csv has quotes as in RFC 4180; tsv has none, as in GLUE; jsonl holds one object of strings and numbers a
+    line.
+    """
+    kind, text = format_of(path), read_text(path, advice)
+    if kind == "jsonl":
+        for number, line in enumerate(split_lines(text), 1):
+            if line.strip():
+                yield number, json_cells(line, str(path), number)
+    else:
+        cells = _csv_cells(text, path) if kind == "csv" else tsv_cells(split_lines(text))
+        yield from _named(cells, path)
+
+
+def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells; a quotation mark is a character like any other."""
+    return ((number, line.split("\t")) for number, line in enumerate(lines, 1))
+
+
+def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: line {line}: {error}; check the quotes of the row that starts there"
+        ) from None
+
+
+def _named(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[Row]:
+    _, header = next(rows)
+    header = [name.strip() for name in header]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise DataError(f"{path}: line 1: column {twice[0]!r} stands twice; give each column its own name")
+    for number, cells in rows:
+        if cells in ([], [""]) and len(header) > 1:
+            continue  # an empty line
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}: line {number}: {len(cells)} columns where the header has {len(header)}; "
+                "look for a stray or missing delimiter, or a file cut off"
+            )
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def json_cells(line: str, where: str, number: int) -> dict[str, str | None]:
+    """The cells of one line of jsonl: strings as they stand, numbers, true and false as JSON writes them."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: line {number}: not JSON ({error}); each line needs one object") from None
+    if not isinstance(value, dict):
+        raise DataError(
+            f'{where}: line {number}: not an object; write {{"sentence1": ..., "sentence2": ...}}'
+        )
+    cells: dict[str, str | None] = {}
+    for name, cell in value.items():
+        if isinstance(cell, str):
+            # JSON can spell half of a UTF-16 pair, which is no text.
+            if any("\ud800" <= letter <= "\udfff" for letter in cell):
+                raise DataError(f"{where}: line {number}: {name!r} holds a lone surrogate; remove it")
+            cells[name] = cell
+        elif cell is None or isinstance(cell, (bool, int, float)):
+            cells[name] = None if cell is None else json.dumps(cell)
+    return cells

@@ -1,0 +1,255 @@
+"""One's own data: a csv, tsv or jsonl file per split, named columns, labels found in the training file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from minibert.errors import ConfigError, DataError
+from minibert.tasks import Example, Task
+from minibert.tasks.glue import score
+from minibert.tasks.rows import Row, decode, format_of, json_cells, read_rows, tsv_cells
+
+# Column names that are known without being told, the first that all are there; GLUE's own are among them.
+KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
+    ("sentence1", "sentence2"),
+    ("#1 String", "#2 String"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("text_a", "text_b"),
+    ("sentence", None),
+    ("text", None),
+)
+KNOWN_IDS = ("id", "index")
+ADVICE = "check the path and what the file holds"
+
+
+@dataclass(frozen=True)
+class TableTask(Task):
+    """A task over files that the user names; data_dir plays no part."""
+
+    files: Mapping[str, Path] = field(compare=False)
+    text_a: str
+    text_b: str | None
+    label: str
+    id: str | None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def paths(self, split: str, data_dir: Path | None = None) -> list[Path]:
+        return [self.files[self._checked(split)]]
+
+    def read(self, split: str, data_dir: Path | None = None) -> list[Example]:
+        (path,) = self.paths(split)
+        examples: list[Example] = []
+        for line, cells in read_rows(path, ADVICE):
+            where = f"{path}: line {line}"
+            examples.append(
+                Example(
+                    id=_id(cells, self.id, len(examples), where),
+                    text_a=_cell(cells, self.text_a, where),
+                    text_b=None if self.text_b is None else _cell(cells, self.text_b, where),
+                    label=self._label(cells, where, needed=not split.startswith("test")),
+                )
+            )
+        if not examples:
+            raise DataError(f"{path}: no rows below the header; {ADVICE}")
+        return examples
+
+    def _label(self, cells: Mapping[str, str | None], where: str, needed: bool) -> int | float | None:
+        text = (cells.get(self.label) or "").strip()
+        if not text:
+            if needed:
+                _cell(cells, self.label, where)
+                raise DataError(f"{where}: empty label; fill it in or remove the row")
+            return None
+        if self.regression:
+            return score(text, where)
+        if text not in self.labels:
+            raise DataError(
+                f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); correct the row"
+            )
+        return self.labels.index(text)
+
+
+def table(
+    train: Path | str | None = None,
+    dev: Path | str | None = None,
+    test: Path | str | None = None,
+    *,
+    text_a: str | None = None,
+    text_b: str | None = None,
+    label: str = "label",
+    id: str | None = None,
+    labels: Sequence[str] | None = None,
+    regression: bool = False,
+) -> TableTask:
+    """The task of one's own files, each .csv, .tsv or .jsonl; at least one must be given.
+
+    text_a, text_b: the columns; text_a alone is a task of single texts, and with neither named they are
+    found by KNOWN_TEXTS. labels: their names in order, as a checkpoint has them; without, those of the
+    training file, sorted (as numbers where all are). `test` needs no labels. With two labels, F1 is that of
+    the second. Raises DataError for the files, ConfigError for the settings.
+    """
+    files = {
+        split: Path(path)
+        for split, path in (("train", train), ("dev", dev), ("test", test))
+        if path is not None
+    }
+    if not files:
+        raise ConfigError("table: no file given; name a training, dev or test file")
+    if text_b is not None and text_a is None:
+        raise ConfigError(f"table: a second text column, {text_b!r}, without a first; name both")
+    if text_a is None:
+        first = next(iter(files.values()))
+        text_a, text_b = _find_texts(first)
+    if regression:
+        found: tuple[str, ...] = ()
+        metrics: tuple[str, ...] = ("pearson", "spearman")
+    else:
+        if labels is None and "train" not in files:
+            raise ConfigError("table: no training file to find the labels in; give one, or the labels")
+        found = tuple(labels) if labels is not None else _find_labels(files["train"], label)
+        metrics = ("accuracy", "f1") if len(found) == 2 else ("accuracy",)
+    return TableTask("table", found, metrics, text_b is not None, files, text_a, text_b, label, id)
+
+
+def read_pairs(source: Path | str | Iterable[bytes | str], format: str | None = None) -> Iterator[Example]:
+    """Texts to predict, without labels: a file, or an open stream such as sys.stdin.buffer, read as it comes.
+
+    tsv has a header with column names of KNOWN_TEXTS, and perhaps id or index, or no header and one or two
+    columns; jsonl has those names as keys; csv, of files only, has the header. format: by the file's ending;
+    a stream whose first line begins an object is jsonl, any other tsv. DataError names the line.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        format = format or format_of(path)
+        if format == "csv":
+            return _examples(read_rows(path, ADVICE), str(path))
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; {ADVICE}")
+        return _stream(_lines_of(path), str(path), format)
+    return _stream(_decoded(source, "<stdin>"), "<stdin>", format)
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        yield from _decoded(file, str(path))
+
+
+def _decoded(lines: Iterable[bytes | str], where: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        text = decode(line, where, number) if isinstance(line, bytes) else line
+        if number == 1:
+            text = text.removeprefix("\ufeff")
+        yield text.removesuffix("\n").removesuffix("\r")
+
+
+def _stream(lines: Iterator[str], where: str, format: str | None) -> Iterator[Example]:
+    first = next(lines, None)
+    if first is None:
+        return
+    lines = chain([first], lines)
+    if format == "jsonl" or (format is None and first.lstrip().startswith('{"')):
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        yield from _examples(((number, json_cells(line, where, number)) for number, line in numbered), where)
+        return
+    if format not in (None, "tsv"):
+        raise ConfigError(f"{where}: no format {format!r} for a stream of texts; tsv or jsonl")
+    yield from _examples(_tsv_rows(tsv_cells(lines), where), where)
+
+
+def _tsv_rows(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row]:
+    number, names = next(rows)
+    if _texts_among(names) is None:
+        if len(names) > 2:
+            raise DataError(
+                f"{where}: line 1: {len(names)} columns and no header; begin with one: sentence1, sentence2"
+            )
+        rows = chain([(number, names)], rows)
+        names = ["sentence1", "sentence2"] if len(names) == 2 else ["sentence"]
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{where}: line {number}: {len(cells)} columns, not {len(names)}; correct the row"
+            )
+        yield number, dict(zip(names, cells, strict=True))
+
+
+def _examples(rows: Iterator[Row], where: str) -> Iterator[Example]:
+    for i, (number, cells) in enumerate(rows):
+        texts = _texts_among(cells)
+        if texts is None:
+            raise DataError(f"{where}: line {number}: no sentence, nor sentence1 and sentence2{_have(cells)}")
+        a, b = texts
+        here = f"{where}: line {number}"
+        yield Example(
+            id=_id(cells, None, i, here),
+            text_a=_cell(cells, a, here),
+            text_b=None if b is None else _cell(cells, b, here),
+            label=None,
+        )
+
+
+def _texts_among(names: Iterable[str]) -> tuple[str, str | None] | None:
+    names = set(names)
+    return next(((a, b) for a, b in KNOWN_TEXTS if a in names and (b is None or b in names)), None)
+
+
+def _find_texts(path: Path) -> tuple[str, str | None]:
+    for _, cells in read_rows(path, ADVICE):
+        if texts := _texts_among(cells):
+            return texts
+        raise DataError(
+            f"{path}: no sentence1 and sentence2{_have(cells)}; name the columns: --text-a, --text-b"
+        )
+    raise DataError(f"{path}: no rows below the header; {ADVICE}")
+
+
+def _find_labels(path: Path, column: str) -> tuple[str, ...]:
+    found: set[str] = set()
+    rows = 0
+    for line, cells in read_rows(path, ADVICE):
+        where = f"{path}: line {line}"
+        text = _cell(cells, column, where).strip()
+        if not text:
+            raise DataError(f"{where}: empty label; fill it in or remove the row")
+        found.add(text)
+        rows += 1
+    if rows == 0:
+        raise DataError(f"{path}: no rows below the header; {ADVICE}")
+    if len(found) < 2:
+        raise DataError(
+            f"{path}: column {column!r} holds the one label {found.pop()!r}; it needs two or more"
+        )
+    if len(found) > max(20, rows // 2):
+        raise DataError(
+            f"{path}: column {column!r} holds {len(found)} labels in {rows} rows; "
+            "name the right one with --label, or predict numbers with --regression"
+        )
+    try:
+        return tuple(sorted(found, key=lambda name: (float(name), name)))
+    except ValueError:
+        return tuple(sorted(found))
+
+
+def _id(cells: Mapping[str, str | None], column: str | None, row: int, where: str) -> str:
+    if column is not None:
+        return _cell(cells, column, where)
+    return next((cells[name] or str(row) for name in KNOWN_IDS if name in cells), str(row))
+
+
+def _cell(cells: Mapping[str, str | None], column: str, where: str) -> str:
+    text = cells.get(column)
+    if text is None:
+        raise DataError(f"{where}: no column {column!r}{_have(cells)}")
+    return text
+
+
+def _have(cells: Iterable[str]) -> str:
+    return f" (there are: {', '.join(cells)})"

@@ -1,0 +1,165 @@
+"""The training loop: micro-batches, updates, saving and resuming; and the evaluation it is judged by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from minibert import batch, metrics, optim
+from minibert.autograd import Tape
+from minibert.bert import Bert
+from minibert.errors import ConfigError, RunError
+from minibert.model import outputs
+from minibert.optim import Adam
+from minibert.progress import Reporter
+from minibert.random import Key, order
+from minibert.runs import RunDirectory
+from minibert.settings import TrainConfig
+from minibert.tasks import Task
+from minibert.tokenizer import Features
+
+SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one part of a task, encoded: `labels` are class numbers (int32) or targets (float32)."""
+
+    name: str
+    features: Features
+    labels: np.ndarray
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update did: the mean loss of its batch, its learning rate, the gradients' norm, real tokens."""
+
+    loss: float
+    rate: float
+    norm: float
+    tokens: int
+
+
+class NotFinite(Exception):
+    """A loss or gradient that is NaN or infinite; nothing has been updated with it."""
+
+
+class Trainer:
+    """One model in training on one data set; `step(n)` depends on nothing but the weights, the moments and n."""
+
+    def __init__(self, bert: Bert, data: Split, settings: TrainConfig):
+        self.bert, self.data, self.settings = bert, data, settings
+        self.optimizer = Adam(bert.groups, settings.effective_bias_correction)
+        self.total, self.warmup = optim.step_counts(
+            len(data.features), settings.batch_size, settings.epochs, settings.warmup
+        )
+        if not self.total:
+            raise ConfigError(
+                f"{len(data.features)} examples for {settings.epochs:g} epochs make no batch of {settings.batch_size}; "
+                "give a smaller --batch-size or more --epochs"
+            )
+        self._order = lru_cache(maxsize=2)(lambda epoch: order(len(data.features), settings.seed, epoch))
+
+    def numbers(self, step: int) -> np.ndarray:
+        """The examples of a batch: epochs are shuffled one by one and run into each other, none is cut short."""
+        count, size = len(self.data.features), self.settings.batch_size
+        places = np.arange(step * size, (step + 1) * size)
+        return np.array([self._order(place // count)[place % count] for place in places])
+
+    def gradients(self, numbers: np.ndarray, key: Key | None) -> tuple[float, int]:
+        """Adds the gradients of the mean loss over these examples, in micro-batches; returns that loss and the tokens.
+
+        Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
+        """
+        device, size = self.bert.device, self.settings.micro_batch or len(numbers)
+        loss, tokens = 0.0, 0
+        for start in range(0, len(numbers), size):
+            part = batch.pack(device, self.data.features, numbers[start : start + size], self.data.labels)
+            with Tape() as tape:
+                logits = self.bert.logits(part, key, self.settings.recompute == "layers")
+                losses = self.bert.loss(logits, part)
+            loss += float(device.numpy(losses.data).sum(dtype=np.float64)) / len(numbers)
+            if not math.isfinite(loss):
+                raise NotFinite(f"the loss is {loss}")
+            share = np.full(len(part), 1 / len(numbers), device.float_type)
+            tape.backward(losses, device.array(share))
+            tokens += part.tokens
+        return loss, tokens
+
+    def step(self, step: int) -> Step:
+        """Update number `step`, from 0. Raises NotFinite, with the weights as they were."""
+        loss, tokens = self.gradients(self.numbers(step), Key(self.settings.seed, step))
+        norm = self.optimizer.gradient_norm()
+        if not math.isfinite(norm):
+            raise NotFinite(f"the gradients' norm is {norm}")
+        s = self.settings
+        rate = optim.learning_rate(s.effective_schedule, step, s.learning_rate, self.total, self.warmup)
+        self.optimizer.update(step, rate, norm)
+        return Step(loss, rate, norm, tokens)
+
+
+def train(
+    trainer: Trainer,
+    run: RunDirectory,
+    task: Task,
+    dev: Split,
+    eval_every: int | None,
+    save_every: int,
+    report: Reporter,
+) -> None:
+    """Takes the run from its saved state to its last step."""
+    first = run.load_state(trainer.optimizer)
+    if first:
+        report.say(f"going on after step {first}")
+    step = first
+    with (
+        trainer.bert.device.session(),
+        run.metrics(first) as log,
+        report.steps(trainer.total, first) as progress,
+    ):
+        try:
+            for step in range(first, trainer.total):
+                done = trainer.step(step)
+                log.write(
+                    step + 1,
+                    loss=done.loss,
+                    learning_rate=done.rate,
+                    gradient_norm=done.norm,
+                    tokens=done.tokens,
+                )
+                progress.step(done.loss, done.rate, done.tokens)
+                if eval_every and (step + 1) % eval_every == 0:
+                    log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
+                if (step + 1) % save_every == 0 and step + 1 < trainer.total:
+                    run.save_state(step + 1, trainer.optimizer)
+        except NotFinite as error:
+            run.save_state(step, trainer.optimizer)
+            raise RunError(
+                f"{run.path}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
+                "train again with a lower --learning-rate"
+            ) from None
+
+
+def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:
+    """The task's metrics over a labelled split, with the majority class beside them; `loss` is per example.
+
+    `columns` gives, for each label of the task, the model's output of that name.
+    """
+    logits = outputs(bert, data.features)
+    logits = logits if columns is None else logits[:, columns]
+    losses = _losses(logits, data.labels)
+    results = metrics.evaluate(task, logits, data.labels)
+    return results | {"loss": float(losses.mean())}
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind == "f":
+        return (logits[:, 0].astype(np.float64) - labels) ** 2
+    logits = logits.astype(np.float64)
+    top = logits.max(-1)
+    return top + np.log(np.exp(logits - top[:, None]).sum(-1)) - logits[np.arange(len(labels)), labels]

@@ -1,0 +1,86 @@
+"""Bias and GELU: the definition against slopes and known values, Numba against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bits import assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
+
+from minibert.kernels.bias_gelu import cpu, reference
+
+FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
+
+
+def inputs(t: int, f: int, shift: float = 0, spread: float = 1):
+    rng = np.random.default_rng(t + f)
+    x, bias, dy = (rng.standard_normal(shape).astype(np.float32) for shape in ((t, f), (f,), (t, f)))
+    return x * np.float32(spread) + np.float32(shift), bias, dy
+
+
+def both(backend, x, bias, dy, tanh):
+    """y, dx and dbias, which starts from 0.5 because kernels must add."""
+    y, dx, dbias = unwritten(x.shape, x.dtype), unwritten(x.shape, x.dtype), np.full(bias.size, 0.5, x.dtype)
+    backend.forward(y, x, bias, tanh)
+    backend.backward(dx, dbias, dy, x, bias, tanh, np.full(backend.workspace(*x.shape), 255, np.uint8))
+    return y, dx, dbias
+
+
+@FORMS
+def test_reference_gradients(tanh):
+    rng = np.random.default_rng(0)
+    x, bias = rng.standard_normal((5, 7)), rng.standard_normal(7)
+
+    def forward(x, bias):
+        y = np.empty_like(x)
+        reference.forward(y, x, bias, tanh)
+        return y
+
+    def vjp(dy):
+        dx, dbias = np.empty_like(x), np.zeros_like(bias)
+        reference.backward(dx, dbias, dy, x, bias, tanh, np.empty(0, np.uint8))
+        return dx, dbias
+
+    assert_gradients(forward, vjp, (x, bias))
+
+
+@pytest.mark.parametrize(("tanh", "wanted"), [(False, 0.8413447460685429), (True, 0.8411919906082768)])
+def test_known_values(tanh, wanted):
+    """GELU(1): Phi(1) from tables, and what the tanh form makes of it."""
+    y = np.zeros((1, 1))
+    reference.forward(y, np.ones((1, 1)), np.zeros(1), tanh)
+    assert y[0, 0] == pytest.approx(wanted, abs=1e-12)
+
+
+@FORMS
+@pytest.mark.parametrize(("shift", "spread"), [(0, 1), (100, 1), (-100, 1), (0, 5), (0, 1e4)])
+@pytest.mark.parametrize("shape", [(0, 24), (1, 1), (3, 7), (17, 96), (257, 24), (300, 384)], ids=str)
+def test_cpu_is_as_accurate_as_numpy(shape, shift, spread, tanh):
+    x, bias, dy = inputs(*shape, shift, spread)
+    got, naive = (both(backend, x, bias, dy, tanh) for backend in (cpu, reference))
+    exact = both(reference, *(a.astype(np.float64) for a in (x, bias, dy)), tanh)
+    for name, *three in zip(("y", "dx", "dbias"), got, naive, exact, strict=True):
+        assert_as_accurate(*three, what=name)
+
+
+@FORMS
+def test_nan_stays_visible(tanh):
+    x, bias, dy = inputs(3, 24)
+    x[1, 5] = np.nan
+    y, dx, dbias = both(cpu, x, bias, dy, tanh)
+    assert np.argwhere(np.isnan(y)).tolist() == np.argwhere(np.isnan(dx)).tolist() == [[1, 5]]
+    assert np.isnan(dbias[5]) and np.isnan(dbias).sum() == 1
+
+
+@FORMS
+def test_same_bits_for_any_count_of_threads(tanh):
+    x, bias, dy = inputs(700, 24)
+    assert_same_bits(lambda: both(cpu, x, bias, dy, tanh))
+
+
+@FORMS
+def test_dx_may_be_dy(tanh):
+    x, bias, dy = inputs(17, 24)
+    _, dx, _ = both(cpu, x, bias, dy, tanh)
+    cpu.backward(dy, bias.copy(), dy, x, bias, tanh, np.empty(cpu.workspace(17, 24), np.uint8))
+    np.testing.assert_array_equal(dy, dx)

@@ -1,0 +1,64 @@
+"""exp, erf and tanh over every kind of float32, against float64; the bounds are those of the docstrings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from minibert.kernels.common import elementary
+from minibert.kernels.devices.cpu import jit
+
+SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-38, 3e38, -3e38], np.float32)
+EXACT = {
+    "exp": np.exp,
+    "exp_bounded": lambda x: np.exp(np.clip(x, -87, 87)),
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "tanh": np.tanh,
+}
+# Units in the last place, and absolutely where the result is below 2.
+BOUNDS = {"exp": (1.0, 1e-7), "exp_bounded": (1.0, 1e-7), "erf": (1.2, 7e-8), "tanh": (1.5, 8e-8)}
+
+
+def over(function):
+    @jit
+    def loop(y, x):
+        for i in range(x.size):
+            y[i] = function(x[i])
+
+    return loop
+
+
+def points() -> np.ndarray:
+    """400,000 bit patterns over all floats, as many between -20 and 20, those near where the formulas change."""
+    patterns = np.arange(0, 2**32, 10_007, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    knots = np.array([0.625, 0.875, 4, 9.1, 10, 87, 88.7228, 89, 103.972], np.float32)
+    near = (knots.view(np.int32)[:, None] + np.arange(-200, 201, dtype=np.int32)).view(np.float32).ravel()
+    return np.concatenate([SPECIAL, patterns, np.linspace(-20, 20, 400_000, dtype=np.float32), near, -near])
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities: what they give is what is tested
+def test_accuracy(name):
+    x = points()
+    y = np.full_like(x, 7)
+    over(getattr(elementary, name))(y, x)
+    exact = EXACT[name](x.astype(np.float64))
+    rounded = exact.astype(np.float32)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    np.testing.assert_array_equal(np.isinf(y), np.isinf(rounded))
+    finite = np.isfinite(rounded)
+    error = np.abs(y[finite].astype(np.float64) - exact[finite])
+    ulps, absolute = BOUNDS[name]
+    assert (error / np.spacing(np.abs(rounded[finite]))).max() <= ulps
+    assert error[np.abs(exact[finite]) < 2].max() <= absolute
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_loops_are_vectorised(name):
+    """One call or branch in the loop and LLVM leaves it scalar, eight times slower or more."""
+    loop = over(getattr(elementary, name))
+    loop(np.zeros(8, np.float32), np.zeros(8, np.float32))
+    (code,) = loop.inspect_llvm().values()
+    assert any(f"fmul contract <{lanes} x float>" in code for lanes in (4, 8, 16))

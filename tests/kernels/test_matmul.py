@@ -1,0 +1,116 @@
+"""The linear layer: definition against slopes, BLAS in slices against the definition, and what it must not do."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from bits import assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
+
+from minibert.kernels.devices import cpu as device
+from minibert.kernels.matmul import cpu, reference
+
+SHAPES = [
+    (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),
+]  # fmt: skip
+
+
+def inputs(t: int, f: int, c: int, shift: float = 0, dtype=np.float32):
+    rng = np.random.default_rng(t + f + c)
+    x, w, bias, dy = (rng.standard_normal(shape) for shape in ((t, c), (f, c), (f,), (t, f)))
+    return tuple(a.astype(dtype) for a in (x + shift, w, bias, dy))
+
+
+def forward(backend, x, w, bias):
+    y = unwritten((len(x), len(w)), x.dtype)
+    backend.forward(y, x, w, bias)
+    return y
+
+
+def backward(backend, dy, x, w, start: float = 0.0):
+    """dx, dw, dbias; the last two start from `start`, because kernels must add."""
+    scratch = np.full(backend.workspace(*dy.shape, x.shape[1]), 255, np.uint8)
+    dx, dw, dbias = unwritten(x.shape, x.dtype), np.full_like(w, start), np.full(len(w), start, x.dtype)
+    backend.backward(dx, dw, dbias, dy, x, w, scratch)
+    return dx, dw, dbias
+
+
+def test_reference_gradients():
+    x, w, bias, _ = inputs(5, 4, 3, dtype=np.float64)
+    assert_gradients(
+        lambda x, w, bias: forward(reference, x, w, bias), lambda dy: backward(reference, dy, x, w), (x, w, bias)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shift", [0, 100])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cpu_is_as_accurate_as_numpy(shape, shift, threads):
+    x, w, bias, dy = inputs(*shape, shift)
+    x64, w64, bias64, dy64 = inputs(*shape, shift, dtype=np.float64)
+    x64, w64, bias64, dy64 = (a.astype(np.float64) for a in (x, w, bias, dy))
+    before = device.threads()
+    device.set_threads(threads)
+    try:
+        got = forward(cpu, x, w, bias), *backward(cpu, dy, x, w, 0.5)
+    finally:
+        device.set_threads(before)
+    naive = forward(reference, x, w, bias), *backward(reference, dy, x, w, 0.5)
+    exact = forward(reference, x64, w64, bias64), *backward(reference, dy64, x64, w64, 0.5)
+    for name, *three in zip(("y", "dx", "dw", "dbias"), got, naive, exact, strict=True):
+        assert_as_accurate(*three, what=name)
+
+
+def test_no_bias_and_unwanted_dx():
+    x, w, bias, dy = inputs(17, 24, 7)
+    np.testing.assert_allclose(forward(cpu, x, w, None), forward(cpu, x, w, bias) - bias, atol=1e-5)
+    dw = np.zeros_like(w)
+    cpu.backward(None, dw, None, dy, x, w, np.empty(cpu.workspace(17, 24, 7), np.uint8))
+    np.testing.assert_array_equal(dw, backward(cpu, dy, x, w)[1])
+
+
+def test_same_count_of_threads_gives_the_same_bits():
+    x, w, bias, dy = inputs(300, 96, 384)
+    assert_same_bits(lambda: (forward(cpu, x, w, bias), *backward(cpu, dy, x, w)), counts=(2, 2, 2))
+
+
+def test_dbias_has_the_same_bits_for_any_count_of_threads():
+    x, w, _, dy = inputs(300, 96, 7)
+    assert_same_bits(lambda: backward(cpu, dy, x, w)[2:])
+
+
+def test_blas_gets_views_and_no_copies():
+    """NumPy copies a factor or the result where BLAS cannot take its strides: that would show in its memory."""
+    x, w, bias, dy = inputs(512, 256, 384)
+    y, dx, dw, dbias = (np.zeros_like(a) for a in (dy, x, w, bias))
+    scratch = np.empty(cpu.workspace(512, 256, 384), np.uint8)
+    cpu.forward(y, x, w, bias)
+    cpu.backward(dx, dw, dbias, dy, x, w, scratch)  # compiled now
+    tracemalloc.start()
+    try:
+        cpu.forward(y, x, w, bias)
+        cpu.backward(dx, dw, dbias, dy, x, w, scratch)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000  # one block of any of them is over 100,000 bytes
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+@pytest.mark.parametrize("side", [1, 31, 33, 768, 1700, 3072, 12288])
+def test_slices_cover_each_side_once(side, threads):
+    before = device.threads()
+    device.set_threads(threads)
+    try:
+        for rows, columns in ((side, 5), (5, side)):
+            seen = np.zeros((rows, columns), int)
+
+            def block(worker, top, left, seen=seen):
+                seen[top, left] += 1
+
+            cpu._share_out(block, rows, columns)
+            assert (seen == 1).all()
+    finally:
+        device.set_threads(before)

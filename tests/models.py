@@ -1,0 +1,55 @@
+"""Small models and data for tests: shapes that no kernel can take for granted, values from keys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minibert.bert import Bert
+from minibert.checkpoint import names
+from minibert.config import BertConfig
+from minibert.kernels import devices
+from minibert.random import truncated_normal
+from minibert.settings import TrainConfig
+from minibert.tokenizer import Features
+from minibert.training import Split, Trainer
+
+CONFIG = BertConfig(
+    vocab_size=97, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+    max_position_embeddings=40, id2label=("no", "yes", "maybe"),
+)  # fmt: skip
+
+
+def arrays(config: BertConfig = CONFIG, outputs: int = 3, seed: int = 5) -> dict[str, np.ndarray]:
+    """Weights large enough that every gradient matters; biases and norms not at their initial 0 and 1."""
+    found = {}
+    for name, shape in names.shapes(config, outputs).items():
+        found[name] = truncated_normal(shape, 0.15, seed, name) + (1.0 if name.endswith("LayerNorm.weight") else 0)
+    return found
+
+
+def bert(device: devices.Device, config: BertConfig = CONFIG, outputs: int = 3) -> Bert:
+    model = Bert(config, outputs, device)
+    model.fill(arrays(config, outputs))
+    return model
+
+
+def split(count: int = 48, config: BertConfig = CONFIG, longest: int = 33, seed: int = 3) -> Split:
+    """Random tokens in sequences of 3 to `longest`, random labels."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, longest + 1, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(0, config.vocab_size, offsets[-1]).astype(np.int32)
+    segments = np.concatenate([np.arange(n) > n // 2 for n in lengths]).astype(np.int8)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    return Split("train", Features(ids, segments, offsets), labels, tuple(map(str, range(count))))
+
+
+def trainer(device: devices.Device | None = None, count: int = 48, config: BertConfig = CONFIG, **settings) -> Trainer:
+    """A model in training: batches of 8, full rate from the first step unless told otherwise."""
+    settings = {"batch_size": 8, "epochs": 10, "learning_rate": 1e-3, "warmup": 0.0} | settings
+    model = bert(device or devices.open("cpu"), config)
+    return Trainer(model, split(count, config), TrainConfig(task="test", **settings))
+
+
+def weights(trainer: Trainer) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in trainer.bert.arrays().items()}

@@ -1,0 +1,97 @@
+"""The tape: fan-out, order, freeing, and recomputation."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+
+from minibert.autograd import Tape, Tensor, recompute, record, untaped
+from minibert.kernels import devices
+
+DEVICE = devices.open("reference", float_type="float64")
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    return record(DEVICE, x.data * factor, (x,), lambda dy: (dy * factor,))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    return record(DEVICE, a.data * b.data, (a, b), lambda dy: (dy * b.data, dy * a.data))
+
+
+def tensor(*values: float) -> Tensor:
+    return Tensor(np.array(values), DEVICE)
+
+
+def test_a_tensor_used_twice_gets_the_sum_of_both_gradients():
+    x = tensor(3.0, -2.0)
+    with Tape() as tape:
+        y = product(scaled(x, 2.0), x)  # 2x²
+    (dx,) = tape.backward(y, np.array([1.0, 10.0]), wrt=(x,))
+    np.testing.assert_array_equal(dx, 4 * x.data * [1.0, 10.0])
+
+
+def test_what_the_result_does_not_depend_on_is_not_run():
+    x = tensor(1.0)
+
+    def fail(dy: np.ndarray) -> tuple[np.ndarray]:
+        raise AssertionError("walked into a branch that leads nowhere")
+
+    with Tape() as tape:
+        record(DEVICE, x.data, (x,), fail)
+        y = scaled(x, 5.0)
+    assert tape.backward(y, np.array([1.0]), wrt=(x,))[0] == 5.0
+
+
+def test_backward_frees_what_it_has_passed():
+    alive = []
+
+    def watched(x: Tensor) -> Tensor:
+        kept = np.ones(3)
+        alive.append(weakref.ref(kept))
+        return record(DEVICE, x.data + kept, (x,), lambda dy: (dy * kept,))
+
+    def count(x: Tensor) -> Tensor:
+        return record(DEVICE, x.data, (x,), lambda dy: (dy + sum(ref() is not None for ref in alive),))
+
+    with Tape() as tape:
+        y = watched(count(watched(tensor(1.0, 2.0, 3.0))))
+    assert all(ref() is not None for ref in alive)
+    tape.backward(y, np.zeros(3))
+    assert all(ref() is None for ref in alive)
+
+
+def test_nothing_is_recorded_without_a_tape_or_under_untaped():
+    with Tape() as tape:
+        with untaped():
+            scaled(tensor(1.0), 2.0)
+        assert not tape.nodes
+        scaled(tensor(1.0), 2.0)
+        assert len(tape.nodes) == 1
+    scaled(tensor(1.0), 2.0)
+    assert len(tape.nodes) == 1
+
+
+def test_recompute_stores_the_input_only_and_gives_the_same_bits():
+    x = tensor(0.3, -1.7)
+
+    def block(x: Tensor) -> Tensor:
+        return product(scaled(x, 1 / 3), scaled(x, 0.7))
+
+    with Tape() as plain:
+        y = block(scaled(x, 1.1))
+    with Tape() as again:
+        z = recompute(block, scaled(x, 1.1))
+    assert (len(plain.nodes), len(again.nodes)) == (4, 2)
+    dy = np.array([1.0, 3.0])
+    np.testing.assert_array_equal(plain.backward(y, dy.copy(), wrt=(x,))[0], again.backward(z, dy.copy(), wrt=(x,))[0])
+
+
+def test_a_vjp_that_forgets_an_input_is_an_error():
+    x = tensor(1.0)
+    with Tape() as tape:
+        y = record(DEVICE, x.data, (x, x), lambda dy: (dy,))
+    with pytest.raises(ValueError, match="shorter"):
+        tape.backward(y, np.ones(1))

@@ -1,0 +1,96 @@
+"""The one place that hands out arrays: alignment, bytes by kind, reuse, and kernels by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minibert.errors import BackendError
+from minibert.kernels import devices
+from minibert.kernels.devices import cpu, size_class
+
+
+def test_arrays_stand_on_cache_lines_whatever_their_size():
+    device = devices.open("reference")
+    for shape in [(1,), (3, 5), (0, 7), (17, 13), (1000,)]:
+        array = device.empty(shape, np.float32, "activations")
+        assert array.shape == shape and array.ctypes.data % 64 == 0
+        array[...] = 1
+
+
+def test_bytes_are_counted_by_kind_until_the_last_view_dies():
+    device = devices.open("reference")
+    a = device.empty((100, 100), np.float32, "weights")
+    b = device.empty((50,), np.float64, "workspace")
+    assert device.in_use["weights"] == size_class(40_000) and device.in_use["workspace"] == size_class(400)
+    view = a.reshape(-1)[10:20]
+    del a
+    assert device.in_use["weights"] == size_class(40_000)
+    del view, b
+    assert device.in_use.total() == 0
+    assert device.peak.total() == size_class(40_000) + size_class(400)
+
+
+def test_size_classes_waste_an_eighth_at_most():
+    for n in [1, 63, 64, 65, 1000, 4097, 123_456_789]:
+        assert n <= size_class(n) <= max(64, n * 9 / 8 + 64)
+
+
+def test_blocks_are_reused_and_never_add_to_the_peak():
+    device = devices.open("reference")
+    first = device.empty((1 << 20,), np.uint8, "activations").ctypes.data
+    assert device.empty((1 << 20,), np.uint8, "activations").ctypes.data == first
+    for size in (1 << 18, 1 << 19, 3 << 18, 1 << 20):
+        device.empty((size,), np.uint8, "activations")
+        assert device._kept_bytes <= device.peak.total()
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ValueError, match="workspace"):
+        devices.open("reference").empty((1,), np.float32, "scrap")
+
+
+def test_missing_kernels_and_devices_are_named():
+    with pytest.raises(BackendError, match="no operation named 'softmix'"):
+        _ = devices.open("reference").softmix
+    from minibert.kernels import load
+
+    with pytest.raises(BackendError, match=r"matmul has no 'metal' kernel \(have: reference, cpu"):
+        load("matmul", "metal")
+    with pytest.raises(BackendError, match="'tpu9' device"):
+        devices.open("tpu9")
+
+
+def test_run_covers_every_chunk_once_for_any_number_of_threads():
+    before = cpu.threads()
+    try:
+        for threads in (1, 2, 5):
+            cpu.set_threads(threads)
+            for count in (0, 1, 2, 7, 100):
+                seen = np.zeros(count, int)
+
+                def kernel(worker: int, begin: int, end: int, seen: np.ndarray) -> None:
+                    assert 0 <= worker < cpu.threads()
+                    seen[begin:end] += 1
+
+                cpu.run(kernel, count, seen)
+                assert (seen == 1).all()
+    finally:
+        cpu.set_threads(before)
+
+
+def test_an_error_in_a_worker_reaches_the_caller():
+    def kernel(worker: int, begin: int, end: int) -> None:
+        if end == 100:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cpu.run(kernel, 100)
+
+
+def test_the_top_level_folder_refuses_to_be_imported_as_kernels():
+    done = subprocess.run([sys.executable, "-c", "import kernels"], capture_output=True, text=True)
+    assert done.returncode == 1 and "import minibert.kernels" in done.stderr

@@ -1,0 +1,474 @@
+"""Downloads against a server on this machine that speaks the hub's protocol and cuts connections."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import re
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minibert import checkpoint, datasets, files, hub, models
+from minibert.checkpoint import names
+from minibert.config import BertConfig
+from minibert.errors import CheckpointError, ConfigError, DataError, DownloadError
+
+SMALL = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "somebody/small-bert"
+
+
+@dataclass
+class Server:
+    """What is served, and what was asked for. `cut` closes a path's connection once after so many bytes."""
+
+    files: dict[str, bytes] = field(default_factory=dict)  # plain paths
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    answer: dict[str, int] = field(default_factory=dict)  # path: an HTTP error
+    ranges: bool = True
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
+    url: str = ""
+
+    def find(self, path: str) -> bytes | None:
+        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        if found:
+            return self.repositories.get(found[1], {}).get(found[2])
+        return self.files.get(path.lstrip("/"))
+
+    def api(self, path: str) -> bytes | None:
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/[^/]+|(/tree/[^/]+))?", path)
+        if not found or found[1] not in self.repositories:
+            return None
+        held = self.repositories[found[1]]
+        if found[2]:
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in held.items()
+            ]
+            return json.dumps(tree).encode()
+        siblings = [{"rfilename": name} for name in held]
+        return json.dumps({"id": found[1], "modelId": found[1], "sha": COMMIT, "siblings": siblings}).encode()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        span = self.headers.get("Range")
+        self.state.asked.append((self.command, path, span))
+        data = self.state.api(path) if path.startswith("/api/") else self.state.find(path)
+        status = self.state.answer.get(path, 200 if data is not None else 404)
+        if status != 200 or data is None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", "RepoNotFound" if path.startswith("/api/") else "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = 0
+        if span and self.state.ranges:
+            start = int(span.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Type", "application/json" if path.startswith("/api/") else "application/octet-stream")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = data[start:]
+        if (after := self.state.cut.pop(path, None)) is not None:
+            self.wfile.write(body[:after])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+    handler = type("Bound", (Handler,), {"state": state})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        state.url = f"http://127.0.0.1:{listening.server_address[1]}"
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield state
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's real caches, and no waiting between tries."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def endpoint(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server as the hub: HF_ENDPOINT is read once, when huggingface_hub is imported, so what it sets is set."""
+    from huggingface_hub import constants
+
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    return server
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, bytes]:
+    """The files of a small checkpoint with its vocabulary, and some that are not wanted."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in names.shapes(SMALL).items()}
+    checkpoint.save(tmp_path / "made", SMALL, arrays)
+    held = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    unwanted = {
+        "README.md": b"#",
+        "pytorch_model.bin": b"PK\x03\x04",
+        "onnx/model.onnx": b"x",
+        "1_Pooling/config.json": b"{}",
+    }
+    return held | {"vocab.txt": b"[PAD]\n[UNK]\n"} | unwanted
+
+
+# --- checkpoints through huggingface_hub
+
+
+def test_hub_download_then_offline(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+    endpoint.repositories[REPOSITORY] = small
+    place = hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert sorted(path.name for path in place.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    found = checkpoint.load(place)
+    assert found.vocab == place / "vocab.txt" and found.config.hidden_size == 8
+    endpoint.asked.clear()
+    assert hub.resolve(REPOSITORY, cache=tmp_path / "hub") == place
+    assert endpoint.asked == [], "a complete copy needs no network"
+
+
+def test_hub_sharded(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+    arrays = checkpoint.load(tmp_path / "made").arrays
+    checkpoint.save(tmp_path / "shards", SMALL, arrays, max_shard_bytes=2000)
+    held = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()} | {"vocab.txt": b"[PAD]\n"}
+    assert len(held) > 4
+    endpoint.repositories[REPOSITORY] = held
+    place = hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert np.array_equal(checkpoint.load(place).arrays["pooler.dense.weight"], arrays["pooler.dense.weight"])
+    # a shard that got lost is fetched again
+    shard = next(place.glob("model-*"))
+    shard.resolve().unlink()
+    shard.unlink()
+    assert hub.resolve(REPOSITORY, cache=tmp_path / "hub") == place and shard.exists()
+
+
+def test_hub_interrupted_download_resumes(
+    endpoint: Server, small: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 400)  # it keeps whole pieces, of 10 MB else
+    endpoint.repositories[REPOSITORY] = small
+    weights = f"/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    endpoint.cut[weights] = 1000
+    place = hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert (place / "model.safetensors").read_bytes() == small["model.safetensors"]
+    assert [span for method, path, span in endpoint.asked if method == "GET" and path == weights] == [
+        None,
+        "bytes=800-",
+    ]
+
+
+def test_hub_wrong_checksum_is_refused(
+    endpoint: Server, small: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.repositories[REPOSITORY] = small
+    good = {"model.safetensors": hashlib.sha256(small["model.safetensors"]).hexdigest()}
+    monkeypatch.setitem(hub.ALIASES, "good", hub.Source(REPOSITORY, good))
+    monkeypatch.setitem(hub.ALIASES, "bad", hub.Source(REPOSITORY, {"vocab.txt": "0" * 64}))
+    assert hub.resolve("good", cache=tmp_path / "hub").is_dir()
+    for _ in range(2):  # also when it is in the cache already
+        with pytest.raises(
+            DownloadError, match="vocab.txt: SHA-256 .* is not the published 0000.*: delete .*small-bert"
+        ):
+            hub.resolve("bad", cache=tmp_path / "hub")
+
+
+def test_hub_without_safetensors(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+    del small["model.safetensors"]
+    endpoint.repositories[REPOSITORY] = small
+    with pytest.raises(CheckpointError, match="somebody/small-bert: has no model.safetensors .*pytorch_model.bin"):
+        hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+
+
+def test_hub_unknown_id(endpoint: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DownloadError, match="nobody/nothing: no such repository on the hub") as caught:
+        hub.resolve("nobody/nothing", cache=tmp_path / "hub")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="bert-huge: is no folder, hub id .OWNER/NAME. or alias: .*base, large"):
+        hub.resolve("bert-huge", cache=tmp_path / "hub")
+    assert capfd.readouterr().err == ""
+
+
+def test_hub_out_of_reach(tmp_path: Path, endpoint: Server, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    from huggingface_hub import constants
+
+    with socket.socket() as taken:  # bound and not listening: refuses
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(DownloadError) as caught:
+            hub.resolve("base", cache=tmp_path / "hub")
+    text = str(caught.value)
+    assert text.startswith("google-bert/bert-base-uncased: cannot reach the hub") and "\n" not in text
+    assert all(option in text for option in ("--sample", "--checkpoint DIR", "--data-dir DIR"))
+    assert capfd.readouterr().err == "", "the one line is the error's"
+
+
+def test_hub_server_error(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+    endpoint.repositories[REPOSITORY] = small
+    endpoint.answer[f"/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"] = 403
+    with pytest.raises(DownloadError) as caught:
+        hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert "\n" not in str(caught.value) and "403" in str(caught.value)
+
+
+def test_local_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert hub.resolve("mine") == Path("mine")
+    assert str(hub.resolve("random:base")) == "random:base"
+    assert {"base", "large", "tiny", "mini", "small", "medium", "minilm"} <= hub.ALIASES.keys()
+    assert models.NAMES == ("base", "large", "tiny", "mini", "small", "medium", "minilm")
+
+
+# --- data
+
+
+def fetch(server: Server, path: Path, **options: object) -> str:
+    return files.fetch(f"{server.url}/file", path, **options)  # type: ignore[arg-type]
+
+
+DATA = bytes(range(251)) * 20_000
+
+
+def test_fetch_and_progress(server: Server, tmp_path: Path) -> None:
+    server.files["file"] = DATA
+    seen: list[tuple[str, int, int | None]] = []
+    got = fetch(server, tmp_path / "new" / "out", progress=lambda *step: seen.append(step))
+    assert got == hashlib.sha256(DATA).hexdigest() and (tmp_path / "new" / "out").read_bytes() == DATA
+    assert seen[-1] == ("out", len(DATA), len(DATA)) and len(seen) > 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def test_fetch_resumes_a_cut_connection(server: Server, tmp_path: Path) -> None:
+    server.files["file"] = DATA
+    server.cut["/file"] = 1_234_567
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert [span for _, _, span in server.asked] == [None, "bytes=1234567-"]
+
+
+def test_fetch_resumes_in_a_later_run(server: Server, tmp_path: Path) -> None:
+    server.files["file"] = DATA
+    server.cut["/file"] = 1_000_000
+    with pytest.raises(DownloadError, match=r"cannot be reached \(1000000 of 5020000 bytes came\)"):
+        fetch(server, tmp_path / "out", tries=1)
+    assert not (tmp_path / "out").exists()
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA and server.asked[-1][2] == "bytes=1000000-"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_fetch_begins_again_when_the_file_changed(server: Server, tmp_path: Path, ranges: bool) -> None:
+    server.files["file"] = DATA
+    server.cut["/file"] = 1_000_000
+    with pytest.raises(DownloadError):
+        fetch(server, tmp_path / "out", tries=1)
+    server.files["file"] = DATA[::-1]
+    server.ranges = ranges  # a server may also answer a Range with the whole file
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA[::-1]
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_fetch_begins_again_after_a_part_that_is_too_long(server: Server, tmp_path: Path) -> None:
+    server.files["file"] = b"short"
+    (tmp_path / "out.00000000.part").write_bytes(DATA)
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"short"
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+
+
+def test_fetch_refuses(server: Server, tmp_path: Path) -> None:
+    server.files["file"] = DATA
+    with pytest.raises(DownloadError, match="is not the published abc"):
+        fetch(server, tmp_path / "out", known_sha256="abc")
+    with pytest.raises(DownloadError, match="5020000 bytes are more than the 1000 expected"):
+        fetch(server, tmp_path / "out", limit=1000)
+    with pytest.raises(DownloadError, match="the server answered 404"):
+        files.fetch(f"{server.url}/gone", tmp_path / "out")
+    server.answer["/file"] = 503
+    server.asked.clear()
+    with pytest.raises(DownloadError, match="--data-dir DIR"):
+        fetch(server, tmp_path / "out", tries=3)
+    assert len(server.asked) == 3
+    assert list(tmp_path.glob("out*")) == []
+
+
+def archive(members: dict[str, bytes]) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, data in members.items():
+            out.writestr(name, data)
+    return memory.getvalue()
+
+
+@pytest.fixture
+def glue(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("MINIBERT_DATA_URL", server.url)
+    return server
+
+
+RTE = {f"RTE/{part}.tsv": f"index\tof {part}\n".encode() for part in ("train", "dev", "test")}
+
+
+def test_task_is_unpacked_and_cached(glue: Server, tmp_path: Path) -> None:
+    glue.files["glue/data/RTE.zip"] = archive(
+        RTE
+        | {
+            "RTE/original/train.tsv": b"no",
+            "__MACOSX/RTE/dev.tsv": b"no",
+            "../../train.tsv": b"no",
+            "/dev.tsv": b"no",
+        }
+    )
+    assert datasets.cached("rte") is None
+    folder = datasets.fetch_task("rte")
+    assert folder == tmp_path / "cache" / "minibert" / "glue" / "RTE" == datasets.cached("RTE")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name.removeprefix("RTE/"): data for name, data in RTE.items()
+    }
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["RTE", "checksums.json"]
+    glue.asked.clear()
+    assert datasets.fetch_task("RTE") == folder and glue.asked == []
+
+
+def test_task_that_changes_later_is_refused(glue: Server) -> None:
+    glue.files["glue/data/RTE.zip"] = archive(RTE)
+    folder = datasets.fetch_task("rte")
+    (folder / "dev.tsv").unlink()
+    datasets.fetch_task("rte")
+    (folder / "dev.tsv").unlink()
+    glue.files["glue/data/RTE.zip"] = archive(RTE | {"RTE/dev.tsv": b"other"})
+    with pytest.raises(DownloadError, match="RTE.zip: SHA-256 .* is not the published"):
+        datasets.fetch_task("rte")
+    assert not (folder / "dev.tsv").exists()
+
+
+def test_damaged_archives(glue: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = archive(RTE)
+    at = good.index(b"RTE/train.tsv") + 20
+    for bad, said in (
+        (b"", "damaged zip"),
+        (good[:-30], "damaged zip"),
+        (good[:at] + b"\xff\xff\xff\xff" + good[at + 4 :], "damaged zip"),
+        (archive({"RTE/train.tsv": b"x"}), "holds no dev.tsv, test.tsv"),
+    ):
+        glue.files["glue/data/RTE.zip"] = bad
+        with pytest.raises(DownloadError, match=said) as caught:
+            datasets.fetch_task("rte")
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(datasets, "_LIMIT", 1 << 16)
+    glue.files["glue/data/RTE.zip"] = archive(RTE | {"RTE/test.tsv": b"\0" * (1 << 20)})  # a bomb of 1 kB
+    with pytest.raises(DownloadError, match="unpacks to more than 65536 bytes"):
+        datasets.fetch_task("rte")
+    assert datasets.cached("rte") is None
+    glue.files["glue/data/RTE.zip"] = good  # nothing bad was recorded as the right checksum
+    assert datasets.fetch_task("rte").is_dir()
+
+
+def test_two_archives_and_a_plain_file(glue: Server) -> None:
+    glue.files["XNLI/XNLI-1.0.zip"] = archive({"XNLI-1.0/xnli.dev.tsv": b"dev", "XNLI-1.0/xnli.test.tsv": b"test"})
+    glue.files["XNLI/XNLI-MT-1.0.zip"] = archive({"XNLI-MT-1.0/multinli/multinli.train.zh.tsv": b"train"})
+    glue.files["glue/data/AX.tsv"] = b"index\n"
+    assert (datasets.fetch_task("xnli") / "multinli" / "multinli.train.zh.tsv").read_bytes() == b"train"
+    assert (datasets.fetch_task("ax") / "AX.tsv").read_bytes() == b"index\n"
+
+
+def test_mrpc_is_assembled_as_glue_has_it(glue: Server, shared: Path) -> None:
+    theirs = shared / "data" / "glue" / "MRPC"
+    for part in ("train", "test"):
+        name = f"msr_paraphrase_{part}.txt"
+        glue.files[f"senteval/senteval_data/{name}"] = (theirs / name).read_bytes()
+    glue.cut["/senteval/senteval_data/msr_paraphrase_train.txt"] = 500_000
+    folder = datasets.fetch_task("mrpc")
+    for part in ("train", "dev", "test"):
+        assert (folder / f"{part}.tsv").read_bytes() == (theirs / f"{part}.tsv").read_bytes(), part
+
+
+def test_mrpc_of_another_content_is_refused(glue: Server) -> None:
+    glue.files["senteval/senteval_data/msr_paraphrase_train.txt"] = b"other"
+    with pytest.raises(DownloadError, match="is not the published 60a9b09084528f06"):
+        datasets.fetch_task("mrpc")
+
+
+def test_mrpc_rows_that_are_short(tmp_path: Path) -> None:
+    (tmp_path / "train").write_bytes(b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t2\n")
+    with pytest.raises(DataError, match="train:2: not label, two ids"):
+        datasets.assemble_mrpc(tmp_path / "train", tmp_path / "train", tmp_path / "out")
+
+
+def test_data_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MINIBERT_DATA_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(DownloadError) as caught:
+            datasets.fetch_task("mrpc")
+    text = str(caught.value)
+    assert "\n" not in text and all(o in text for o in ("--sample", "--checkpoint DIR", "--data-dir DIR"))
+
+
+def test_download_takes_checkpoints_and_tasks(glue: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glue.files["glue/data/RTE.zip"] = archive(RTE)
+    monkeypatch.setattr(hub, "resolve", lambda name: tmp_path / name)
+    places = hub.download(["rte", "base", "owner/name"])
+    assert places == {
+        "rte": datasets.cached("rte"), "base": tmp_path / "base", "owner/name": tmp_path / "owner/name",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="nonsense: is no checkpoint .*and no task .CoLA"):
+        hub.download(["nonsense"])
+    with pytest.raises(DataError, match="nonsense: there is no such task to download"):
+        datasets.fetch_task("nonsense")
+
+
+@pytest.mark.parametrize("spelling, task", [("sst2", "SST-2"), ("SST-2", "SST-2"), ("sts_b", "STS-B"), ("x", None)])
+def test_spellings(spelling: str, task: str | None) -> None:
+    assert datasets.find(spelling) == task

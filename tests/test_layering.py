@@ -1,0 +1,119 @@
+"""Who may import whom: the source is read, so that the table in docs/design.md stays true."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Every module of the package and what else of the package it may import; `*` stands for anything.
+ALLOWED = {
+    "cli": "*",
+    "__main__": "cli",
+    "__init__": "errors finetuning model",  # on first use
+    "finetuning": "training bert tasks datasets hub checkpoint model runs settings progress random tokenizer files "
+    "errors",
+    "prediction": "model tasks files errors",
+    "training": "bert batch optim metrics model runs settings progress random tasks tokenizer autograd errors",
+    "model": "bert batch checkpoint hub runs tokenizer autograd kernels errors",
+    "runs": "checkpoint files optim errors",
+    "bert": "ops autograd batch config parameters random kernels",
+    "ops": "autograd batch parameters random kernels",
+    "autograd": "",
+    "parameters": "kernels",
+    "batch": "tokenizer kernels",
+    "optim": "parameters",
+    "random": "kernels",
+    "settings": "errors",
+    "progress": "",
+    "metrics": "errors",
+    "tokenizer": "files errors",
+    "tasks": "tasks models files errors",
+    "checkpoint": "checkpoint config files models random errors",
+    "models": "models config files errors",
+    "hub": "datasets files errors",
+    "datasets": "files models errors",
+    "config": "errors",
+    "files": "errors",
+    "errors": "",
+    "kernels": "kernels errors",
+}
+
+# Heavy packages and the only places that may import them.
+HOMES = {
+    "numba": ("kernels/*/cpu.py", "kernels/devices/cpu.py", "kernels/common/*.py"),
+    "llvmlite": ("kernels/devices/cpu.py", "kernels/common/*.py"),
+    "cupy": ("kernels/*/gpu.py", "kernels/devices/gpu.py"),
+    "jax": ("minibert/tpu/*.py",),
+    "click": ("cli/*.py",),
+    "torch": (),
+    "tensorflow": (),
+}
+
+
+def sources() -> list[Path]:
+    found = [p for top in ("minibert", "kernels", "cli") for p in (ROOT / top).rglob("*.py")]
+    links = {ROOT / "minibert" / "kernels", ROOT / "minibert" / "cli"}
+    return [p for p in found if not links & set(p.parents)]
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of what a module imports, at any depth; relative imports resolved inside the package."""
+    package = path.relative_to(ROOT).with_suffix("").parts
+    package = package if package[0] == "minibert" else ("minibert", *package)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return found
+
+
+def area(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "minibert" else parts[0]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path):
+    allowed = ALLOWED[area(path)].split()
+    if allowed == ["*"]:
+        return
+    known = {name for name in ALLOWED if not name.startswith("__")}
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "minibert" and len(parts) > 1 and parts[1] in known and parts[1] != area(path):
+            assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_heavy_packages_stay_at_home(package):
+    homes = {p for pattern in HOMES[package] for p in ROOT.glob(pattern)}
+    for path in sources():
+        used = {name.split(".")[0] for name in imports(path)}
+        assert package not in used or path in homes, f"{path.relative_to(ROOT)} imports {package}"
+
+
+def test_importing_minibert_and_its_command_line_loads_nothing_heavy():
+    code = (
+        "import sys, minibert, minibert.cli\n"
+        "heavy = {'numba', 'cupy', 'jax', 'numpy', 'tokenizers', 'huggingface_hub', 'rich'} & set(sys.modules)\n"
+        "sys.exit(' '.join(sorted(heavy)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_tracked_file_is_a_stray():
+    """The top level is what docs/design.md draws."""
+    assert {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))} - {
+        "build", "dist", "runs", "minibert.egg-info",
+    } == {"minibert", "kernels", "cli", "tests", "benches", "docs", "tools"}  # fmt: skip

@@ -1,0 +1,372 @@
+"""Each task on a fixture in its true layout, one's own tables, and every way in which a data file can be bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minibert import tasks
+from minibert.errors import ConfigError, DataError, MinibertError
+from minibert.tasks.table import read_pairs, table
+
+GLUE = Path(__file__).parent / "fixtures" / "glue"
+
+# task, split, rows, labels' names in the file's order (None where the file has none)
+C, E, N = "contradiction", "entailment", "neutral"
+NLI = [E, C, N, C, E, N, E, C, N, N]
+RTE = ["not_entailment" if label != E else E for label in NLI]
+QNLI = [E if i in (0, 2, 4, 5, 7) else "not_entailment" for i in range(10)]
+ALTERNATE = ["1", "0"] * 5
+STS = [5.0, 1.2, 4.75, 0.4, 5.0, 2.6, 4.8, 2.0, 4.2, 1.75]
+WNLI = list("1110101001")
+XNLI = [E, C, N, C, E, N, C, E, N, N]
+LAYOUTS = [
+    ("cola", ALTERNATE, ALTERNATE[::-1]),
+    ("sst-2", ALTERNATE, ALTERNATE[::-1]),
+    ("mrpc", ALTERNATE, ALTERNATE[::-1]),
+    ("sts-b", STS, STS[::-1]),
+    ("qqp", ALTERNATE[:8], ALTERNATE[7::-1]),
+    ("mnli", NLI, NLI),
+    ("qnli", QNLI, QNLI[::-1]),
+    ("rte", RTE, RTE[::-1]),
+    ("wnli", WNLI, WNLI[::-1]),
+    ("xnli", XNLI, XNLI[:5]),
+]
+
+
+def labels_of(task: tasks.Task, split: str) -> list[str | float | None]:
+    examples = task.read(split, GLUE)
+    if task.regression:
+        return [example.label for example in examples]
+    return [None if example.label is None else task.labels[int(example.label)] for example in examples]
+
+
+@pytest.mark.parametrize(("name", "train", "dev"), LAYOUTS)
+def test_each_layout_is_read(name: str, train: list, dev: list) -> None:
+    task = tasks.get(name)
+    assert labels_of(task, "train") == train
+    assert labels_of(task, "dev") == dev
+    assert set(labels_of(task, "test")) == ({None} if name != "xnli" else {E, C, N})
+    for split in task.splits:
+        assert all(path.is_file() for path in task.paths(split, GLUE))
+        for example in task.read(split, GLUE):
+            assert example.text_a
+            assert (example.text_b is not None) == task.pairs
+            assert not any(mark in example.text_a + (example.text_b or "") for mark in "\ufeff\r\n\t")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "row", "id", "text_a", "text_b"),
+    [
+        ("cola", "train", 4, "4", '"Wait, who painted the fence?', None),
+        ("cola", "dev", 9, "9", "The ferry left the harbour before the fog came down.", None),  # no newline after it
+        ("cola", "test", 0, "0", "The ferry left the harbour before the fog came down.", None),  # has a header
+        ("sst-2", "dev", 9, "9", "a warm , funny and oddly moving portrait of two brothers ", None),
+        ("mrpc", "train", 3, "3", 'He called it " a quiet success .', "A critic called it a loud failure ."),
+        ("mrpc", "dev", 0, "0", "The museum bought 12 paintings .", None),
+        ("mrpc", "test", 8, "8", "Rain delayed the launch &amp; the parade .", None),  # entities stay as they are
+        ("sts-b", "train", 1, "1", "Prices rose 3.1 percent in the north .", None),
+        ("qqp", "train", 4, "4", "Why is the sky blue?", "Why does the sky look blue?"),  # after two short rows
+        ("mnli", "dev-mismatched", 9, "9", "A man is tuning a piano in an empty hall.", "A piano is being tuned."),
+        ("mnli", "test-mismatched", 0, "0", "The report has 40 pages.", "The report is short."),
+        ("qnli", "train", 7, "7", 'Which 5" gun was used?', 'The ship carried one 5" gun.'),
+        ("ax", "dev", 3, "3", "'No,' she said, \"not yet.", "She agreed at once."),
+        ("ax", "test", 3, "3", "'No,' she said, \"not yet.", "She agreed at once."),
+        ("xnli", "dev", 3, "3", "她说“还没到时候。", "她马上同意了。"),  # the English rows before it are left out
+    ],
+)  # fmt: skip
+def test_single_rows(name: str, split: str, row: int, id: str, text_a: str, text_b: str | None) -> None:
+    example = tasks.get(name).read(split, GLUE)[row]
+    assert (example.id, example.text_a) == (id, text_a)
+    assert text_b is None or example.text_b == text_b
+
+
+def test_the_diagnostic_set_has_labels_in_one_of_its_files() -> None:
+    ax = tasks.get("AX")
+    assert labels_of(ax, "dev") == NLI
+    assert labels_of(ax, "test") == [None] * 10
+    assert ax.labels == tasks.get("mnli").labels
+    with pytest.raises(ConfigError, match="no split 'train'"):
+        ax.read("train", GLUE)
+
+
+def test_label_orders_are_googles() -> None:
+    assert tasks.get("mnli").labels == tasks.get("xnli").labels == ("contradiction", "entailment", "neutral")
+    assert tasks.get("rte").labels == tasks.get("qnli").labels == ("entailment", "not_entailment")
+    assert tasks.get("mrpc").labels == ("0", "1")
+    assert (
+        tasks.get("sts-b").labels == ()
+        and tasks.get("sts-b").regression
+        and tasks.get("sts-b").num_outputs == 1
+    )
+
+
+def test_names() -> None:
+    assert tasks.names() == (
+        "cola", "sst-2", "mrpc", "sts-b", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "xnli"
+    )  # fmt: skip
+    assert tasks.get("SST2") is tasks.get("sst_2") is tasks.get("SST-2")
+    assert tasks.get("mnli").dev_splits == ("dev", "dev-mismatched")
+    with pytest.raises(ConfigError, match=r"no task 'mprc'; did you mean mrpc\?"):
+        tasks.get("mprc")
+
+
+def test_short_rows_of_qqp_are_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(tasks.get("qqp").read("train", GLUE)) == 8
+    assert "2 rows have too few columns, first line 6: skipped" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["MRPC", "mrpc", "glue/MRPC", "glue/mrpc"])
+def test_data_dir_is_the_tasks_folder_or_the_one_above(tmp_path: Path, folder: str) -> None:
+    shutil.copytree(GLUE / "MRPC", tmp_path / folder)
+    for data_dir in (tmp_path / folder, (tmp_path / folder).parent):
+        assert len(tasks.get("mrpc").read("train", data_dir)) == 10
+
+
+def damaged(tmp_path: Path, name: str, content: bytes) -> Path:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return tmp_path
+
+
+HEADER = b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+GOOD = b"1\t10\t20\tone\ttwo\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "train.tsv: empty"),
+        (b" \n\n", "train.tsv: empty"),
+        (HEADER, "no rows below the header"),
+        (b"\xef\xbb\xbf" + HEADER, "no rows below the header"),
+        (GOOD + GOOD, "line 1: no column '#1 String'"),
+        (b"index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n", "line 1: no column '#1 String'"),
+        (b"index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\tb\n", "line 1: no column 'Quality'"),
+        (HEADER + GOOD + b"1\t10\t20\tone", "no newline at the end: cut off"),
+        (HEADER + GOOD + b"1\t10\t20\tone\tsome of tw", "no newline at the end: cut off"),
+        (HEADER + GOOD + b"1\t10\t20\tone\n" + GOOD, "line 3: 4 of 5 columns"),
+        (HEADER + GOOD + b"\n" + GOOD, "line 3: 1 of 5 columns"),
+        (HEADER + GOOD + b"2\t10\t20\tone\ttwo\n", r"line 3: unknown label '2' \(known: 0, 1\)"),
+        (HEADER + GOOD + b"\t10\t20\tone\ttwo\n", "line 3: unknown label ''"),
+        (HEADER + GOOD + b"1\t10\t20\to\xffe\ttwo\n", "line 3: not UTF-8"),
+        (HEADER + GOOD + b"1\t10\t20\to\0e\ttwo\n", "line 3: a NUL byte"),
+        ((HEADER + GOOD).decode().encode("utf-16"), "line 1: "),
+    ],
+)
+def test_a_bad_file_gets_one_line_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
+    data_dir = damaged(tmp_path, "MRPC/train.tsv", content)
+    with pytest.raises(DataError, match=message) as error:
+        tasks.get("mrpc").read("train", data_dir)
+    assert str(tmp_path / "MRPC" / "train.tsv") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_or_folder_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"train.tsv: no such file; .*--data-dir MRPC/ or the folder that holds it"
+    ):
+        tasks.get("mrpc").read("train", tmp_path)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        tasks.get("mrpc").read("train", tmp_path / "nowhere")
+    (tmp_path / "MRPC" / "train.tsv").mkdir(parents=True)
+    with pytest.raises(DataError, match="train.tsv: cannot read"):
+        tasks.get("mrpc").read("train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("sts-b", "STS-B/train.tsv", b"sentence1\tsentence2\tscore\na\tb\tx\n", "line 2: the label 'x' is no number"),
+        ("sts-b", "STS-B/train.tsv", b"sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: the label 'nan' is no num"),
+        ("rte", "RTE/train.tsv", b"sentence1\tsentence2\tlabel\na\tb\tentail", "line 2: unknown label 'entail'"),
+        ("qqp", "QQP/train.tsv", b"question1\tquestion2\tis_duplicate\na\tb\t1\na\tb", "line 3: 2 of 3 .*cut off"),
+        ("cola", "CoLA/train.tsv", b"x\t1\t\tGood.\nx\t1\n", "line 2: 2 of 4 columns"),
+        ("xnli", "XNLI/xnli.dev.tsv", b"language\tgold_label\tsentence1\tsentence2\nen\tneutral\ta\tb\n",
+         "no rows with language = zh"),
+    ],
+)  # fmt: skip
+def test_bad_rows_of_other_tasks(tmp_path: Path, name: str, file: str, content: bytes, message: str) -> None:
+    split = "dev" if "dev" in file else "train"
+    with pytest.raises(DataError, match=message):
+        tasks.get(name).read(split, damaged(tmp_path, file, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "rows"),
+    [("mrpc", "train", 3668), ("mrpc", "dev", 408), ("mrpc", "test", 1725), ("cola", "train", 8551),
+     ("cola", "dev", 1043), ("cola", "test", 1063), ("rte", "train", 2490), ("rte", "dev", 277),
+     ("rte", "test", 3000), ("sts-b", "train", 5749), ("sts-b", "dev", 1500), ("sts-b", "test", 1379)],
+)  # fmt: skip
+def test_real_files(shared: Path, name: str, split: str, rows: int) -> None:
+    task = tasks.get(name)
+    examples = task.read(split, shared / "data" / "glue")
+    assert len(examples) == rows
+    assert all((example.label is None) == (split == "test") for example in examples)
+    assert all(example.text_a and (example.text_b or not task.pairs) for example in examples)
+    if name == "mrpc" and split == "dev":
+        assert sum(example.label == 1 for example in examples) == 279
+
+
+# One's own tables
+
+
+CSV = 'id,first,second,verdict\n7,"He said ""no"", twice",b,yes\n8,"two\nlines",d,no\n'
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_csv_with_quotes(tmp_path: Path, encoding: str, newline: str) -> None:
+    path = write(tmp_path / "a.csv", CSV.replace("\n", newline), encoding)
+    task = table(path, text_a="first", text_b="second", label="verdict", id="id")
+    first, second = task.read("train")
+    assert task.labels == ("no", "yes") and task.pairs and task.metrics == ("accuracy", "f1")
+    assert (first.id, first.text_a, first.text_b, first.label) == ("7", 'He said "no", twice', "b", 1)
+    assert (second.id, second.text_a, second.label) == ("8", f"two{newline}lines", 0)
+    assert task.paths("train") == [path]
+
+
+def test_tsv_and_jsonl_tables(tmp_path: Path) -> None:
+    tsv = write(tmp_path / "a.tsv", 'sentence\tlabel\n"open\t10\nb\t9\nc\t10\n')
+    task = table(tsv)
+    assert task.labels == ("9", "10") and not task.pairs  # in the order of numbers
+    assert [(e.text_a, e.label) for e in task.read("train")] == [('"open', 1), ("b", 0), ("c", 1)]
+    lines = [{"text_a": "x", "text_b": "y", "label": True}, {"text_a": "z", "text_b": "", "label": False}]
+    jsonl = write(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    task = table(jsonl)
+    assert task.labels == ("false", "true")
+    assert [(e.text_a, e.text_b, e.label) for e in task.read("train")] == [("x", "y", 1), ("z", "", 0)]
+
+
+def test_text_a_alone_is_a_task_of_single_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "sentence1,sentence2,label\na,b,0\nc,d,1\n")
+    assert table(path, text_a="sentence2").read("train")[0].text_b is None
+    assert table(path).read("train")[0].text_b == "b"
+
+
+def test_regression_only_when_asked(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,0.5\nb,2\nc,0.5\n")
+    assert table(path).labels == ("0.5", "2")
+    task = table(path, regression=True)
+    assert task.labels == () and task.metrics == ("pearson", "spearman")
+    assert [example.label for example in task.read("train")] == [0.5, 2.0, 0.5]
+
+
+def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "sentence1\tsentence2\na\tb\n")
+    task = table(test=path, labels=("no", "yes"))
+    assert task.splits == ("test",) and task.read("test")[0].label is None
+    with pytest.raises(ConfigError, match="no training file to find the labels in"):
+        table(test=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text,label\na,0\nb\nc,1\n", "line 3: 1 columns where the header has 2"),
+        ("a.csv", "text,label\na,0\nb,c,1\n", "line 3: 3 columns where the header has 2"),
+        ("a.csv", 'text,label\na,0\n"b,1\nc,1\n', "line 3: .*check the quotes"),
+        ("a.csv", "text,text\na,0\n", "column 'text' stands twice"),
+        ("a.csv", "text,label\n", "no rows below the header"),
+        ("a.csv", "", "empty"),
+        (
+            "a.csv",
+            "words,label\na,0\n",
+            r"no sentence1 and sentence2 \(there are: words, label\); .*--text-a",
+        ),
+        ("a.csv", "text,class\na,0\n", r"line 2: no column 'label' \(there are: text, class\)"),
+        ("a.csv", "text,label\na,0\nb,\n", "line 3: empty label"),
+        ("a.csv", "text,label\na,0\nb,0\n", "holds the one label '0'"),
+        ("a.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(30)), "holds 30 labels in 30 rows"),
+        ("a.tsv", "text\tlabel\na\t0\nb\t1\tx\n", "line 3: 3 columns where the header has 2"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b",\n', "line 2: not JSON"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n["b", 1]\n', "line 2: not an object"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"label": 1}\n', "line 2: no column 'text'"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 0}\n{"text": "\\ud83d", "label": 1}\n',
+            "line 2: 'text' holds a lone",
+        ),
+        ("a.xlsx", "PK", "unknown kind of file"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(MinibertError, match=message) as error:
+        table(path).read("train")
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_label_that_only_dev_has(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", "text,label\na,no\nb,yes\n")
+    dev = write(tmp_path / "dev.csv", "text,label\na,no\nb,maybe\n")
+    with pytest.raises(DataError, match=r"dev.csv: line 3: unknown label 'maybe' \(known: no, yes\)"):
+        table(train, dev).read("dev")
+
+
+# Texts to predict
+
+
+def predicted(text: str | bytes) -> list[tuple[str, str, str | None]]:
+    stream = io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text)
+    return [(e.id, e.text_a, e.text_b) for e in read_pairs(stream)]
+
+
+def test_streams_to_predict() -> None:
+    assert predicted("a\tb\nc\td") == [("0", "a", "b"), ("1", "c", "d")]
+    assert predicted("just one\n\nlast\n") == [("0", "just one", None), ("1", "", None), ("2", "last", None)]
+    assert predicted(b"\xef\xbb\xbfid\tsentence1\tsentence2\r\nx\ta\tb\r\n") == [("x", "a", "b")]
+    assert predicted("sentence\nhello\n") == [("0", "hello", None)]
+    assert predicted('{"sentence1": "a", "sentence2": "b", "id": 5}\n\n{"sentence": "c"}\n') == [
+        ("5", "a", "b"),
+        ("1", "c", None),
+    ]
+    assert predicted('"quoted\tb\n') == [("0", '"quoted', "b")]
+    assert predicted("") == []
+
+
+def test_a_stream_is_read_as_it_comes() -> None:
+    def lines():
+        yield b"a\tb\n"
+        raise AssertionError("the second line was asked for before the first was used")
+
+    first = next(read_pairs(lines()))
+    assert (first.text_a, first.text_b) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a\tb\nc\n", "<stdin>: line 2: 1 columns, not 2"),
+        (b"a\tb\tc\n", "<stdin>: line 1: 3 columns and no header"),
+        (b"a\n\xff\n", "<stdin>: line 2: not UTF-8"),
+        (b"a\nb\0\n", "<stdin>: line 2: a NUL byte"),
+        (b'{"sentence": "a"}\n{"words": "a"}\n', "<stdin>: line 2: no sentence"),
+        (b'{"sentence": "a"}\nb\n', "<stdin>: line 2: not JSON"),
+    ],
+)
+def test_bad_streams(text: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        predicted(text)
+
+
+def test_files_to_predict(tmp_path: Path) -> None:
+    (found,) = read_pairs(write(tmp_path / "p.csv", 'sentence1,sentence2\n"a, b",c\n'))
+    assert (found.text_a, found.text_b) == ("a, b", "c")
+    assert (
+        len(list(read_pairs(GLUE / "MRPC" / "test.tsv"))) == 10
+    )  # a header that is known without being told
+    with pytest.raises(DataError, match="no such file"):
+        list(read_pairs(tmp_path / "missing.tsv"))
