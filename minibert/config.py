@@ -71,9 +71,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
-    id2label: tuple[
-        str, ...
-    ] = ()  # label names in the order of the head's outputs; () where there is no head
+    id2label: tuple[str, ...] = ()  # label names in the order of the head's outputs; () where there is no head
     problem_type: str | None = None  # "regression" for one output trained on squared error
 
     def __post_init__(self) -> None:
@@ -83,8 +81,7 @@ class BertConfig:
                 raise ConfigError(f"{name} must be a whole number from 1 to {largest}, not {value!r}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if not isinstance(self.hidden_act, str) or self.hidden_act not in GELU:
             raise ConfigError(f"hidden_act must be one of {', '.join(GELU)}, not {self.hidden_act!r}")
@@ -107,13 +104,9 @@ class BertConfig:
         if len(set(self.id2label)) != len(self.id2label):
             raise ConfigError(f"id2label names a label twice: {', '.join(self.id2label)}")
         if self.problem_type not in PROBLEM_TYPES:
-            raise ConfigError(
-                f"problem_type {self.problem_type!r} is not supported: one of {PROBLEM_TYPES[1:]}"
-            )
+            raise ConfigError(f"problem_type {self.problem_type!r} is not supported: one of {PROBLEM_TYPES[1:]}")
         if self.problem_type == "regression" and len(self.id2label) > 1:
-            raise ConfigError(
-                f"problem_type regression has one output, but id2label names {len(self.id2label)}"
-            )
+            raise ConfigError(f"problem_type regression has one output, but id2label names {len(self.id2label)}")
 
     @property
     def gelu(self) -> str:
@@ -145,9 +138,7 @@ class BertConfig:
         if own and (stray := ignored_keys(raw)):
             raise ConfigError(f"{where}: unknown setting {', '.join(stray)}: remove it or correct its name")
         if own and raw.get(FORMAT_KEY) != FORMAT:
-            raise ConfigError(
-                f"{where}: {FORMAT_KEY} {_short(raw.get(FORMAT_KEY))} is not {FORMAT}: update minibert"
-            )
+            raise ConfigError(f"{where}: {FORMAT_KEY} {_short(raw.get(FORMAT_KEY))} is not {FORMAT}: update minibert")
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             if raw.get(field.name) is not None:
@@ -170,7 +161,7 @@ class BertConfig:
             FORMAT_KEY: FORMAT,
         }
         # transformers writes null as hidden_dropout_prob; ours means Google's constant, so say which it is.
-        pass
+        raw["classifier_dropout"] = self.head_dropout
         if self.id2label:
             raw["id2label"] = {str(i): label for i, label in enumerate(self.id2label)}
             raw["label2id"] = {label: i for i, label in enumerate(self.id2label)}

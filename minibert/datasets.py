@@ -77,9 +77,11 @@ def fetch_task(name: str, progress: files.Progress | None = None) -> Path:
     task = find(name)
     if task is None:
         raise DataError(f"{name}: there is no such task to download: choose from {', '.join(TASKS)}")
-    if place := cached(task):
-        return place
-    root = files.user_cache() / "glue"
+    with files.one_line(files.user_cache(), "use", DownloadError):
+        return cached(task) or _fetch_task(task, files.user_cache() / "glue", progress)
+
+
+def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     folder = root / task
     ledger = root / "checksums.json"
     recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
@@ -144,6 +146,7 @@ def unpack(archives: list[Path], wanted: tuple[str, ...], folder: Path) -> None:
                         with archive.open(member) as source:
                             files.write_whole(folder / name, _bounded(source, f"{path}: {member.filename}"))
                         missing.remove(name)
+        # OSError: a place in the file that does not exist (what cannot be written is a MinibertError already).
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -151,6 +154,7 @@ def unpack(archives: list[Path], wanted: tuple[str, ...], folder: Path) -> None:
             RuntimeError,
             EOFError,
             ValueError,
+            OSError,
         ) as reason:
             raise DownloadError(f"{path}: a damaged zip ({reason}): fetch it again") from None
     if missing:

@@ -145,11 +145,7 @@ def fetch(
             part = _fetch_once(url, path, limit, progress, timeout)
             break
         except (OSError, http.client.HTTPException) as reason:
-            if (
-                isinstance(reason, urllib.error.HTTPError)
-                and reason.code < 500
-                and reason.code not in (408, 429)
-            ):
+            if isinstance(reason, urllib.error.HTTPError) and reason.code < 500 and reason.code not in (408, 429):
                 raise DownloadError(
                     f"{url}: the server answered {reason.code} {reason.reason}: {OFFLINE_HELP}"
                 ) from None
@@ -174,16 +170,14 @@ def fetch(
     return got
 
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 
 
 def _hopeless(reason: Exception) -> bool:
     """No name service or a refusing host will not get better within seconds."""
     cause = getattr(reason, "reason", None)
     return (
-        isinstance(reason, urllib.error.URLError)
-        and isinstance(cause, OSError)
-        and not isinstance(cause, TimeoutError)
+        isinstance(reason, urllib.error.URLError) and isinstance(cause, OSError) and not isinstance(cause, TimeoutError)
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -67,13 +68,11 @@ def resolve(name: str, cache: Path | None = None) -> Path:
     CheckpointError where the name means nothing or the repository has no weights that can be read,
     DownloadError where the network or a checksum fails.
     """
-    if name not in ALIASES and (name.startswith("random:") or Path(name).exists()):
+    if name not in ALIASES and (name.startswith("random:") or os.path.exists(name)):
         return Path(name)
     source = ALIASES.get(name) or Source(name, {})
     if not _HUB_ID.fullmatch(source.repository):
-        raise CheckpointError(
-            f"{name}: is no folder, hub id (OWNER/NAME) or alias: choose from {', '.join(ALIASES)}"
-        )
+        raise CheckpointError(f"{name}: is no folder, hub id (OWNER/NAME) or alias: choose from {', '.join(ALIASES)}")
     folder = _snapshot(source.repository, cache, local=True)
     if folder is None or not _complete(folder):
         folder = _snapshot(source.repository, cache, local=False)
@@ -87,8 +86,7 @@ def resolve(name: str, cache: Path | None = None) -> Path:
         path = folder / file
         if path.exists() and (got := files.sha256(path)) != known:
             raise DownloadError(
-                f"{path}: SHA-256 {got} is not the published {known}: "
-                f"delete {folder.parent.parent} and try again"
+                f"{path}: SHA-256 {got} is not the published {known}: delete {folder.parent.parent} and try again"
             )
     return folder
 
@@ -171,8 +169,7 @@ def download(names: list[str], progress: files.Progress | None = None) -> dict[s
         is_task = datasets.find(name) is not None
         if not is_task and name not in ALIASES and not _HUB_ID.fullmatch(name):
             raise ConfigError(
-                f"{name}: is no checkpoint (OWNER/NAME, {', '.join(ALIASES)}) "
-                f"and no task ({', '.join(datasets.TASKS)})"
+                f"{name}: is no checkpoint (OWNER/NAME, {', '.join(ALIASES)}) and no task ({', '.join(datasets.TASKS)})"
             )
         places[name] = datasets.fetch_task(name, progress) if is_task else resolve(name)
     return places

@@ -380,6 +380,7 @@ def test_sharded_index_is_not_believed(tmp_path: Path) -> None:
 
 def test_formats_that_are_not_read_yet(tmp_path: Path) -> None:
     refused(tmp_path / "gone", "there is no such checkpoint")
+    refused(tmp_path / ("long" * 100), "File name too long")
     refused(tmp_path, "has no model.safetensors")
     ends = {
         "torch.bin": (b"PK\x03\x04" + b"\0" * 30, "zip archive"),

@@ -1,4 +1,4 @@
-"""docs/kernels.md, as far as the sources can be asked: one signature per operation, no allocation in kernels."""
+"""docs/kernels.md, as far as the sources can be asked: one signature per operation, and no allocation in kernels."""
 
 from __future__ import annotations
 
@@ -11,30 +11,89 @@ import pytest
 ROOT = Path(__file__).parent.parent
 KERNELS = ROOT / "kernels"
 OPERATIONS = sorted(path.parent.name for path in KERNELS.glob("*/reference.py"))
+BACKENDS = sorted(path for name in OPERATIONS for path in KERNELS.glob(f"{name}/[cg]pu.py"))
 ENTRIES = ("workspace", "forward", "backward", "update")
 ALLOCATES = re.compile(
-    r"(np|numpy|cp|cupy)\.(empty|zeros|ones|full|array|copy|ascontiguousarray|asfortranarray|concatenate|stack|[vh]stack"
+    r"(np|numpy|cp|cupy)\.(empty|zeros|ones|full|array|copy|ascontiguousarray|asfortranarray|concatenate|[hvd]?stack"
     r"|tile|repeat|arange|linspace|pad|\w+_like)"
 )
-COPIES = {"copy", "astype", "flatten", "tolist", "tobytes"}
+COPIES = {"copy", "astype", "flatten"}
 
 
-def signatures(path: Path) -> dict[str, list[str]]:
-    """The arguments of a backend's entry points, defaults included, read without importing it."""
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-    return {
-        function.name: [ast.unparse(argument.arg_) if hasattr(argument, "arg_") else argument.arg
-                        for argument in function.args.args] + [ast.unparse(d) for d in function.args.defaults]
-        for function in functions if function.name in ENTRIES
-    }
+def signatures(path: Path) -> dict[str, str]:
+    """The entry points of a backend with their arguments, defaults included; read, not imported."""
+    functions = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    found = {}
+    for function in functions:
+        for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
+            argument.annotation = None
+        if function.name in ENTRIES:
+            found[function.name] = f"({ast.unparse(function.args)})"
+    return found
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """The table of docs/kernels.md as {operation: {entry: arguments}}."""
+    table = {}
+    for line in (ROOT / "docs" / "kernels.md").read_text().splitlines():
+        if re.match(r"\| [a-z]", line) and not line.startswith("| operation"):
+            name, forward, backward, workspace = (cell.strip() for cell in line.strip("|").split("|"))
+            entries = {"forward": forward, "backward": backward, "workspace": workspace}
+            if named := re.match(r"`(\w+)`", forward):
+                entries[named[1]] = entries.pop("forward")[named.end() :]
+            table[name] = {entry: arguments for entry, arguments in entries.items() if arguments}
+    return table
 
 
 def allocations(source: str) -> list[str]:
-    """Calls that make an array, as `line: call`."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            name = ast.unparse(node.func)
-            if ALLOCATES.fullmatch(name) or node.func.attr in COPIES:
-                found.append(f"{node.lineno}: {name}")
-    return found
+    """Calls that make an array, as `line: name`."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    named = [(call, ast.unparse(call.func)) for call in calls if isinstance(call.func, ast.Attribute)]
+    return [f"{call.lineno}: {name}" for call, name in named if ALLOCATES.fullmatch(name) or call.func.attr in COPIES]
+
+
+def test_there_are_operations():
+    assert {"matmul", "attention", "adam"} <= set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_signatures_are_those_of_the_contract(operation):
+    assert signatures(KERNELS / operation / "reference.py") == documented()[operation]
+
+
+@pytest.mark.parametrize("path", BACKENDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_backends_have_the_reference_s_signatures(path):
+    assert signatures(path) == signatures(path.parent / "reference.py")
+
+
+@pytest.mark.parametrize("path", BACKENDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_kernels_allocate_nothing(path):
+    assert allocations(path.read_text()) == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_is_described(operation):
+    """`__init__.py` is the formula in a docstring, and no code."""
+    tree = ast.parse((KERNELS / operation / "__init__.py").read_text())
+    assert len(ast.get_docstring(tree) or "") > 60
+    assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["y = np.empty(3)", "y = np.zeros_like(x)", "y = x.copy()", "f(x.astype(np.float32) + 1)", "np.concatenate(a)"],
+)
+def test_allocations_are_found(line):
+    assert allocations(line)
+
+
+def test_views_are_no_allocations():
+    assert allocations("y = np.add(x.reshape(-1), scratch.view(np.float32), out=y); n = np.float32(1)") == []
+
+
+def test_a_changed_argument_is_found(tmp_path):
+    (tmp_path / "a.py").write_text("def forward(y: int, x) -> None: ...\ndef _helper(): ...")
+    (tmp_path / "b.py").write_text("def forward(x, y) -> None: ...")
+    (tmp_path / "c.py").write_text("def forward(y, x=1) -> None: ...")
+    assert signatures(tmp_path / "a.py") == {"forward": "(y, x)"}
+    assert len({str(signatures(tmp_path / name)) for name in ("a.py", "b.py", "c.py")}) == 3

@@ -361,15 +361,8 @@ RTE = {f"RTE/{part}.tsv": f"index\tof {part}\n".encode() for part in ("train", "
 
 
 def test_task_is_unpacked_and_cached(glue: Server, tmp_path: Path) -> None:
-    glue.files["glue/data/RTE.zip"] = archive(
-        RTE
-        | {
-            "RTE/original/train.tsv": b"no",
-            "__MACOSX/RTE/dev.tsv": b"no",
-            "../../train.tsv": b"no",
-            "/dev.tsv": b"no",
-        }
-    )
+    others = ("RTE/original/train.tsv", "__MACOSX/RTE/dev.tsv", "../../train.tsv", "/tmp/dev.tsv")
+    glue.files["glue/data/RTE.zip"] = archive(dict.fromkeys(others, b"no") | RTE)
     assert datasets.cached("rte") is None
     folder = datasets.fetch_task("rte")
     assert folder == tmp_path / "cache" / "minibert" / "glue" / "RTE" == datasets.cached("RTE")
@@ -454,6 +447,14 @@ def test_data_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
             datasets.fetch_task("mrpc")
     text = str(caught.value)
     assert "\n" not in text and all(o in text for o in ("--sample", "--checkpoint DIR", "--data-dir DIR"))
+
+
+def test_a_cache_that_cannot_be_written(glue: Server, tmp_path: Path) -> None:
+    glue.files["glue/data/RTE.zip"] = archive(RTE)
+    (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+    with pytest.raises(DownloadError, match="cannot (write|use): Not a directory") as caught:
+        datasets.fetch_task("rte")
+    assert "\n" not in str(caught.value)
 
 
 def test_download_takes_checkpoints_and_tasks(glue: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

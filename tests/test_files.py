@@ -17,7 +17,9 @@ from minibert.errors import ConfigError, MinibertError
 def test_write_whole_replaces(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
     files.write_whole(path, b"one")
-    files.write_whole(path, lambda file: file.write(b"two") and None)
+    with open(path, "rb") as reader:
+        files.write_whole(path, lambda file: file.write(b"two") and None)
+        assert reader.read() == b"one", "who has the old file open or mapped keeps it"
     assert path.read_bytes() == b"two"
     assert [child.name for child in path.parent.iterdir()] == ["file"]
 

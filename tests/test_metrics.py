@@ -127,6 +127,11 @@ def test_one_class_is_called_what_it_is() -> None:
     assert result["beats_majority"] is False and "confusion" not in result
 
 
+def test_the_majority_is_that_of_the_labels_not_of_the_predictions() -> None:
+    result = metrics.evaluate(BINARY, one_hot([1, 1, 1, 1, 0]), [0, 0, 0, 1, 1])
+    assert result["majority"] == pytest.approx({"accuracy": 0.6, "f1": 0.0, "matthews": 0.0})
+
+
 def test_mrpc_majority(shared: Path) -> None:
     mrpc = tasks.get("mrpc")
     labels = [example.label for example in mrpc.read("dev", shared / "data" / "glue")]

@@ -75,7 +75,7 @@ def hidden_mask(
     """The multipliers of T tokens: (T, C)."""
     blocks = np.arange(-(-c // 8))
     drawn = words(blocks, positions[:, None], examples[:, None], stream, seed)
-    return multipliers(halves(drawn).reshape(len(positions), -1)[:, :c], rate, dtype)
+    return multipliers(halves(drawn).reshape(len(positions), 8 * len(blocks))[:, :c], rate, dtype)
 
 
 def attention_mask(

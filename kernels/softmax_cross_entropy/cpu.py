@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.elementary import exp
+from minibert.kernels.common.elementary import exp_bounded, helper
 from minibert.kernels.devices.cpu import jit, run
 
 
@@ -14,6 +14,12 @@ def forward(loss: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
 
 def backward(dlogits: np.ndarray, dloss: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
     run(_backward, len(dloss), dlogits, dloss, logits, labels, grain=256)
+
+
+@helper
+def _loss(total, logit, largest):
+    """In a helper, because reassociation would add `largest`, however huge, to the logarithm first."""
+    return np.log(total) - (logit - largest)
 
 
 @jit
@@ -30,8 +36,8 @@ def _forward(worker, begin, end, loss, logits, labels):
         largest = _largest(logits[s])
         total = np.float32(0)
         for i in range(logits.shape[1]):
-            total += exp(logits[s, i] - largest)
-        loss[s] = np.log(total) - (logits[s, labels[s]] - largest)
+            total += exp_bounded(logits[s, i] - largest)
+        loss[s] = _loss(total, logits[s, labels[s]], largest)
 
 
 @jit
@@ -40,7 +46,7 @@ def _backward(worker, begin, end, dlogits, dloss, logits, labels):
         largest = _largest(logits[s])
         total = np.float32(0)
         for i in range(logits.shape[1]):
-            e = exp(logits[s, i] - largest)
+            e = exp_bounded(logits[s, i] - largest)
             dlogits[s, i] = e
             total += e
         scale = dloss[s] / total

@@ -45,9 +45,13 @@ def load(source: Path | str, seed: int = 0) -> Checkpoint:
     Raises CheckpointError naming the tensor that is missing, extra, twice there, misshapen or not finite, and
     ConfigError for a config that describes another model.
     """
-    if str(source).startswith(RANDOM):
-        return _random(str(source).removeprefix(RANDOM), seed)
-    folder = Path(source)
+    with files.one_line(source, "read", CheckpointError):
+        if str(source).startswith(RANDOM):
+            return _random(str(source).removeprefix(RANDOM), seed)
+        return _load(Path(source))
+
+
+def _load(folder: Path) -> Checkpoint:
     _recognise(folder)
     path = _config_path(folder)
     if path is None:
@@ -70,13 +74,9 @@ def save(
     wanted = names.shapes(config, outputs)
     for name in [*wanted, *arrays]:
         if name not in arrays or name not in wanted:
-            raise CheckpointError(
-                f"{folder}: tensor {name} is {'extra' if name in arrays else 'missing'}: not saved"
-            )
+            raise CheckpointError(f"{folder}: tensor {name} is {'extra' if name in arrays else 'missing'}: not saved")
         if arrays[name].shape != wanted[name]:
-            raise CheckpointError(
-                f"{folder}: tensor {name} is {arrays[name].shape}, not {wanted[name]}: not saved"
-            )
+            raise CheckpointError(f"{folder}: tensor {name} is {arrays[name].shape}, not {wanted[name]}: not saved")
     _check_labels(config, outputs, folder)
     huggingface.write_folder(folder, {name: arrays[name] for name in wanted}, max_shard_bytes)
     files.write_whole(folder / "config.json", json.dumps(config.to_dict(), indent=2).encode() + b"\n")
@@ -92,28 +92,20 @@ def _assign(
         name = names.from_huggingface(theirs)
         if name is None:
             if not names.is_extra(theirs):
-                raise CheckpointError(
-                    f"{entries[theirs].where}: is no part of BERT: give a plain BERT checkpoint"
-                )
+                raise CheckpointError(f"{entries[theirs].where}: is no part of BERT: give a plain BERT checkpoint")
             unused.append(theirs)
         elif name in found:
-            raise CheckpointError(
-                f"{folder}: tensors {found[name]!r} and {theirs!r} are the same parameter {name}"
-            )
+            raise CheckpointError(f"{folder}: tensors {found[name]!r} and {theirs!r} are the same parameter {name}")
         else:
             found[name] = theirs
     head = [name for name in names.HEAD if name in found]
     if len(head) == 1:
-        raise CheckpointError(
-            f"{folder}: has {head[0]} but not the rest of the classifier: get the checkpoint again"
-        )
+        raise CheckpointError(f"{folder}: has {head[0]} but not the rest of the classifier: get the checkpoint again")
     # The file says how many outputs the head has; everything else the config says.
     shape = entries[found[names.HEAD[0]]].shape if head else ()
     outputs = shape[0] if shape else None
     if head and not outputs:
-        raise CheckpointError(
-            f"{folder}: tensor classifier.weight has shape {shape}: get the checkpoint again"
-        )
+        raise CheckpointError(f"{folder}: tensor classifier.weight has shape {shape}: get the checkpoint again")
     _check_labels(config, outputs, folder)
     wanted = names.shapes(config, outputs)
     for name, shape in wanted.items():
@@ -177,9 +169,7 @@ _UNREAD = (
     (b"\x80\x02", "an old PyTorch file"),
     (b"\x89HDF", "an HDF5 file"),
 )
-_TENSORFLOW_END = (
-    b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of a TensorFlow index (its table's magic)
-)
+_TENSORFLOW_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of a TensorFlow index (its table's magic)
 
 
 def _recognise(path: Path) -> None:
@@ -190,13 +180,9 @@ def _recognise(path: Path) -> None:
         if any((path / name).is_file() for name in (huggingface.SINGLE, huggingface.INDEX)):
             weights = path / huggingface.SINGLE
             if weights.is_file() and (kind := _kind(weights)):
-                raise CheckpointError(
-                    f"{weights}: is {kind} in spite of its name, which is not read yet: {READS}"
-                )
+                raise CheckpointError(f"{weights}: is {kind} in spite of its name, which is not read yet: {READS}")
             return
-        with files.one_line(path, "read", CheckpointError):
-            candidates = sorted(child for child in path.iterdir() if child.is_file())
-        for child in candidates:
+        for child in sorted(child for child in path.iterdir() if child.is_file()):
             if kind := _kind(child):
                 raise CheckpointError(f"{child}: is {kind}, which is not read yet: {READS}")
         raise CheckpointError(f"{path}: has no {huggingface.SINGLE}: {READS}")

@@ -71,9 +71,7 @@ def read_safetensors(path: Path) -> dict[str, Entry]:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise CheckpointError(
-                f"{path}: its {size} bytes do not hold the header that they announce: {_DAMAGED}"
-            )
+            raise CheckpointError(f"{path}: its {size} bytes do not hold the header that they announce: {_DAMAGED}")
         header = files.parse_json(file.read(length), str(path), CheckpointError)
         start = 8 + length
         with files.one_line(path, "read", CheckpointError):
@@ -93,9 +91,7 @@ def read_safetensors(path: Path) -> dict[str, Entry]:
     expected = 0
     for begin, end, name in sorted(extents):
         if begin != expected:
-            raise CheckpointError(
-                f"{path}: tensor {name[:200]!r}: overlaps another or leaves a gap: {_DAMAGED}"
-            )
+            raise CheckpointError(f"{path}: tensor {name[:200]!r}: overlaps another or leaves a gap: {_DAMAGED}")
         expected = end
     if expected != data.size:
         raise CheckpointError(f"{path}: {data.size - expected} bytes belong to no tensor: {_DAMAGED}")
@@ -115,9 +111,7 @@ def _description(raw: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
     for side in shape:
         extent *= side
     if offsets[1] - offsets[0] != extent:
-        raise CheckpointError(
-            f"{where}: {dtype} of shape {shape} is {extent} bytes, not {offsets}: {_DAMAGED}"
-        )
+        raise CheckpointError(f"{where}: {dtype} of shape {shape} is {extent} bytes, not {offsets}: {_DAMAGED}")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
@@ -136,18 +130,14 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     for name, shard in placed.items():
         # An index may only name files beside it.
         if not isinstance(shard, str) or shard in ("", ".", "..") or set(shard) & set("/\\:\0"):
-            raise CheckpointError(
-                f"{path}: tensor {name[:200]!r} is said to be in {str(shard)[:80]!r}: no file name"
-            )
+            raise CheckpointError(f"{path}: tensor {name[:200]!r} is said to be in {str(shard)[:80]!r}: no file name")
     entries: dict[str, Entry] = {}
     for shard in sorted(set(placed.values())):
         if not (folder / shard).is_file():
             raise CheckpointError(f"{folder / shard}: this shard is missing: get the checkpoint again")
         for name, entry in read_safetensors(folder / shard).items():
             if placed.get(name) != shard:
-                raise CheckpointError(
-                    f"{entry.where}: the index does not place it here: get the checkpoint again"
-                )
+                raise CheckpointError(f"{entry.where}: the index does not place it here: get the checkpoint again")
             entries[name] = entry
     if missing := sorted(placed.keys() - entries.keys()):
         raise CheckpointError(f"{path}: tensor {missing[0][:200]!r} is in no shard: get the checkpoint again")

@@ -34,16 +34,14 @@ def train_step(
     return loss.item()
 
 
-def record_steps(case: str, folder: Path) -> list[float]:
+def record_steps(case: str, folder: Path, peak: float) -> list[float]:
     """The losses of a run of parity.STEPS steps without warm-up."""
     model = load_model(folder).train()
     optimizer, sequences, losses = GoogleAdam(model), parity.training_sequences(case), []
-    size = parity.STEP_SEQUENCES
-    shuffled = order(parity.STEPS * size, parity.STEPS_SEED, 0)
-    for step in range(parity.STEPS):
-        numbers = shuffled[step * size : (step + 1) * size]
+    shuffled = order(len(sequences.labels), parity.STEPS_SEED, 0)
+    for step, numbers in enumerate(shuffled.reshape(parity.STEPS, parity.STEP_SEQUENCES)):
         labels = torch.from_numpy(sequences.labels[numbers]).long()
-        rate = learning_rate(step, parity.STEPS, parity.RATES[case], "google", warmup=0)
+        rate = learning_rate(step, parity.STEPS, peak, "google", warmup=0)
         losses.append(train_step(model, optimizer, tensors(sequences.padded(numbers)), labels, rate))
     return losses
 
@@ -71,12 +69,16 @@ def write(path: Path, content: dict) -> None:
 if __name__ == "__main__":
     transformers.utils.logging.disable_progress_bar()
     shared = Path(os.environ["MINIBERT_SHARED"])
-    losses = {}
-    for case in parity.CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            losses[case] = record_steps(case, parity.write_checkpoint(case, Path(folder), shared))
-    write(parity.STEPS_FILE, {"versions": versions(), "losses": losses})
+    steps = {}
+    for case, peak in parity.RATES.items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = parity.write_checkpoint(case, Path(name), shared)
+            steps[case] = {
+                "losses": record_steps(case, folder, peak),
+                "untrained": record_steps(case, folder, 0.0),
+            }
+    write(parity.STEPS_FILE, {"versions": versions(), **steps})
     with tempfile.TemporaryDirectory() as folder:
         mrpc = record_mrpc(parity.write_minilm(Path(folder), shared), shared / "data/glue")
     write(parity.MRPC_FILE, {"versions": versions(), "settings": parity.MRPC, "losses": mrpc})
-    print(json.dumps(losses, indent=1), np.round(mrpc, 3).tolist())
+    print(json.dumps(steps, indent=1), np.round(mrpc, 3).tolist())

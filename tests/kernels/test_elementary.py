@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import numba
 import numpy as np
 import pytest
 
 from minibert.kernels.common import elementary
-from minibert.kernels.devices.cpu import jit
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-38, 3e38, -3e38], np.float32)
 EXACT = {
     "exp": np.exp,
-    "exp_bounded": lambda x: np.exp(np.clip(x, -87, 87)),
+    "exp_bounded": lambda x: np.select([x < -87.33654, x > 88.37625], [0.0 * x, np.inf], np.exp(x)),
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "tanh": np.tanh,
 }
@@ -21,8 +22,12 @@ EXACT = {
 BOUNDS = {"exp": (1.0, 1e-7), "exp_bounded": (1.0, 1e-7), "erf": (1.2, 7e-8), "tanh": (1.5, 8e-8)}
 
 
-def over(function):
-    @jit
+@functools.cache
+def over(name: str):
+    """The function in a loop, as kernels use it; not cached on disk, so that its code can be looked at."""
+    function = getattr(elementary, name)
+
+    @numba.njit
     def loop(y, x):
         for i in range(x.size):
             y[i] = function(x[i])
@@ -33,7 +38,7 @@ def over(function):
 def points() -> np.ndarray:
     """400,000 bit patterns over all floats, as many between -20 and 20, those near where the formulas change."""
     patterns = np.arange(0, 2**32, 10_007, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    knots = np.array([0.625, 0.875, 4, 9.1, 10, 87, 88.7228, 89, 103.972], np.float32)
+    knots = np.array([0.625, 0.875, 4, 9.1, 44.2, 87.3365, 88.376, 88.7228, 89, 103.972], np.float32)
     near = (knots.view(np.int32)[:, None] + np.arange(-200, 201, dtype=np.int32)).view(np.float32).ravel()
     return np.concatenate([SPECIAL, patterns, np.linspace(-20, 20, 400_000, dtype=np.float32), near, -near])
 
@@ -42,8 +47,9 @@ def points() -> np.ndarray:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on infinities: what they give is what is tested
 def test_accuracy(name):
     x = points()
+    x = x[~(np.abs(x - 88.3763) < 1e-4)]  # where exp_bounded turns infinite, to a rounding
     y = np.full_like(x, 7)
-    over(getattr(elementary, name))(y, x)
+    over(name)(y, x)
     exact = EXACT[name](x.astype(np.float64))
     rounded = exact.astype(np.float32)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
@@ -58,7 +64,7 @@ def test_accuracy(name):
 @pytest.mark.parametrize("name", EXACT)
 def test_loops_are_vectorised(name):
     """One call or branch in the loop and LLVM leaves it scalar, eight times slower or more."""
-    loop = over(getattr(elementary, name))
+    loop = over(name)
     loop(np.zeros(8, np.float32), np.zeros(8, np.float32))
     (code,) = loop.inspect_llvm().values()
     assert any(f"fmul contract <{lanes} x float>" in code for lanes in (4, 8, 16))

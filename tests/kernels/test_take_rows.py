@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bits import unwritten
-from checks import assert_gradients
 
 from minibert.kernels.take_rows import cpu, reference
+
+from checks import assert_gradients
 
 BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
 

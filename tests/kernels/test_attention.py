@@ -1,0 +1,84 @@
+"""Attention over packed sequences: the definition's gradients, and Numba against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bits import assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
+from packed import BATCHES, PRIMES, exact, floats, pack
+
+from minibert.kernels.attention import cpu, reference
+from minibert.kernels.common.philox import attention_mask
+
+KEY = (2**63 + 11, 512 * 7 + 9)
+
+
+def compute(backend, batch, heads, rate, qkv, dy):
+    """(y, lse, dqkv)."""
+    y, lse, dqkv = (unwritten(shape, qkv.dtype) for shape in [dy.shape, (len(dy), heads), qkv.shape])
+    longest = int(np.diff(batch.offsets).max(initial=0))
+    scratch = np.full(backend.workspace(longest, heads, dy.shape[1]), 0xFF, np.uint8)
+    tail = (batch.offsets, batch.examples, heads, rate, *KEY, scratch)
+    backend.forward(y, lse, qkv, *tail)
+    backend.backward(dqkv, dy, y, lse, qkv, *tail)
+    return y, lse, dqkv
+
+
+def make(t, c, shift=0.0, size=1.0):
+    rng = np.random.default_rng(t * 1000 + c)
+    return floats(rng, t, 3 * c, shift=shift) * np.float32(size), floats(rng, t, c)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_reference_gradients(rate):
+    batch = pack((3, 0, 1, 18))
+    qkv, dy = exact(*make(22, 24))
+
+    def function(qkv):
+        return compute(reference, batch, 3, rate, qkv, dy)[0]
+
+    assert_gradients(function, lambda dy: [compute(reference, batch, 3, rate, qkv, dy)[2]], [qkv])
+
+
+CASES = [(name, heads, d, rate) for name in BATCHES for heads, d, rate in [(3, 8, 0.5), (8, 12, 0.0), (2, 64, 0.1)]]
+
+
+@pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 12.0}], ids=["plain", "shifted", "huge"])
+@pytest.mark.parametrize(
+    ("name", "heads", "d", "rate"),
+    [*CASES, ("primes", 12, 32, 0.1), ("primes", 12, 64, 0.1), ("primes", 2, 5, 0.1), ("primes", 1, 1, 0.1)],
+)
+def test_numba(name, heads, d, rate, data):
+    batch = pack(BATCHES[name])
+    inputs = make(sum(BATCHES[name]), heads * d, **data)
+    results = [compute(backend, batch, heads, rate, *arrays)
+               for backend, arrays in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
+    for what, got, naive, wanted in zip(("y", "lse", "dqkv"), *results, strict=True):
+        assert_as_accurate(got, naive, wanted, what=what)
+
+
+def test_huge_logits_are_huge():
+    """The case above means what it says: logits beyond 1e3, where exponentials of unshifted scores overflow."""
+    qkv, _ = make(512, 128, size=12.0)
+    assert np.abs(qkv[:, :64] @ qkv[:, 128:192].T / 8).max() > 1e3
+
+
+def test_one_key_gets_its_mask():
+    """With one token, p = 1: the output is v times that element's multiplier."""
+    batch = pack((1,) * 40)
+    qkv, dy = make(40, 24)
+    y = compute(cpu, batch, 3, 0.5, qkv, dy)[0]
+    masks = np.array([attention_mask(1, 3, example, 0.5, *KEY)[:, 0, 0] for example in batch.examples])
+    assert 0 < (masks > 0).sum() < masks.size
+    np.testing.assert_array_equal(y.reshape(40, 3, 8), qkv[:, 48:].reshape(40, 3, 8) * masks[..., None])
+
+
+def test_threads_and_packing_change_no_bit():
+    batch = pack(PRIMES)
+    qkv, dy = make(len(batch.positions), 96)
+    assert_same_bits(lambda: compute(cpu, batch, 3, 0.1, qkv, dy))
+    whole = compute(cpu, batch, 3, 0.1, qkv, dy)
+    alone = pack((127,), [batch.examples[-1]])
+    for got, wanted in zip(compute(cpu, alone, 3, 0.1, qkv[-127:], dy[-127:]), whole, strict=True):
+        np.testing.assert_array_equal(got, wanted[-127:])

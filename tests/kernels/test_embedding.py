@@ -1,0 +1,76 @@
+"""Embedding with LayerNorm and dropout: the definition's gradients, and Numba against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bits import assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
+from packed import BATCHES, PRIMES, exact, floats, pack
+
+from minibert.kernels.embedding import cpu, reference
+
+EPS = 1e-12
+KEY = (2**63 + 11, 512 * 7 + 9)
+WORDS = 41
+
+
+def compute(backend, batch, rate, word, position, segment, gamma, beta, dy):
+    """(y, mean, rstd, dword, dposition, dsegment, dgamma, dbeta); parameters' gradients are added to ones."""
+    tokens = len(batch.positions)
+    ids = (batch.examples * 7 + batch.positions**2).astype(np.int32) % WORDS  # words come again and again
+    segments = (batch.positions % 3 == 0).astype(np.int32)
+    indices = (ids, segments, batch.positions, batch.examples)
+    y = unwritten(dy.shape, dy.dtype)
+    mean, rstd = (unwritten((tokens,), dy.dtype) for _ in range(2))
+    gradients = [np.ones_like(array) for array in (word, position, segment, gamma, beta)]
+    scratch = np.full(backend.workspace(*dy.shape), 0xFF, np.uint8)
+    backend.forward(y, mean, rstd, *indices, word, position, segment, gamma, beta, EPS, rate, *KEY)
+    backend.backward(
+        *gradients, dy, mean, rstd, *indices, word, position, segment, gamma, rate, *KEY, scratch
+    )  # fmt: skip
+    return y, mean, rstd, *gradients
+
+
+def make(t, c, shift=0.0):
+    rng = np.random.default_rng(t * 1000 + c)
+    tables = [floats(rng, rows, c, shift=shift) for rows in (WORDS, 512, 2)]
+    return *tables, floats(rng, c), floats(rng, c), floats(rng, t, c)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_reference_gradients(rate):
+    batch = pack((3, 1, 4))
+    *parameters, dy = exact(*make(8, 24))
+
+    def function(*inputs):
+        return compute(reference, batch, rate, *inputs, dy)[0]
+
+    def vjp(dy):
+        return [gradient - 1 for gradient in compute(reference, batch, rate, *parameters, dy)[3:]]
+
+    assert_gradients(function, vjp, parameters)
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@pytest.mark.parametrize(
+    ("lengths", "c", "rate"),
+    [(lengths, c, rate) for lengths in BATCHES.values() for c, rate in [(24, 0.5), (96, 0.0), (768, 0.1)]],
+)
+def test_numba(lengths, c, rate, shift):
+    batch, inputs = pack(lengths), make(sum(lengths), c, shift)
+    names = ("y", "mean", "rstd", "dword", "dposition", "dsegment", "dgamma", "dbeta")
+    results = [compute(backend, batch, rate, *data)
+               for backend, data in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
+    for name, got, naive, wanted in zip(names, *results, strict=True):
+        assert_as_accurate(got, naive, wanted, what=name)
+
+
+def test_threads_and_packing_change_no_bit():
+    batch = pack(PRIMES)
+    inputs = make(len(batch.positions), 96)
+    assert_same_bits(lambda: compute(cpu, batch, 0.1, *inputs))
+    alone = batch._replace(positions=batch.positions[-127:], examples=batch.examples[-127:])
+    y = compute(cpu, batch, 0.1, *inputs)[0]
+    y_alone = compute(cpu, alone, 0.1, *inputs[:-1], inputs[-1][-127:])[0]
+    np.testing.assert_array_equal(y_alone, y[-127:])
