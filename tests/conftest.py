@@ -1,11 +1,19 @@
-"""What several test files need: the folder of real data, and kernels' caches kept out of the user's home."""
+"""What several test files need: the folder of real data, and a clean module path."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+import minibert
+
+# `python -m pytest` puts the checkout on the module path, and transformers would take our top-level folder `kernels`
+# for the package of that name. minibert itself is loaded by now and finds its modules without.
+ROOT = Path(minibert.__file__).parent.parent
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 
 @pytest.fixture(scope="session")

@@ -87,16 +87,19 @@ def _share_out(block: Callable[[int, slice, slice], None], rows: int, columns: i
 
 @jit
 def _add_bias(y, bias, top, bottom, left, right):
+    bias = bias[left:right]
     for t in range(top, bottom):
-        for i in range(left, right):
-            y[t, i] += bias[i]
+        row = y[t][left:right]
+        for i in range(row.size):
+            row[i] += bias[i]
 
 
 @jit
 def _accumulate(dw, product, top, left):
     for i in range(product.shape[0]):
-        for j in range(product.shape[1]):
-            dw[top + i, left + j] += product[i, j]
+        row = dw[top + i][left : left + product.shape[1]]
+        for j in range(row.size):
+            row[j] += product[i, j]
 
 
 @jit

@@ -24,6 +24,7 @@ def forward(total: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
 def _squares(worker, begin, end, partials, x):
     for piece in range(begin, end):
         total = 0.0
-        for i in range(piece * PIECE, min((piece + 1) * PIECE, x.size)):
-            total += np.float64(x[i]) * np.float64(x[i])
+        part = x[piece * PIECE : (piece + 1) * PIECE]
+        for i in range(part.size):
+            total += np.float64(part[i]) * np.float64(part[i])
         partials[piece] = total
