@@ -65,9 +65,7 @@ class Ours:
         bert.fill(found.arrays)
         features = Features(*(self.examples[name] for name in ("ids", "segments", "offsets")))
         split = Split("train", features, self.examples["labels"], ())
-        settings = TrainConfig(
-            task="mrpc", batch_size=BATCH, epochs=1, learning_rate=RATE, warmup=0, seed=SEED
-        )
+        settings = TrainConfig(task="mrpc", batch_size=BATCH, epochs=1, learning_rate=RATE, warmup=0, seed=SEED)
         self.trainer, self.session = Trainer(bert, split, settings), bert.device.session()
 
     def loss(self, number: int) -> float:

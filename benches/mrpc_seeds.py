@@ -91,21 +91,21 @@ def table(lines: list[dict], command: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for seed in sorted(ours):
-        a, b = (
-            f"{run['accuracy']:.4f} | {run['f1']:.4f} | {run['seconds']:.0f}"
-            for run in (ours[seed], theirs[seed])
-        )
+        a, b = (f"{run['accuracy']:.4f} | {run['f1']:.4f} | {run['seconds']:.0f}" for run in (ours[seed], theirs[seed]))
         rows.append(f"| {seed} | {a} | {b} |")
     for what, reduce in (("mean", fmean), ("standard error", standard_error)):
         values = [reduce([r[key] for r in side.values()]) for side in (ours, theirs) for key in METRICS]
         a, b, c, d = (f"{value:.4f}" for value in values)
         rows.append(f"| {what} | {a} | {b} | | {c} | {d} | |")
+    failed = [sum(any(r[k] <= majority[k] for k in METRICS) for r in side.values()) for side in (ours, theirs)]
+    rows.append(f"| failed to beat the majority | {failed[0]} | | | {failed[1]} | | |")
     a, b = (f"{majority[key]:.4f}" for key in METRICS)
     rows += [f"| majority class | {a} | {b} | | {a} | {b} | |", ""]
     for key, name in METRICS.items():
         x, y = ([r[key] for r in side.values()] for side in (ours, theirs))
         apart, error = fmean(x) - fmean(y), math.hypot(standard_error(x), standard_error(y))
-        rows.append(f"{name}, ours less theirs: {apart:+.4f}, {apart / error:+.2f} standard errors.")
+        errors = apart / error if error else math.nan
+        rows.append(f"{name}, ours less theirs: {apart:+.4f}, {errors:+.2f} standard errors.")
     peer, load = next(iter(theirs.values())), max(line["load"] for line in lines)
     rows.append(f"{peer['peer']}, {peer['threads']} threads.")
     rows.append(f"Seconds are those of whole processes, under a load average of up to {load:.1f}.")
@@ -127,6 +127,8 @@ def main() -> None:
     if args.seeds < 2:
         parser.error("--seeds: a standard error needs at least two")
     made_by = shlex.join(["python", *sys.argv])
+    if shared := os.environ.get("MINIBERT_SHARED"):
+        made_by = made_by.replace(shared, "$MINIBERT_SHARED")
     text = table(measure(args), made_by)
     if args.output:
         Path(args.output).write_text(text)

@@ -1,10 +1,12 @@
 """The command line: a thin layer over the Python API; each command is one file, heavy imports stand inside.
 
-Imported as `minibert.cli`. Exit code 1 for what is wrong with the input, 2 for wrong usage.
+Imported as `minibert.cli`. An error is one line on stderr. Exit codes: 1 for what is wrong with the input or the
+machine, 2 for wrong usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -16,16 +18,33 @@ from minibert.cli.predict import predict
 from minibert.errors import MinibertError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="minibert", message="minibert %(version)s")
-@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
-def cli(debug: bool) -> None:
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    if wanted:
+        try:
+            click.echo(f"minibert {version('minibert')}")
+        except PackageNotFoundError:
+            click.echo("minibert, a checkout that is not installed")
+        context.exit()
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version and exit.")  # fmt: skip
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error: minibert --debug COMMAND ...")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Fine-tunes BERT: Google's recipe through the project's own autograd and kernels.
 
     \b
     Example:
       minibert finetune mrpc --sample
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for command in (finetune, evaluate, predict, download):
@@ -34,10 +53,26 @@ for command in (finetune, evaluate, predict, download):
 
 def main() -> None:
     """The entry point `minibert`: errors become one line on stderr."""
-    if "--debug" in sys.argv[1:]:
-        cli()
     try:
-        cli()
+        code = cli(prog_name="minibert", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "minibert"
+        code = _complain(2, f"{error.format_message()} (see {command} --help)")
+    except click.Abort as error:  # what click makes of Ctrl-C
+        code = _complain(130, str(error.__cause__ or "") or "interrupted")
     except MinibertError as error:
-        print(f"minibert: {error}".replace("\n", " "), file=sys.stderr)
-        sys.exit(1)
+        if "--debug" in sys.argv:
+            raise
+        code = _complain(1, str(error))
+    except OSError as error:  # of a file that nobody foresaw, or of stdout: a full disk behind a redirection
+        if "--debug" in sys.argv:
+            raise
+        code = _complain(1, f"{error.filename or '<stdout>'}: {error.strerror or error}; check the path and the disk")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what the old one still holds would fail again at the exit
+    sys.exit(code)
+
+
+def _complain(code: int, text: str) -> int:
+    print("minibert: " + " ".join(text.split()), file=sys.stderr)
+    return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(epilog="Example: minibert download base mrpc")
+@click.command(epilog="\b\nExample:\n  minibert download base mrpc")
 @click.argument("names", nargs=-1, required=True, metavar="CHECKPOINT|TASK...")
 def download(names: tuple[str, ...]) -> None:
     """Fetches checkpoints (aliases or hub ids) and the data of GLUE tasks into the cache.

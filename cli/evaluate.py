@@ -9,7 +9,7 @@ import click
 from minibert.cli import show
 
 
-@click.command(epilog="Example: minibert evaluate runs/mrpc-001 --data-dir glue")
+@click.command(epilog="\b\nExample:\n  minibert evaluate runs/mrpc-001 --data-dir glue")
 @click.argument("run")
 @click.option("--task", metavar="TASK", help="[default: the run's]")
 @click.option("--data-dir", type=click.Path(), help="The task's folder or the one that holds it.  [default: the run's]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(epilog="Example: printf 'It rained.\\tIt was wet.\\n' | minibert predict runs/mrpc-001")
+@click.command(epilog="\b\nExample:\n  printf 'It rained.\\tIt was wet.\\n' | minibert predict runs/mrpc-001")
 @click.argument("run")
 @click.option("--input", "source", default="-", metavar="FILE", help="tsv, csv or jsonl; - is stdin.  [default: -]")
 @click.option("--output", "target", default="-", metavar="FILE", help="- is stdout.  [default: -]")

@@ -44,12 +44,13 @@ def table(values: dict[str, Any]) -> None:
 def seeds(summary: dict[str, Any]) -> None:
     """One line a seed, then mean and standard deviation."""
     metrics = list(summary["mean"])
-    click.echo("seed  " + "".join(f"{name:>12}" for name in metrics))
+    click.echo(f"{'seed':<10}" + "".join(f"{name:>12}" for name in metrics))
     for run in summary["runs"]:
         note = "" if run["beats_majority"] else "  not above the majority"
-        click.echo(f"{run['seed']:<6}" + "".join(f"{run[name]:>12.4f}" for name in metrics) + note)
+        click.echo(f"{run['seed']:<10}" + "".join(f"{run[name]:>12.4f}" for name in metrics) + note)
     for row in ("mean", "deviation", "majority"):
-        click.echo(f"{row[:5]:<6}" + "".join(f"{summary[row][name]:>12.4f}" for name in metrics))
+        values = (f"{summary[row][name]:>12.4f}" for name in metrics if name in summary[row])  # no majority's loss
+        click.echo(f"{row:<10}" + "".join(values))
     click.echo(
         f"{summary['failed']} of {len(summary['runs'])} runs failed to beat the majority class\n{summary['path']}"
     )

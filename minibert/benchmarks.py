@@ -20,7 +20,7 @@ DROPOUT = (0.1, 7, 3)  # rate, seed, stream
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel and its arguments. `flops` counts what the products need, `nbytes` what must be read and written once."""
+    """A kernel and its arguments. `flops` is what its products need, `nbytes` what must be read and written once."""
 
     name: str
     operation: str

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import http.client
 import json
 import os
 import secrets
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -30,9 +32,20 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def user_cache() -> Path:
-    """The folder for what can be fetched again: $XDG_CACHE_HOME/minibert or ~/.cache/minibert."""
+    """The folder for what can be fetched again: $XDG_CACHE_HOME/minibert or ~/.cache/minibert.
+
+    A user without a home, or whose home cannot be written, gets a temporary one, for this process.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "minibert"
+    folder = Path(root) / "minibert"
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    usable = folder.is_dir() or (there.is_dir() and os.access(there, os.W_OK))
+    return folder if folder.is_absolute() and usable else _temporary_cache()
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    return Path(tempfile.mkdtemp(prefix="minibert-"))
 
 
 @contextlib.contextmanager

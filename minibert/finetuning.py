@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ from minibert.random import initial_weights
 from minibert.runs import RunDirectory, newest_unfinished, next_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Example, Task
-from minibert.tasks.table import table
+from minibert.tasks.table import TableTask, table
 from minibert.tokenizer import Tokenizer
 from minibert.training import SAVE_EVERY, Split, Trainer, evaluate
+
+SAMPLE_NOTE = (
+    "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
+    "minibert finetune mrpc, which downloads BERT-Base and MRPC, or takes --checkpoint DIR and --data-dir DIR."
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,9 @@ class Run:
     @cached_property
     def model(self) -> Model:
         return load(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     def predict(self, texts: Sequence[str | tuple[str, str | None]]) -> list[Any]:
         return self.model.predict(texts)
@@ -67,26 +76,32 @@ def finetune(
     """
     report = report or Reporter()
     task = tasks.get(task) if isinstance(task, str) else task
-    source, folder, settings = _sources(task, checkpoint, data_dir, sample, settings)
-    config = TrainConfig(task=task.name, **settings)
+    output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task.name)
+    if resume and read_description(output) is None:
+        raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
+    config = TrainConfig(task=task.name, **(_sample_settings(task) | settings if sample else settings))
+    source, folder = _sources(task, checkpoint, data_dir, sample)
+    if sample:
+        report.say(SAMPLE_NOTE)
     found = _load_checkpoint(source, config)
+    if found.path and found.path.resolve() == output.resolve():
+        raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
     tokenizer = tokenizer_of(found)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
-    if output_dir is None:
-        output_dir = newest_unfinished(task.name) if resume else next_directory(task.name)
     description = {
         "settings": config.to_dict(),
         "checkpoint": _describe_checkpoint(source, found),
         "data": _describe_data(task, folder),
         "data_dir": str(folder.absolute()),
         "labels": list(task.labels),
+        "columns": task.columns if isinstance(task, TableTask) else None,
         "seed": config.seed,
         "versions": _versions(),
     }
     bert = _build(found, task, config, threads, report)
     trainer = Trainer(bert, train, config)
-    with RunDirectory.claim(Path(output_dir), description, resume, overwrite) as run:
+    with RunDirectory.claim(output, description, resume, overwrite) as run:
         _say_start(report, trainer, task, source, run)
         training.train(trainer, run, task, devs[0], eval_every, save_every, report)
         results = _finish(trainer, run, task, devs, tokenizer, found)
@@ -102,17 +117,25 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     """
     task = tasks.get(task) if isinstance(task, str) else task
     first = options.pop("seed", 1)
-    folder = Path(options.pop("output_dir", None) or next_directory(task.name))
+    output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
+    if resume and not output:
+        raise RunError("--resume of --seeds does not know which: add --output-dir")
+    folder = Path(output or next_directory(task.name))
+    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
     report = options.get("report") or Reporter()
     runs = []
     for seed in range(first, first + count):
         path = folder / f"seed-{seed}"
-        done = read_description(path) if options.get("resume") else None
+        done = read_description(path) if resume else None
         if done and done["finished"]:
+            _check_same(path, done["settings"], options)
             results = files.read_json(path / "eval_results.json", RunError)
         else:
             report.say(f"seed {seed}, {seed - first + 1} of {count}")
-            results = finetune(task, seed=seed, output_dir=path, **options).results
+            results = finetune(
+                task, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **options
+            ).results
         runs.append(results | {"seed": seed})
     values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
     summary = {
@@ -131,7 +154,7 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
 
 
 def evaluate_run(
-    source: str | Path,
+    source: str | PathLike[str],
     *,
     task: str | None = None,
     data_dir: str | Path | None = None,
@@ -143,22 +166,36 @@ def evaluate_run(
 
     Without `task` and `data_dir` they are the run's own. Outputs are matched to the task's labels by name.
     """
+    source = fspath(source)
     model = load(source, threads=threads)
-    description = read_description(Path(source)) or {"settings": {}, "data_dir": None}
-    name = task or description["settings"].get("task")
+    description = read_description(Path(source)) or {"settings": {}}
+    trained = description["settings"].get("task")
+    name = task or trained
     if input_file is not None:
-        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels)
+        columns = description.get("columns") or {}
+        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
     elif name is None or name == "table":
         raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
     else:
         chosen = tasks.get(name)
     have = model.labels or ("score",)
-    columns = column_order(have, chosen.labels or ("score",))
-    if columns is None:
+    order = column_order(have, chosen.labels or ("score",))
+    if order is None:
         raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
-    folder = Path(data_dir or description.get("data_dir") or datasets.fetch_task(chosen.name))
+    if input_file is None:
+        own = description.get("data_dir") if name == trained else None
+        folder = Path(data_dir or own or datasets.fetch_task(chosen.name))
+    else:
+        folder = Path(input_file).parent
     data = read_split(chosen, split, folder, model.tokenizer, model.max_seq_length)
-    return evaluate(model.bert, chosen, data, columns)
+    return evaluate(model.bert, chosen, data, order)
+
+
+def _check_same(path: Path, was: dict[str, Any], options: dict[str, Any]) -> None:
+    """That a finished run had the settings that are given now."""
+    for name, value in options.items():
+        if name in was and was[name] != value:
+            raise RunError(f"{path}: was trained with {name} {was[name]}, not {value}; choose another --output-dir")
 
 
 def _finish(
@@ -209,26 +246,29 @@ def label_array(task: Task, examples: Sequence[Example]) -> np.ndarray:
 
 
 def _sources(
-    task: Task,
-    source: str | Path | None,
-    data_dir: str | Path | None,
-    use_sample: bool,
-    settings: dict[str, Any],
-) -> tuple[str | Path, Path, dict[str, Any]]:
-    """Where checkpoint and data come from; the sample brings settings of its own for what was not given."""
+    task: Task, source: str | Path | None, data_dir: str | Path | None, use_sample: bool
+) -> tuple[str | Path, Path]:
+    """Where checkpoint and data come from."""
     if use_sample:
         from minibert.tasks import sample
 
-        if task.name != "mrpc":
-            raise ConfigError(
-                f"--sample is made in the layout of mrpc, not {task.name}: minibert finetune mrpc --sample"
-            )
+        if data_dir:
+            raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
         folder = files.user_cache() / "sample"
         sample.write(folder)
-        given = {name: value for name, value in settings.items() if value is not None}
-        return source or sample.model_path(), folder, sample.DEFAULTS | given
-    folder = Path(data_dir) if data_dir else datasets.fetch_task(task.name)
-    return source or "base", folder, settings
+        return source or sample.model_path(), folder
+    if isinstance(task, TableTask):
+        return source or "base", Path()  # it knows its files
+    return source or "base", Path(data_dir) if data_dir else datasets.fetch_task(task.name)
+
+
+def _sample_settings(task: Task) -> dict[str, Any]:
+    """What the embedded sample is trained with unless told otherwise."""
+    from minibert.tasks import sample
+
+    if task.name != "mrpc":
+        raise ConfigError(f"--sample is made in the layout of mrpc, not {task.name}: minibert finetune mrpc --sample")
+    return sample.DEFAULTS
 
 
 def _load_checkpoint(source: str | Path, config: TrainConfig) -> Checkpoint:
@@ -286,8 +326,8 @@ def _describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any
 
 
 def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
-    paths = [p for name in ("train", *task.dev_splits) for p in task.paths(name, folder)]
-    return {str(p): files.sha256(p) for p in paths}
+    paths = {name: task.paths(name, folder)[0] for name in ("train", *task.dev_splits)}
+    return {name: {"path": str(path), "sha256": files.sha256(path)} for name, path in paths.items()}
 
 
 def _versions() -> dict[str, str]:

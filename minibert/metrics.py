@@ -99,9 +99,7 @@ def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0)
     n, k = scores.shape[0], len(task.labels)
     truth: NDArray[Any] = np.asarray(labels, np.float64)  # None becomes NaN
     if n == 0 or truth.shape != (n,) or scores.shape[1:] != (k or 1,):
-        raise DataError(
-            f"evaluation wants labels (n,), outputs (n, {k or 1}); got {truth.shape}, {scores.shape}"
-        )
+        raise DataError(f"evaluation wants labels (n,), outputs (n, {k or 1}); got {truth.shape}, {scores.shape}")
     if not np.isfinite(truth).all():
         bad = int(np.isfinite(truth).argmin())
         raise DataError(f"example {bad} has no label; evaluate a split that has them, such as dev")
@@ -109,9 +107,7 @@ def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0)
         bad = int(np.isfinite(scores).all(1).argmin())
         raise RunError(f"the output for example {bad} is not finite; go back to an earlier checkpoint")
     if k and not np.isin(truth, np.arange(k)).all():
-        raise DataError(
-            f"evaluation has {k} classes; label {truth[~np.isin(truth, np.arange(k))][0]} is none of them"
-        )
+        raise DataError(f"evaluation has {k} classes; label {truth[~np.isin(truth, np.arange(k))][0]} is none of them")
     rng = np.random.default_rng([seed, n, 0x6D657472])  # "metr": apart from every other use of the seed
     if k:
         result = _classified(task.metrics, confusion(truth.astype(np.int64), scores.argmax(1), k), rng)
@@ -140,9 +136,7 @@ def _classified(names: tuple[str, ...], table: NDArray[np.int64], rng: np.random
     }
 
 
-def _correlated(
-    names: tuple[str, ...], scores: Floats, truth: Floats, rng: np.random.Generator
-) -> dict[str, Any]:
+def _correlated(names: tuple[str, ...], scores: Floats, truth: Floats, rng: np.random.Generator) -> dict[str, Any]:
     measures = {name: REGRESSION[name] for name in names}
     drawn: dict[str, list[Floats]] = {name: [] for name in names}
     for weights in _weights(len(truth), rng):
@@ -159,9 +153,7 @@ def _correlated(
 
 def _notes(**constant: bool) -> list[str]:
     return [
-        f"all {side} are the same; a metric that is undefined then is given as 0"
-        for side, so in constant.items()
-        if so
+        f"all {side} are the same; a metric that is undefined then is given as 0" for side, so in constant.items() if so
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike, fspath
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from minibert import batch, checkpoint, hub
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
-from minibert.errors import CheckpointError, ConfigError
+from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.runs import read_description
 from minibert.tokenizer import Features, Tokenizer
 
 BATCH = 32  # examples computed at a time outside training
+SPARE_ROWS = 128  # word embeddings beyond the vocabulary that are taken for padding
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,16 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def load(source: str | Path, device: str = "auto", threads: int | None = None) -> Model:
-    """The classifier in a run directory, a checkpoint directory, on the hub or under an alias.
+def load(source: str | PathLike[str], device: str = "auto", threads: int | None = None) -> Model:
+    """The classifier of a finished run or in its directory, in a checkpoint directory, on the hub or under an alias.
 
     Raises CheckpointError where there is no classification head, which fine-tuning would make.
     """
-    path = hub.resolve(str(source))
+    source = fspath(source)
+    path = hub.resolve(source)
+    description = read_description(path)
+    if description and not description["finished"]:
+        raise RunError(f"{path}: the run is not finished; go on with minibert finetune ... --resume")
     found = checkpoint.load(path)
     if found.missing_head:
         raise CheckpointError(
@@ -81,11 +86,10 @@ def load(source: str | Path, device: str = "auto", threads: int | None = None) -
         )
     outputs = len(found.arrays["classifier.bias"])
     labels = found.config.id2label if outputs > 1 else ()
-    description = read_description(Path(path)) or {"settings": {}}
-    longest = description["settings"].get("max_seq_length", min(128, found.config.max_position_embeddings))
+    longest = description["settings"]["max_seq_length"] if description else 128
     bert = Bert(found.config, outputs, open_device(device, threads))
     bert.fill(found.arrays)
-    return Model(bert, tokenizer_of(found), labels, longest)
+    return Model(bert, tokenizer_of(found), labels, min(longest, found.config.max_position_embeddings))
 
 
 def open_device(name: str, threads: int | None) -> Device:
@@ -101,7 +105,8 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
         tokenizer = Tokenizer.from_vocab(found.vocab)
     else:
         raise CheckpointError("random weights of this shape have no vocabulary; put a vocab.txt beside the config")
-    if tokenizer.vocab_size > found.config.vocab_size:
+    # Some models have rows to spare, up to a round number; more than that is another vocabulary, or one cut off.
+    if not 0 <= found.config.vocab_size - tokenizer.vocab_size < SPARE_ROWS:
         raise ConfigError(
             f"{found.path}: the vocabulary has {tokenizer.vocab_size} entries, the model {found.config.vocab_size}; "
             "give the model its own vocab.txt"

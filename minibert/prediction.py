@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import numpy as np
 
 from minibert import files
+from minibert.errors import DataError
 from minibert.model import BATCH, Model, Prediction, load
+from minibert.runs import read_description
 from minibert.tasks import Example
-from minibert.tasks.table import read_pairs
+from minibert.tasks.table import read_pairs, table
 
 Row = Callable[[Example, Prediction], str]
 
@@ -24,24 +27,91 @@ def predict_file(run: str | Path, source: str, target: str, form: str, threads: 
     """Reads texts from `source` ("-" is stdin), writes predictions to `target` ("-" is stdout) as `form` says.
 
     tsv: a header, then id, label and the probability of each label. jsonl: the same as objects. google:
-    test_results.tsv, probabilities alone. A file is whole or not there; a stream gets each batch as it is done.
+    test_results.tsv, probabilities alone. A file is whole or not there; a stream gets each batch as it is done, and
+    no answer waits for the next question. Everything is UTF-8.
     """
-    examples = read_pairs(sys.stdin.buffer if source == "-" else Path(source))
-    lines = _lines(load(run, threads=threads), examples, form)
+    if source == "-":
+        arriving = Lines(sys.stdin.buffer)
+        batches = _batches(read_pairs(arriving), arriving.waiting)
+        lines = _lines(load(run, threads=threads), batches, form)
+    else:
+        if not Path(source).is_file():
+            raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
+        model = load(run, threads=threads)
+        lines = _lines(model, _some(_batches(_examples(run, model, Path(source)), lambda: True), source), form)
     if target == "-":
-        _stream(lines, sys.stdout)
+        _stream(lines, sys.stdout.buffer)
+    elif Path(target).exists() and not Path(target).is_file():  # a device or a pipe: nothing to be replaced
+        with files.one_line(target, "write"), open(target, "wb") as out:
+            out.writelines(line.encode() for line in lines)
     else:
         files.write_whole(Path(target), lambda file: file.writelines(line.encode() for line in lines))
 
 
-def _lines(model: Model, examples: Iterable[Example], form: str) -> Iterator[str]:
+class Lines:
+    """The lines of a stream as they come, and whether the next one can be had without waiting for input."""
+
+    def __init__(self, stream: BinaryIO):
+        self.stream, self.rest = stream, b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        while b"\n" not in self.rest and self._more():
+            pass
+        line, end, self.rest = self.rest.partition(b"\n")
+        if not line and not end:
+            raise StopIteration
+        return line + end
+
+    def waiting(self) -> bool:
+        try:
+            while b"\n" not in self.rest and select.select([self.stream], [], [], 0)[0] and self._more():
+                pass
+        except OSError:  # Windows asks sockets only: whole batches there
+            return True
+        return b"\n" in self.rest
+
+    def _more(self) -> bool:
+        block = self.stream.read1(files.CHUNK)  # type: ignore[attr-defined]
+        self.rest += block
+        return bool(block)
+
+
+def _examples(run: str | Path, model: Model, path: Path) -> Iterator[Example]:
+    """The texts in a file: in the columns that the run was told of, else in those whose names are known."""
+    columns = (read_description(Path(run)) or {}).get("columns")
+    if columns is None:
+        return read_pairs(path)
+    own = table(test=path, labels=model.labels, regression=not model.labels, **columns)
+    return iter(own.read("test"))
+
+
+def _batches(examples: Iterator[Example], waiting: Callable[[], bool]) -> Iterator[list[Example]]:
+    """BATCH examples at a time, or fewer where no further input is waiting."""
+    for first in examples:
+        batch = [first]
+        while len(batch) < BATCH and waiting() and (more := next(examples, None)):
+            batch.append(more)
+        yield batch
+
+
+def _some(batches: Iterator[list[Example]], source: str) -> Iterator[list[Example]]:
+    """The same batches; DataError where there is none."""
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"{source}: holds no texts; check what was to be in it")
+    return itertools.chain([first], batches)
+
+
+def _lines(model: Model, batches: Iterator[list[Example]], form: str) -> Iterator[str]:
     header, row = _form(model.labels, form)
-    if header:
-        yield header
-    examples = iter(examples)
-    while chunk := list(itertools.islice(examples, BATCH)):
-        predictions = model.predict([(e.text_a, e.text_b) for e in chunk])
-        yield "".join(itertools.starmap(row, zip(chunk, predictions, strict=True)))
+    for batch in batches:
+        predictions = model.predict([(e.text_a, e.text_b) for e in batch])
+        yield header + "".join(itertools.starmap(row, zip(batch, predictions, strict=True)))
+        header = ""
+    yield header
 
 
 def _form(labels: tuple[str, ...], form: str) -> tuple[str, Row]:
@@ -68,10 +138,10 @@ def _google_row(example: Example, p: Prediction) -> str:
     return "\t".join(str(np.float32(value)) for value in values) + "\n"
 
 
-def _stream(lines: Iterator[str], out: TextIO) -> None:
+def _stream(lines: Iterator[str], out: BinaryIO) -> None:
     try:
         for line in lines:
-            out.write(line)
+            out.write(line.encode())
             out.flush()
     except BrokenPipeError:
         # The reader has gone, as `head` does: no error. Python would complain once more when it closes stdout.

@@ -10,10 +10,12 @@ eval_results.txt/.json
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,13 @@ def read_description(path: Path) -> dict[str, Any] | None:
     if not (path / DESCRIPTION).is_file():
         return None
     description = files.read_json(path / DESCRIPTION, RunError)
-    if not isinstance(description.get("finished"), bool) or not isinstance(description.get("settings"), dict):
+    settings = description.get("settings")
+    wanted = {"task": str, "max_seq_length": int}
+    if not (
+        isinstance(description.get("finished"), bool)
+        and isinstance(settings, dict)
+        and all(isinstance(settings.get(name), kind) for name, kind in wanted.items())
+    ):
         raise RunError(f"{path / DESCRIPTION}: is not a run's description; choose another --output-dir or --overwrite")
     return description
 
@@ -75,8 +83,9 @@ class RunDirectory:
         run = cls(path)
         with run._locked():
             if overwrite:
-                for name in WRITTEN:
-                    (path / name).unlink(missing_ok=True)
+                with files.one_line(path, "remove what stands in it", RunError):
+                    for name in WRITTEN:
+                        (path / name).unlink(missing_ok=True)
             else:
                 _check_free(path, description, resume)
             run.describe(**description, finished=False)
@@ -98,9 +107,11 @@ class RunDirectory:
                 raise RunError(
                     f"{self.path}: another process is training into it; choose another --output-dir"
                 ) from None
-            yield
-            with contextlib.suppress(OSError):
-                (self.path / LOCK).unlink()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    (self.path / LOCK).unlink()
 
     def describe(self, **entries: Any) -> None:
         """Adds to run.json."""
@@ -138,27 +149,30 @@ class RunDirectory:
         path = self.path / METRICS
         kept = []
         if step and path.is_file():
-            kept = [
-                line for line in path.read_text().splitlines(True) if line.endswith("\n") and _step_of(line) <= step
-            ]
-        files.write_whole(path, "".join(kept).encode())
-        with open(path, "a") as file:
+            lines = path.read_bytes().splitlines(True)
+            kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+        files.write_whole(path, b"".join(kept))
+        # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+        with files.one_line(path, "write", RunError):
+            file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
+        with file:
             yield Metrics(file, path)
 
 
 class Metrics:
     """metrics.jsonl while it is open."""
 
-    def __init__(self, file: Any, path: Path):
+    def __init__(self, file: RawIOBase, path: Path):
         self.file, self.path = file, path
 
     def write(self, step: int, **values: Any) -> None:
         with files.one_line(self.path, "write", RunError):
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
+            line = json.dumps({"step": step, **values}).encode() + b"\n"
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _step_of(line: str) -> int:
+def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -168,7 +182,7 @@ def _step_of(line: str) -> int:
 def _check_free(path: Path, description: Mapping[str, Any], resume: bool) -> None:
     old = read_description(path)
     if old is None:
-        if any(p.name != LOCK for p in os.scandir(path)):
+        if any(name != LOCK for name in os.listdir(path)):
             raise RunError(f"{path}: is not empty and holds no run; choose another --output-dir or add --overwrite")
         return
     if old["finished"] and resume:
@@ -186,14 +200,24 @@ def _check_free(path: Path, description: Mapping[str, Any], resume: bool) -> Non
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for part in ("settings", "data", "checkpoint"):
-        was, now = old.get(part), new.get(part)
-        if isinstance(was, Mapping) and isinstance(now, Mapping):
-            for name in sorted(was.keys() | now.keys()):
-                if was.get(name) != now.get(name):
-                    yield name, was.get(name), now.get(name)
-        elif was != now:
-            yield part, was, now
+    was, now = _decisive(old), _decisive(new)
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            yield name, was.get(name), now.get(name)
+
+
+def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run's numbers: its settings, and what stands in data and checkpoint, wherever they lie now."""
+    settings, data, checkpoint = (_mapping(description.get(part)) for part in ("settings", "data", "checkpoint"))
+    return {
+        **settings,
+        **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
+        "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _state_arrays(optimizer: Adam) -> Iterator[tuple[str, np.ndarray]]:

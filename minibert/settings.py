@@ -41,7 +41,7 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        _require("epochs", self.epochs, self.epochs > 0, "above 0")
+        _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
         _require("batch size", self.batch_size, self.batch_size >= 1, "at least 1")
         micro = self.batch_size if self.micro_batch is None else self.micro_batch
         _require("micro-batch", micro, 1 <= micro <= self.batch_size, f"from 1 to the batch size {self.batch_size}")

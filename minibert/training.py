@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -112,7 +115,7 @@ def train(
     save_every: int,
     report: Reporter,
 ) -> None:
-    """Takes the run from its saved state to its last step."""
+    """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets."""
     first = run.load_state(trainer.optimizer)
     if first:
         report.say(f"going on after step {first}")
@@ -121,6 +124,7 @@ def train(
         trainer.bert.device.session(),
         run.metrics(first) as log,
         report.steps(trainer.total, first) as progress,
+        _interrupts() as interrupted,
     ):
         try:
             for step in range(first, trainer.total):
@@ -135,14 +139,38 @@ def train(
                 progress.step(done.loss, done.rate, done.tokens)
                 if eval_every and (step + 1) % eval_every == 0:
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
-                if (step + 1) % save_every == 0 and step + 1 < trainer.total:
+                if ((step + 1) % save_every == 0 or interrupted) and step + 1 < trainer.total:
                     run.save_state(step + 1, trainer.optimizer)
+                if interrupted:
+                    raise KeyboardInterrupt(
+                        f"{run.path}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
+                    )
         except NotFinite as error:
             run.save_state(step, trainer.optimizer)
             raise RunError(
                 f"{run.path}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
                 "train again with a lower --learning-rate"
             ) from None
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that Ctrl-C fills, instead of breaking an update in the middle; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    try:
+        before = signal.signal(signal.SIGINT, receive)
+    except ValueError:  # not the main thread, which alone hears Ctrl-C
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:

@@ -25,9 +25,7 @@ def slow_pearson(x, y) -> float:
     mx, my = sum(x) / len(x), sum(y) / len(y)
     xx = sum((a - mx) ** 2 for a in x)
     yy = sum((b - my) ** 2 for b in y)
-    return (
-        sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / math.sqrt(xx * yy) if xx and yy else 0.0
-    )
+    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / math.sqrt(xx * yy) if xx and yy else 0.0
 
 
 def slow_ranks(x) -> list[float]:
@@ -89,9 +87,7 @@ def test_weights_are_rows_repeated() -> None:
     pearson, spearman = metrics.pearson(x, y, weights), metrics.spearman(x, y, weights)
     for i, w in enumerate(weights):
         xs, ys = np.repeat(x, w), np.repeat(y, w)
-        expected = (
-            (0.0, 0.0) if i >= 5 else (slow_pearson(xs, ys), slow_pearson(slow_ranks(xs), slow_ranks(ys)))
-        )
+        expected = (0.0, 0.0) if i >= 5 else (slow_pearson(xs, ys), slow_pearson(slow_ranks(xs), slow_ranks(ys)))
         assert (pearson[i], spearman[i]) == pytest.approx(expected, abs=1e-12)
 
 
@@ -149,9 +145,7 @@ def test_intervals_are_those_of_resampled_rows() -> None:
     guess = np.where(rng.random(150) < 0.8, truth, 1 - truth)
     scores, target = rng.standard_normal((2, 150))
     target = target + scores
-    slow: dict[str, list[float]] = {
-        name: [] for name in ("accuracy", "f1", "matthews", "pearson", "spearman")
-    }
+    slow: dict[str, list[float]] = {name: [] for name in ("accuracy", "f1", "matthews", "pearson", "spearman")}
     for _ in range(2000):
         rows = rng.integers(150, size=150)
         table = metrics.confusion(truth[rows], guess[rows], 2)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import parity
 
-from minibert import checkpoint
+from golden import parity
+from minibert import checkpoint, optim, parameters
 from minibert.bert import Bert
 from minibert.kernels import devices
 from minibert.settings import TrainConfig
@@ -58,6 +58,16 @@ def losses(bert: Bert, split: Split, steps: int, **settings) -> list[float]:
         return [trainer.step(step).loss for step in range(steps)]
 
 
+def ten_steps(case: str, folder: Path) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses, and how far each parameter moved."""
+    bert = load_bert(folder)
+    before = {name: p.astype(np.float64) for name, p in bert.arrays().items()}
+    settings = {"batch_size": parity.STEP_SEQUENCES, "learning_rate": parity.RATES[case], "seed": parity.STEPS_SEED}
+    sequences = split_of(parity.training_sequences(case))
+    found = losses(bert, sequences, parity.STEPS, epochs=1, warmup=0, **settings)
+    return found, {name: p - before[name] for name, p in bert.arrays().items()}
+
+
 def test_logits(case: str, folder: Path) -> None:
     from minibert.model import outputs
 
@@ -76,10 +86,22 @@ def test_gradients(case: str, folder: Path) -> None:
 def test_ten_steps(case: str, folder: Path) -> None:
     recorded = json.loads(parity.STEPS_FILE.read_text())[case]
     assert np.abs(np.subtract(recorded["losses"], recorded["untrained"])).max() > 0.1, "it hardly moved"
-    settings = {"learning_rate": parity.RATES[case], "epochs": 1, "warmup": 0, "seed": parity.STEPS_SEED}
-    sequences = split_of(parity.training_sequences(case))
-    found = losses(load_bert(folder), sequences, parity.STEPS, batch_size=parity.STEP_SEQUENCES, **settings)
+    found, moved = ten_steps(case, folder)
     np.testing.assert_allclose(found, recorded["losses"], rtol=0, atol=1e-5)
+    moves = parity.load_brief(parity.load(parity.HERE / f"moved_{case}.npz"))
+    parity.assert_same_moves(moves, moved)
+
+
+@pytest.mark.parametrize("case", ["small_erf"])
+def test_ten_steps_see_the_decay(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the losses are hardly other: the way of the parameters is what shows it."""
+    moves = parity.load_brief(parity.load(parity.HERE / f"moved_{case}.npz"))
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="moved otherwise"):
+        patch.setattr(optim, "WEIGHT_DECAY", 0.0)
+        parity.assert_same_moves(moves, ten_steps(case, folder)[1])
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="moved otherwise"):
+        patch.setattr(parameters, "is_decayed", lambda name: True)
+        parity.assert_same_moves(moves, ten_steps(case, folder)[1])
 
 
 @pytest.mark.slow

@@ -99,11 +99,7 @@ def test_label_orders_are_googles() -> None:
     assert tasks.get("mnli").labels == tasks.get("xnli").labels == ("contradiction", "entailment", "neutral")
     assert tasks.get("rte").labels == tasks.get("qnli").labels == ("entailment", "not_entailment")
     assert tasks.get("mrpc").labels == ("0", "1")
-    assert (
-        tasks.get("sts-b").labels == ()
-        and tasks.get("sts-b").regression
-        and tasks.get("sts-b").num_outputs == 1
-    )
+    assert tasks.get("sts-b").labels == () and tasks.get("sts-b").regression and tasks.get("sts-b").num_outputs == 1
 
 
 def test_names() -> None:
@@ -170,9 +166,7 @@ def test_a_bad_file_gets_one_line_that_names_it(tmp_path: Path, content: bytes, 
 
 
 def test_a_missing_file_or_folder_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"train.tsv: no such file; .*--data-dir MRPC/ or the folder that holds it"
-    ):
+    with pytest.raises(DataError, match=r"train.tsv: no such file; .*--data-dir MRPC/ or the folder that holds it"):
         tasks.get("mrpc").read("train", tmp_path)
     with pytest.raises(DataError, match="nowhere: no such folder"):
         tasks.get("mrpc").read("train", tmp_path / "nowhere")
@@ -365,8 +359,6 @@ def test_bad_streams(text: bytes, message: str) -> None:
 def test_files_to_predict(tmp_path: Path) -> None:
     (found,) = read_pairs(write(tmp_path / "p.csv", 'sentence1,sentence2\n"a, b",c\n'))
     assert (found.text_a, found.text_b) == ("a, b", "c")
-    assert (
-        len(list(read_pairs(GLUE / "MRPC" / "test.tsv"))) == 10
-    )  # a header that is known without being told
+    assert len(list(read_pairs(GLUE / "MRPC" / "test.tsv"))) == 10  # a header that is known without being told
     with pytest.raises(DataError, match="no such file"):
         list(read_pairs(tmp_path / "missing.tsv"))

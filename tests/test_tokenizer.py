@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.record_tokens import HASHED, NASTY, VOCAB, digest
 
+from golden.record_tokens import HASHED, NASTY, VOCAB, digest
+from google_tokenizer import pack, tokenize, truncate_seq_pair
 from minibert import tasks
 from minibert.errors import CheckpointError, ConfigError, DataError, MinibertError
 from minibert.tokenizer import SLICE, Features, Tokenizer, truncated_lengths
-
-from google_tokenizer import pack, tokenize, truncate_seq_pair
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text())
 LONG = 1 << 20
@@ -77,9 +76,7 @@ def test_awkward_pairs_as_google(ours: Tokenizer, ids: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["mrpc", "rte", "cola", "sts-b"])
-def test_a_sample_of_real_pairs_as_google(
-    shared: Path, ours: Tokenizer, ids: dict[str, int], name: str
-) -> None:
+def test_a_sample_of_real_pairs_as_google(shared: Path, ours: Tokenizer, ids: dict[str, int], name: str) -> None:
     pairs = [pair for split in ("train", "dev", "test") for pair in texts_of(shared, name, split)]
     assert_as_google(ours, ids, random.Random(1).sample(pairs, 1000), (16, 33, 128))
 
@@ -167,9 +164,7 @@ def test_transformers_loads_what_is_saved(tmp_path: Path, lowercase: bool, witho
     )
     assert theirs.model_max_length == LONG
     pairs = [(text, "and another") for text in NASTY]
-    assert (
-        rows(saved.encode(pairs, LONG)) == theirs([a for a, _ in pairs], [b for _, b in pairs])["input_ids"]
-    )
+    assert rows(saved.encode(pairs, LONG)) == theirs([a for a, _ in pairs], [b for _, b in pairs])["input_ids"]
     assert theirs.decode(theirs("two words")["input_ids"], skip_special_tokens=True) == "two words"
 
 
@@ -179,9 +174,7 @@ def test_casing_without_a_configuration(tmp_path: Path, shared: Path) -> None:
         ("base-cased", False),
         ("base-multilingual-cased", False),
     ):
-        (tmp_path / "vocab.txt").write_bytes(
-            (shared / "data" / "vocab" / f"bert-{name}-vocab.txt").read_bytes()
-        )
+        (tmp_path / "vocab.txt").write_bytes((shared / "data" / "vocab" / f"bert-{name}-vocab.txt").read_bytes())
         assert Tokenizer.load(tmp_path).lowercase is lowercase
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     assert Tokenizer.load(tmp_path).lowercase is True
@@ -227,9 +220,7 @@ def test_bad_configuration(tmp_path: Path) -> None:
 
 
 def test_odd_vocabularies_that_are_right(tmp_path: Path) -> None:
-    text = (
-        "\ufeff" + SPECIALS.replace("\n", "\r\n") + "a\u2028b\r\n\u3000"
-    )  # CRLF, tokens that look like spaces
+    text = "\ufeff" + SPECIALS.replace("\n", "\r\n") + "a\u2028b\r\n\u3000"  # CRLF, tokens that look like spaces
     (tmp_path / "vocab.txt").write_bytes(text.encode())
     loaded = Tokenizer.load(tmp_path)
     assert loaded.vocab[4:] == ("a\u2028b", "\u3000") and loaded.vocab[0] == "[PAD]"

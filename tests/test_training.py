@@ -16,7 +16,6 @@ from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.training import train
-
 from models import bert, split, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)

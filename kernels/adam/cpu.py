@@ -32,8 +32,8 @@ def update(
 @jit
 def _update(worker, begin, end, p, m, v, g, scale, lr, keep1, new1, keep2, new2, eps, decay, unbias1, unbias2):
     # Views, because an index that does not start from 0 may be negative for all LLVM knows, and costs its vectors.
-    p, m, v, g = (p[begin * PIECE : end * PIECE], m[begin * PIECE : end * PIECE],
-                  v[begin * PIECE : end * PIECE], g[begin * PIECE : end * PIECE])
+    first, last = begin * PIECE, end * PIECE
+    p, m, v, g = p[first:last], m[first:last], v[first:last], g[first:last]
     for i in range(p.size):
         gradient = g[i] * scale
         m[i] = keep1 * m[i] + new1 * gradient

@@ -10,7 +10,7 @@ import numpy as np
 
 from minibert.kernels.common.elementary import exp_bounded
 from minibert.kernels.common.philox_cpu import attention_words, settings, stack_words
-from minibert.kernels.devices.cpu import jit, run, threads
+from minibert.kernels.devices.cpu import exact, jit, run, threads
 
 QUERIES = 32
 STRIP = 128  # columns of a product's tile: with its four rows 2 KB, a corner of the first cache
@@ -36,7 +36,18 @@ def forward(
     scratch: np.ndarray,
 ) -> None:
     floats = scratch.view(np.float32).reshape(threads(), -1)
-    run(_forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream), floats)
+    run(
+        _forward,
+        (len(offsets) - 1) * heads,
+        y,
+        lse,
+        qkv,
+        offsets,
+        examples,
+        heads,
+        settings(rate, seed, stream),
+        floats,
+    )
 
 
 def backward(
@@ -68,7 +79,8 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
     root = np.float32(1) / np.sqrt(np.float32(width))
     for task in range(begin, end):
         sequence, head = task // heads, task % heads
-        first, length, column = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence]), head * width
+        first, length = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence])
+        column = head * width
         keys, d = _padded(length, width)
         v, kt, _, _, _, q, out, _, p, _, drawn, words = _arrays(floats[worker], keys, d)
         bits = words.view(np.uint16)
@@ -78,7 +90,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
             rows = min(QUERIES, length - start)
             used = (rows + 3) // 4 * 4
             _copy(q[:used], qkv, first + start, rows, column, width, root)
-            p[:] = 0
+            _zero(p)
             _product(p[:used], q[:used, :], kt)
             for r in range(rows):
                 if r % 16 == 0:
@@ -88,7 +100,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
                 row, row_bits = p[r], bits[r % 16]
                 for j in range(keys):
                     row[j] *= total * scale if row_bits[j] >= threshold else np.float32(0)
-            out[:] = 0
+            _zero(out)
             _product(out[:used], p[:used, :], v)
             _copy_back(y, out, first + start, rows, column, width, np.float32(1))
 
@@ -101,36 +113,32 @@ def _backward(worker, begin, end, dqkv, dy, y, lse, qkv, offsets, examples, head
     root = np.float32(1) / np.sqrt(np.float32(width))
     for task in range(begin, end):
         sequence, head = task // heads, task % heads
-        first, length, column = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence]), head * width
+        first, length = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence])
+        column = head * width
         keys, d = _padded(length, width)
         k, kt, vt, dk, dv, q, dout, dq, p, ds, drawn, words = _arrays(floats[worker], keys, d)
         bits = words.view(np.uint16)
         _copy(k, qkv, first, length, c + column, width, np.float32(1))
         _copy_transposed(kt, qkv, first, length, c + column, width)
         _copy_transposed(vt, qkv, first, length, 2 * c + column, width)
-        dk[:] = 0
-        dv[:] = 0
+        _zero(dk)
+        _zero(dv)
         for start in range(0, length, QUERIES):
             rows = min(QUERIES, length - start)
             used = (rows + 3) // 4 * 4
             _copy(q[:used], qkv, first + start, rows, column, width, root)
             _copy(dout[:used], dy, first + start, rows, column, width, np.float32(1))
-            p[:] = 0
+            _zero(p)
             _product(p[:used], q[:used, :], kt)
-            ds[:] = 0
+            _zero(ds)
             _product(ds[:used], dout[:used, :], vt)
             for r in range(rows):
                 if r % 16 == 0:
                     attention_words(words, drawn, start + r, head, examples[first], dropout)
-                t = first + start + r
-                dy_row, y_row = dy[t][column : column + width], y[t][column : column + width]
-                total = np.float32(0)
-                for i in range(width):
-                    total += dy_row[i] * y_row[i]
-                _gradient_row(p[r], ds[r], bits[r % 16], lse[t, head], total, threshold, scale, length)
+                _gradient_row(p[r], ds[r], bits[r % 16], lse[first + start + r, head], threshold, scale, length)
             _product(dv, p.T[:, :used], dout[:used])
             _product(dk, ds.T[:, :used], q[:used])
-            dq[:] = 0
+            _zero(dq)
             _product(dq[:used], ds[:used, :], k)
             _copy_back(dqkv, dq, first + start, rows, column, width, root)
         _copy_back(dqkv, dk, first, length, c + column, width, np.float32(1))
@@ -167,9 +175,16 @@ def _arrays(floats, keys, d):
 
 
 @jit
+def _zero(x):
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] = 0
+
+
+@jit
 def _copy(to, x, first, rows, column, width, factor):
     """`rows` rows of x from `first` on, columns from `column` on, times factor; zeros around them."""
-    to[:] = 0
+    _zero(to)
     for r in range(rows):
         row, target = x[first + r][column : column + width], to[r]
         for i in range(width):
@@ -178,7 +193,7 @@ def _copy(to, x, first, rows, column, width, factor):
 
 @jit
 def _copy_transposed(to, x, first, rows, column, width):
-    to[:] = 0
+    _zero(to)
     for r in range(rows):
         row = x[first + r][column : column + width]
         for i in range(width):
@@ -205,28 +220,45 @@ def _softmax_row(row, length):
         e = np.float32(0) if x < LOWEST else exp_bounded(x)
         row[j] = e
         total += e
-    row[length:] = 0
+    for j in range(length, row.size):
+        row[j] = 0
     return np.float32(1) / total, highest + np.log(total)
 
 
 @jit
-def _gradient_row(p, ds, bits, lse, total, threshold, scale, length):
-    """Scores to mask * p, and dy vT to ds = p * (mask * dy vT - total); zeros after `length`."""
+def _gradient_row(p, ds, bits, lse, threshold, scale, length):
+    """Scores to mask * p, and dy vT to ds; zeros after `length`.
+
+    The whole row is at hand. So it is normalised again, for the rounding of a large lse makes a factor of all p;
+    and rowsum(p * dp) is summed from what it is subtracted from: where both cancel, as for a single key, they do.
+    """
+    total = np.float32(0)
+    moment = np.float32(0)
     for j in range(length):
         x = p[j] - lse
         e = np.float32(0) if x < LOWEST else exp_bounded(x)
-        mask = scale if bits[j] >= threshold else np.float32(0)
-        ds[j] = e * (mask * ds[j] - total)
-        p[j] = e * mask
-    p[length:] = 0
-    ds[length:] = 0
+        dp = ds[j] * (scale if bits[j] >= threshold else np.float32(0))
+        p[j] = e
+        ds[j] = dp
+        total += e
+        moment += e * dp
+    inverse = np.float32(1) / total
+    moment *= inverse
+    for j in range(length):
+        e = p[j] * inverse
+        ds[j] = e * (ds[j] - moment)
+        p[j] = e * (scale if bits[j] >= threshold else np.float32(0))
+    for j in range(length, p.size):
+        p[j] = 0
+        ds[j] = 0
 
 
-@jit
+@exact
 def _product(c, a, b):
     """c += a b; c's rows and a's columns are multiples of 4.
 
-    Four rows of c lie on the stack while they are summed: what LLVM knows to overlap nothing, it vectorises.
+    Four rows of c lie on the stack while they are summed: what LLVM knows to overlap nothing, it vectorises. Four
+    products are added before c is, in this order: a quarter of the roundings that BLAS makes.
     """
     tile = stack_words(4 * STRIP).view(np.float32)
     c0, c1, c2, c3 = tile[:STRIP], tile[STRIP : 2 * STRIP], tile[2 * STRIP : 3 * STRIP], tile[3 * STRIP :]

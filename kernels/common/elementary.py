@@ -1,4 +1,4 @@
-"""exp, erf and tanh in float32 for the loops of CPU kernels: branch-free, so that LLVM inlines and vectorises them.
+"""exp and tanh in float32 for the loops of CPU kernels: branch-free, so that LLVM inlines and vectorises them.
 
 Numba would call the C library once per element. These are polynomials, minimax fits made for this file; every
 docstring says how far the result is from the exact value at worst, and tests/kernels/test_elementary.py holds it
@@ -7,18 +7,9 @@ to that. NaN stays NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 
-from minibert.kernels.devices import cpu  # noqa: F401 - points Numba's cache before anything here is decorated
-
-
-def helper(function: Callable) -> Callable:
-    """Like devices.cpu.jit, but inlined always, and without reassociation: the roundings below are meant."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)(function)
-
+from minibert.kernels.devices.cpu import exact
 
 ROUND = np.float32(1.5 * 2**23)  # adding it leaves the nearest integer in the low bits
 ROUND_BITS = np.int32(ROUND.view(np.int32))
@@ -30,13 +21,13 @@ EXP_HIGHEST = np.float32(89)  # e^89 = p 2^128 is infinity already
 EXP_NORMAL = np.float32(-87.33654)  # below, results are subnormal
 
 
-@helper
+@exact
 def _power_of_two(n):
     """2^n for n from -126 to 127, infinity for 128, by writing the exponent's bits."""
     return np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@helper
+@exact
 def _exp_parts(x):
     """(p, n) with e^x = p 2^n and p between 0.7 and 1.42, for |x| < 2^21."""
     shifted = np.float32(x * LOG2E + ROUND)
@@ -51,7 +42,7 @@ def _exp_parts(x):
     return p, np.int32(shifted.view(np.int32) - ROUND_BITS)
 
 
-@helper
+@exact
 def exp(x):
     """e^x to 1 ulp, subnormal results included; 0 below -103.97, infinity above 88.72."""
     clamped = EXP_HIGHEST if x > EXP_HIGHEST else x
@@ -64,7 +55,7 @@ def exp(x):
     return p * _power_of_two(half) * (np.float32(0) if x < EXP_LOWEST else rest)
 
 
-@helper
+@exact
 def exp_bounded(x):
     """e^x to 1 ulp where that is a normal number; 0 below -87.3, infinity above 88.3: a third faster than exp."""
     clamped = EXP_HIGHEST if x > EXP_HIGHEST else x
@@ -72,30 +63,7 @@ def exp_bounded(x):
     return np.float32(0) if x < EXP_NORMAL else p * _power_of_two(n)
 
 
-@helper
-def erf(x):
-    """The error function: within 1.2 ulp (7e-8) everywhere."""
-    a = abs(x)
-    u = a * a
-    near = np.float32(-0.0006203255) * u + np.float32(0.0050321813)
-    near = near * u + np.float32(-0.026791463)
-    near = near * u + np.float32(0.11282455)
-    near = near * u + np.float32(-0.3761255)
-    near = near * u + np.float32(0.12837916)
-    # Away from 0: 1 - e^-q(a), with q fitted to -log(erfc). From 4 on, erf rounds to 1.
-    a = np.float32(4) if a > np.float32(4) else a
-    q = np.float32(-0.00019990123) * a + np.float32(0.003081995)
-    q = q * a + np.float32(-0.022381024)
-    q = q * a + np.float32(0.10425019)
-    q = q * a + np.float32(0.6368207)
-    q = q * a + np.float32(1.1278894)
-    q = q * a + np.float32(0.0001442124)
-    far = np.float32(1) - exp_bounded(-q)
-    near = near * x + x
-    return near if a < np.float32(0.875) else (-far if x < np.float32(0) else far)
-
-
-@helper
+@exact
 def tanh(x):
     """The hyperbolic tangent: within 1.5 ulp (8e-8) everywhere."""
     a = abs(x)

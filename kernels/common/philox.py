@@ -51,10 +51,11 @@ def words(c0: Any, c1: Any, c2: Any, c3: Any, seed: int) -> np.ndarray:
     """Philox4x32-10 of counters that broadcast to one shape (...): uint32 (..., 4)."""
     a, b, c, d = (w.astype(np.uint64) for w in np.broadcast_arrays(c0, c1, c2, c3))
     key0, key1 = seed & WORD, seed >> 32 & WORD
+    half, low = np.uint64(32), np.uint64(WORD)
     for _ in range(ROUNDS):
         p, q = a * np.uint64(MULTIPLIERS[0]), c * np.uint64(MULTIPLIERS[1])  # 32 x 32 bits: no overflow
-        a, b = q >> 32 ^ b ^ np.uint64(key0), q & WORD
-        c, d = p >> 32 ^ d ^ np.uint64(key1), p & WORD
+        a, b = q >> half ^ b ^ np.uint64(key0), q & low
+        c, d = p >> half ^ d ^ np.uint64(key1), p & low
         key0, key1 = key0 + KEY_STEPS[0] & WORD, key1 + KEY_STEPS[1] & WORD
     return np.stack([a, b, c, d], -1).astype(np.uint32)
 
@@ -73,6 +74,8 @@ def hidden_mask(
     positions: np.ndarray, examples: np.ndarray, c: int, rate: float, seed: int, stream: int, dtype: Any = np.float32
 ) -> np.ndarray:
     """The multipliers of T tokens: (T, C)."""
+    if threshold(rate) == 0:
+        return np.ones((len(positions), c), dtype)
     blocks = np.arange(-(-c // 8))
     drawn = words(blocks, positions[:, None], examples[:, None], stream, seed)
     return multipliers(halves(drawn).reshape(len(positions), 8 * len(blocks))[:, :c], rate, dtype)
@@ -82,6 +85,8 @@ def attention_mask(
     length: int, heads: int, example: int, rate: float, seed: int, stream: int, dtype: Any = np.float32
 ) -> np.ndarray:
     """The multipliers of one sequence's probabilities: (H, L, L), query before key."""
+    if threshold(rate) == 0:
+        return np.ones((heads, length, length), dtype)
     h, q, k = np.ogrid[:heads, :length, :length]
     drawn = words(k // 16 * 4 + k % 8 // 2, h << 16 | q // 16 * 8 + q % 8, example, stream, seed)
     element = k % 2 + q // 8 % 2 * 2 + k // 8 % 2 * 4

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import llvmlite.ir
-import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-
-from minibert.kernels.devices import cpu  # noqa: F401 - points Numba's cache before anything here is decorated
+from minibert.kernels.devices.cpu import inlined
 
 from . import philox
 
@@ -30,13 +26,6 @@ def settings(rate: float, seed: int, stream: int) -> tuple:
         np.uint32(seed >> 32 & philox.WORD),
         np.uint32(stream),
     )
-
-
-def inlined(function: Callable) -> Callable:
-    """Like devices.cpu.jit, for helpers that must be inlined: LLVM vectorises no loop around a call."""
-    return numba.njit(
-        cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}, forceinline=True
-    )(function)
 
 
 @intrinsic
@@ -76,9 +65,7 @@ def hidden_words(out, position, example, dropout):
     if threshold == 0:
         return
     for block in range(out.size // 4):
-        w0, w1, w2, w3 = philox4x32(
-            np.uint32(block), np.uint32(position), np.uint32(example), stream, key0, key1
-        )
+        w0, w1, w2, w3 = philox4x32(np.uint32(block), np.uint32(position), np.uint32(example), stream, key0, key1)
         out[4 * block] = w0
         out[4 * block + 1] = w1
         out[4 * block + 2] = w2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from minibert.kernels.devices.cpu import jit
 
-CHUNK = 128  # tokens
+CHUNK = 64  # tokens
 
 
 def chunks(t: int) -> int:

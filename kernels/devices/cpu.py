@@ -40,13 +40,13 @@ def cache_directory() -> Path:
     digest = hashlib.sha256(f"{numba.__version__} {cpu_features()}".encode())
     for source in sorted(KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = base / "minibert" / "kernels" / digest.hexdigest()[:16]
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        folder = base / "minibert" / "kernels" / digest.hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user whom the system does not know
         return Path(tempfile.mkdtemp(prefix="minibert-kernels-"))
 
 
@@ -54,14 +54,27 @@ def cache_directory() -> Path:
 numba.core.config.CACHE_DIR = str(cache_directory())
 
 
-def jit(function: Callable) -> Callable:
-    """Compiles a kernel or a helper of kernels: cached, without the interpreter's lock, float32 kept float32.
+# Reductions become vector code; NaN and infinity keep their meaning, so that a bad loss stays visible.
+REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
 
-    Reassociation lets reductions use vectors; NaN and infinity keep their meaning, so a bad loss stays visible.
-    """
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})(
-        function
-    )
+
+def _compiled(function: Callable, **options: Any) -> Callable:
+    return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+
+
+def jit(function: Callable) -> Callable:
+    """Compiles a kernel: cached, without the interpreter's lock, with sums that LLVM may reorder."""
+    return _compiled(function, fastmath=REASSOCIATE)
+
+
+def inlined(function: Callable) -> Callable:
+    """Like `jit`, for helpers inside loops: LLVM vectorises no loop around a call."""
+    return _compiled(function, fastmath=REASSOCIATE, forceinline=True)
+
+
+def exact(function: Callable) -> Callable:
+    """Like `inlined`, for helpers whose roundings are meant: evaluated as written, fused multiply-adds apart."""
+    return _compiled(function, fastmath={"contract"}, forceinline=True)
 
 
 class Workers:

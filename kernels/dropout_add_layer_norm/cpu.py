@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.layer_norm_cpu import (
-    ROWS,
-    add_partials,
-    chunks,
-    normalise_row,
-    normalise_row_backward,
-)
+from minibert.kernels.common.layer_norm_cpu import normalise_row, normalise_row_backward
 from minibert.kernels.common.philox_cpu import hidden_words, settings, stack_words
+from minibert.kernels.common.sums import CHUNK, add_partials, chunks
 from minibert.kernels.devices.cpu import jit, run
 
 
@@ -61,10 +56,11 @@ def backward(
     scratch: np.ndarray,
 ) -> None:
     t, c = x.shape
-    partials = scratch[: workspace(t, c)].view(np.float32).reshape(chunks(t), 2, c)
+    partials = scratch[: workspace(t, c)].view(np.float32).reshape(2, chunks(t), c)
     dropout = settings(rate, seed, stream)
     run(_backward, chunks(t), dx, dresidual, partials, dy, x, residual, mean, rstd, gamma, positions, examples, dropout)
-    run(add_partials, c, dgamma, dbeta, partials, grain=64)
+    add_partials(dgamma, partials[0])
+    add_partials(dbeta, partials[1])
 
 
 @jit
@@ -89,12 +85,12 @@ def _backward(
     drawn = stack_words((c + 7) // 8 * 4)
     bits = drawn.view(np.uint16)
     for chunk in range(begin, end):
-        partials[chunk] = 0
-        for t in range(chunk * ROWS, min((chunk + 1) * ROWS, x.shape[0])):
+        partials[:, chunk] = 0
+        for t in range(chunk * CHUNK, min((chunk + 1) * CHUNK, x.shape[0])):
             hidden_words(drawn, positions[t], examples[t], dropout)
             for i in range(c):
                 mask = scale if bits[i] >= threshold else np.float32(0)
                 dresidual[t, i] = (residual[t, i] + x[t, i] * mask - mean[t]) * rstd[t]
-            normalise_row_backward(dresidual[t], partials[chunk], dy[t], gamma, rstd[t])
+            normalise_row_backward(dresidual[t], partials[0, chunk], partials[1, chunk], dy[t], gamma, rstd[t])
             for i in range(c):
                 dx[t, i] = dresidual[t, i] * (scale if bits[i] >= threshold else np.float32(0))

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.layer_norm_cpu import (
-    ROWS,
-    add_partials,
-    chunks,
-    normalise_row,
-    normalise_row_backward,
-)
+from minibert.kernels.common.layer_norm_cpu import normalise_row, normalise_row_backward
 from minibert.kernels.common.philox_cpu import hidden_words, settings, stack_words
+from minibert.kernels.common.sums import CHUNK, add_partials, chunks
 from minibert.kernels.devices.cpu import jit, run
 
 
 def workspace(t: int, c: int) -> int:
-    """Bytes of scratch for backward: dz (T, C), a row of dy * mask per chunk, and the partial sums of dgamma and dbeta."""
+    """Bytes of scratch for backward: dz (T, C), and per chunk a row of dy * mask and the sums of dgamma and dbeta."""
     return (t + 3 * chunks(t)) * c * 4
 
 
@@ -69,13 +64,14 @@ def backward(
 ) -> None:
     t, c = dy.shape
     rows = scratch[: workspace(t, c)].view(np.float32).reshape(-1, c)
-    dz, masked, partials = rows[:t], rows[t : t + chunks(t)], rows[t + chunks(t) :].reshape(chunks(t), 2, c)
+    dz, masked, partials = rows[:t], rows[t : t + chunks(t)], rows[t + chunks(t) :].reshape(2, chunks(t), c)
     run(
         _backward, chunks(t), dz, masked, partials, dy, mean, rstd, ids, segments, positions, examples, word, position,
         segment, gamma, settings(rate, seed, stream),
     )  # fmt: skip
     run(_scatter, c, dword, dposition, dsegment, dz, ids, positions, segments, grain=64)
-    run(add_partials, c, dgamma, dbeta, partials, grain=64)
+    add_partials(dgamma, partials[0])
+    add_partials(dbeta, partials[1])
 
 
 @jit
@@ -107,14 +103,14 @@ def _backward(
     drawn = stack_words((c + 7) // 8 * 4)
     bits = drawn.view(np.uint16)
     for chunk in range(begin, end):
-        partials[chunk] = 0
-        for t in range(chunk * ROWS, min((chunk + 1) * ROWS, dy.shape[0])):
+        partials[:, chunk] = 0
+        for t in range(chunk * CHUNK, min((chunk + 1) * CHUNK, dy.shape[0])):
             row, word_row, segment_row, position_row = dz[t], word[ids[t]], segment[segments[t]], position[positions[t]]
             hidden_words(drawn, positions[t], examples[t], dropout)
             for i in range(c):
                 row[i] = (word_row[i] + segment_row[i] + position_row[i] - mean[t]) * rstd[t]
                 masked[chunk, i] = dy[t, i] * (scale if bits[i] >= threshold else np.float32(0))
-            normalise_row_backward(row, partials[chunk], masked[chunk], gamma, rstd[t])
+            normalise_row_backward(row, partials[0, chunk], partials[1, chunk], masked[chunk], gamma, rstd[t])
 
 
 @jit

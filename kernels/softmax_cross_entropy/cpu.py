@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.elementary import exp_bounded, helper
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.common.elementary import exp_bounded
+from minibert.kernels.devices.cpu import exact, jit, run
 
 
 def forward(loss: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -16,9 +16,9 @@ def backward(dlogits: np.ndarray, dloss: np.ndarray, logits: np.ndarray, labels:
     run(_backward, len(dloss), dlogits, dloss, logits, labels, grain=256)
 
 
-@helper
+@exact
 def _loss(total, logit, largest):
-    """In a helper, because reassociation would add `largest`, however huge, to the logarithm first."""
+    """Its own function, because reassociation would add `largest`, however huge, to the logarithm first."""
     return np.log(total) - (logit - largest)
 
 

@@ -61,9 +61,7 @@ class GlueTask(Task):
         layout = self.files[split]
         text = read_text(path, self._advice)
         if self.closed and not text.endswith("\n"):
-            raise DataError(
-                f"{path}: no newline at the end: cut off; fetch it again, or add it if the row is whole"
-            )
+            raise DataError(f"{path}: no newline at the end: cut off; fetch it again, or add it if the row is whole")
         lines = split_lines(text.rstrip("\r\n"))
         header = layout.header or tuple(lines[0].split("\t"))
         columns = self._columns(layout, header, needs_label=not split.startswith("test"), path=path)
@@ -84,9 +82,7 @@ class GlueTask(Task):
                 continue
             examples.append(self._example(cells, columns, str(len(examples)), f"{path}: line {number}"))
         if short:
-            log.warning(
-                "%s: %d rows have too few columns, first line %d: skipped", path, len(short), short[0]
-            )
+            log.warning("%s: %d rows have too few columns, first line %d: skipped", path, len(short), short[0])
         if not examples:
             rows = f"rows with {' = '.join(layout.only)}" if layout.only else "rows below the header"
             raise DataError(f"{path}: no {rows}; {self._advice}")
@@ -98,15 +94,11 @@ class GlueTask(Task):
 
     def _folder(self, data_dir: Path) -> Path:
         if not data_dir.is_dir():
-            raise DataError(
-                f"{data_dir}: no such folder; give --data-dir {self.folder}/ or the folder that holds it"
-            )
+            raise DataError(f"{data_dir}: no such folder; give --data-dir {self.folder}/ or the folder that holds it")
         folders = (child for child in sorted(data_dir.iterdir()) if plain(child.name) == plain(self.folder))
         return next((folder for folder in folders if folder.is_dir()), data_dir)
 
-    def _columns(
-        self, layout: Split, header: tuple[str, ...], needs_label: bool, path: Path
-    ) -> dict[str, int | None]:
+    def _columns(self, layout: Split, header: tuple[str, ...], needs_label: bool, path: Path) -> dict[str, int | None]:
         def find(name: str | None) -> int | None:
             return header.index(name) if name in header else None
 
@@ -138,9 +130,7 @@ class GlueTask(Task):
             return score(text, where)
         name = self.spellings.get(text, text)
         if name not in self.labels:
-            raise DataError(
-                f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); {self._advice}"
-            )
+            raise DataError(f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); {self._advice}")
         return self.labels.index(name)
 
 

@@ -21,9 +21,7 @@ def format_of(path: Path) -> str:
     try:
         return DELIMITED[path.suffix.lower()]
     except KeyError:
-        raise DataError(
-            f"{path}: unknown kind of file; name it .csv, .tsv or .jsonl by what it holds"
-        ) from None
+        raise DataError(f"{path}: unknown kind of file; name it .csv, .tsv or .jsonl by what it holds") from None
 
 
 def read_text(path: Path, advice: str) -> str:
@@ -47,9 +45,7 @@ def decode(raw: bytes, where: str, line: int = 1) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         line += raw.count(b"\n", 0, error.start)
-        raise DataError(
-            f"{where}: line {line}: not UTF-8; fetch the file again, or save it as UTF-8"
-        ) from None
+        raise DataError(f"{where}: line {line}: not UTF-8; fetch the file again, or save it as UTF-8") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -86,9 +82,7 @@ def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(
-            f"{path}: line {line}: {error}; check the quotes of the row that starts there"
-        ) from None
+        raise DataError(f"{path}: line {line}: {error}; check the quotes of the row that starts there") from None
 
 
 def _named(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[Row]:
@@ -114,9 +108,7 @@ def json_cells(line: str, where: str, number: int) -> dict[str, str | None]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: line {number}: not JSON ({error}); each line needs one object") from None
     if not isinstance(value, dict):
-        raise DataError(
-            f'{where}: line {number}: not an object; write {{"sentence1": ..., "sentence2": ...}}'
-        )
+        raise DataError(f'{where}: line {number}: not an object; write {{"sentence1": ..., "sentence2": ...}}')
     cells: dict[str, str | None] = {}
     for name, cell in value.items():
         if isinstance(cell, str):

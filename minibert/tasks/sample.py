@@ -1,36 +1,71 @@
-"""The embedded sample: sentence pairs in MRPC's layout, generated from a seed, and where its small model lies.
+"""The embedded sample: sentence pairs in MRPC's layout, made from a seed, and the small model that comes with them.
 
-A pair is two renderings of an event (a purchase, a lawsuit, a vote ...): its facts fill two templates. Templates
-differ in word order, voice, synonyms and the details they drop. For a paraphrase both renderings tell the same
-facts; otherwise one fact is changed between them: two roles or numbers trade places, a number or a name is replaced,
-or a rise becomes a fall. The overlap of the two sentences is steered to a target that is drawn without regard to
-the label, numbers are spelled both ways (12, twelve), and a denial can paraphrase ("rejected", "did not approve"), so
-that neither the words nor their overlap tell the label: it takes a comparison of who did what.
+A pair tells an event (a purchase, a verdict, a vote ...) twice: its facts fill two templates, which differ in the
+order of clauses, voice, synonyms and the details they leave out. In a paraphrase the facts are the same. Otherwise one
+thing differs: two roles or numbers trade places, a name or number is another, or what rose falls. Neither words nor
+their overlap give the label away: both kinds of pairs are steered to the same overlap, numbers are written both ways
+(12, twelve), and a denial may be a paraphrase ("blocked", "did not approve"). Who did what must be compared.
 
-Training and dev pairs share no template and no name; names are made of syllables, which they do share. All text is
-made up here. The draws are integer hashing (SplitMix64), so that a seed gives the same text everywhere.
+Training and dev pairs share no template and no name; names are made of syllables, which they share. Draws are integer
+hashing, so a seed gives the same text on every machine and version.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+
+from minibert import files
+from minibert.tasks import Example
+from minibert.tasks.sample_events import DAYS, ENDS, EVENTS, KINDS, NUMBERS, STARTS, TRADES, Event
 
 SIZES = {"train": 2400, "dev": 400, "test": 400}
+# What fits the packaged model; tools/pretrain_sample.py made it, and prints what these give.
 DEFAULTS = {"learning_rate": 5e-4, "epochs": 3.0, "max_seq_length": 64}
 
-_SPLITS = ("train", "dev", "test", "text")  # the last is what the model was pre-trained on: train's templates and names
-_PARAPHRASES = 0.53
-_CANDIDATES = 6
-_MASK64 = (1 << 64) - 1
-_T = TypeVar("_T")
+PARAPHRASES = 0.53
+CANDIDATES = 12  # renderings of which the one with the wanted overlap is taken
 
 
-class Draws:
-    """A stream of keyed integers: SplitMix64 over a state that starts from the keys."""
+def examples(split: str, seed: int = 0) -> list[Example]:
+    """The pairs of train, dev or test; label 1 is a paraphrase."""
+    pairs = []
+    for i in range(SIZES[split]):
+        draws = _Draws(seed, tuple(SIZES).index(split), i)
+        pairs.append(_pair(draws, str(i), unseen=split != "train", label=int(draws.fraction() < PARAPHRASES)))
+    return pairs
+
+
+def passages(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Text to pre-train on: events told twice with train's templates and names, from draws of their own."""
+    pairs = (_pair(_Draws(seed, 3, i), str(i), unseen=False, label=1) for i in range(count))
+    return [(e.text_a, e.text_b or "") for e in pairs]
+
+
+def write(directory: Path) -> None:
+    """Writes train.tsv, dev.tsv and test.tsv in MRPC's layout."""
+    for split in SIZES:
+        test = split == "test"
+        lines = [f"{'index' if test else 'Quality'}\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+        for i, e in enumerate(examples(split)):
+            lines.append(f"{i if test else e.label}\t{2 * i}\t{2 * i + 1}\t{e.text_a}\t{e.text_b}")
+        files.write_whole(directory / f"{split}.tsv", ("\n".join(lines) + "\n").encode())
+
+
+def model_path() -> Path:
+    """The checkpoint directory of the packaged model."""
+    return Path(__file__).parent.parent / "models" / "sample"
+
+
+def overlap(a: str, b: str) -> float:
+    """Words that both sentences have among all words of theirs (Jaccard's index)."""
+    x, y = set(a.lower().split()), set(b.lower().split())
+    return len(x & y) / len(x | y)
+
+
+class _Draws:
+    """A stream of integers that depends on the keys alone: SplitMix64 (Steele, Lea and Flood 2014)."""
 
     def __init__(self, *keys: int) -> None:
         self.state = 0
@@ -38,461 +73,56 @@ class Draws:
             self.state = self.word() ^ key
 
     def word(self) -> int:
-        self.state = (self.state + 0x9E3779B97F4A7C15) & _MASK64
+        self.state = (self.state + 0x9E3779B97F4A7C15) % 2**64
         z = self.state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-        return z ^ (z >> 31)
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
 
     def below(self, n: int) -> int:
         return (self.word() >> 32) * n >> 32
 
-    def chance(self, probability: float) -> bool:
-        return self.below(1 << 20) < probability * (1 << 20)
+    def fraction(self) -> float:
+        return self.below(1 << 24) / (1 << 24)
 
-    def choice(self, items: Sequence[_T]) -> _T:
+    def choice(self, items: Sequence[str]) -> str:
         return items[self.below(len(items))]
 
 
-STARTS = (
-    "Al Bar Bel Bran Cal Car Cor Dal Del Dor Ed El Fal Far Fen Gal Gar Glen Hal Har Hol Jas Kel Ken Kin Lan Lar Lin Lor "
-    "Mal Mar Mel Mor Nor Ol Or Pal Par Pel Quin Ral Ran Ros Sal Sel Sten Tal Tar Tor Ul Val Ver Wal Wil Yar Zel"
-).split()
-ENDS = {
-    "company": "co dex gen line lux mart net pro sys tec tron via zon".split(),
-    "person": "den der ding ert ick ley low man ner sen son ster win".split(),
-    "city": "bridge burg bury dale field ford haven mouth port ton view ville wick".split(),
-}
-SUFFIXES = "Bank Corp Foods Group Holdings Industries Motors Systems".split()
-_TENS = {30: "thirty", 40: "forty", 50: "fifty", 60: "sixty", 70: "seventy", 80: "eighty", 90: "ninety"}
-_ONES = (
-    "three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty"
-).split()
-NUMBERS = dict(enumerate(_ONES, 3)) | _TENS
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-
-
-@dataclass(frozen=True)
-class Event:
-    """What can happen: slots (letters of `kinds`) for facts, pairs of them that may trade places, and templates.
-
-    In a template `{a}` is a slot, `<x|y>` a choice of words and `[...]` a part that may be left out. A name of `states`
-    stands for one of its two lists of words, by whether the event went one way or the other.
-    """
-
-    facts: str
-    swaps: tuple[str, ...]
-    train: tuple[str, ...]
-    dev: tuple[str, ...]
-    states: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-
-KINDS = {
-    "a": "company", "b": "company", "c": "company", "p": "person", "q": "person", "r": "person",
-    "t": "city", "u": "city", "n": "number", "m": "number", "d": "day",
-}  # fmt: skip
-
-EVENTS = (
-    Event(
-        "abn", ("ab",),
-        train=(
-            "{a} <bought|acquired> {b} for {n} million dollars [on {d}]",
-            "{b} was <bought|acquired|taken over> by {a} [on {d}] for {n} million dollars",
-            "{a} <paid|spent> {n} million dollars to <buy|acquire|take over> {b} [, {r} said]",
-            "[on {d} ,] {b} was sold to {a} in a <deal|transaction> <worth|valued at> {n} million dollars",
-            "in a {n} million dollar <deal|transaction> , {a} <bought|took over> {b}",
-            "{b} said {a} had <agreed to pay|paid> {n} million dollars for it",
-        ),
-        dev=(
-            "[{r} said] {n} million dollars was <paid|spent> by {a} for {b}",
-            "for {n} million dollars {b} has <agreed to be bought|agreed to be acquired> by {a} [, it was said on {d}]",
-            "a <deal|transaction> in which {a} <acquired|bought> {b} was valued at {n} million dollars",
-        ),
-    ),
-    Event(
-        "abn", ("ab",),
-        train=(
-            "{a} <sued|took legal action against> {b} for {n} million dollars [in {t}]",
-            "{b} was sued by {a} [in {t}] for {n} million dollars",
-            "[on {d} ,] {b} was taken to court by {a} , which is <seeking|demanding> {n} million dollars",
-            "{a} is <seeking|demanding> {n} million dollars from {b} in a <lawsuit|court case> [filed on {d}]",
-            "a {n} million dollar <lawsuit|court case> was <filed|brought> against {b} by {a}",
-        ),
-        dev=(
-            "[in {t} ,] {a} <filed|brought> a {n} million dollar <lawsuit|court case> against {b}",
-            "{n} million dollars is what {a} is <demanding|seeking> from {b} in court [, {r} said]",
-            "{b} , sued by {a} [on {d}] , is in court over a <lawsuit|case> for {n} million dollars",
-        ),
-    ),
-    Event(
-        "anm", ("nm",),
-        train=(
-            "shares of {a} {s} {n} percent to {m} dollars a share [on {d}]",
-            "[on {d} ,] {a} shares {s} to {m} dollars , a {g} of {n} percent",
-            "stock in {a} {s} by {n} percent and <closed|ended> at {m} dollars",
-            "at {m} dollars , {a} stock was {n} percent {h} [on {d}]",
-            "a {n} percent {g} <took|brought> {a} shares to {m} dollars [, {r} said]",
-        ),
-        dev=(
-            "[{r} said] the stock of {a} <closed|ended> {n} percent {h} at {m} dollars",
-            "{a} {s} by {n} percent [on {d}] , to {m} dollars a share",
-            "the shares <ended|closed> at {m} dollars after a {n} percent {g} in {a} stock",
-        ),
-        states={
-            "s": ("rose|climbed|gained|jumped", "fell|dropped|slid|declined"),
-            "g": ("rise|gain|jump", "fall|drop|decline"),
-            "h": ("higher|up", "lower|down"),
-        },
-    ),
-    Event(
-        "anm", ("nm",),
-        train=(
-            "{a} <earned|made> {n} million dollars this year and {m} million last year",
-            "{a} <posted|reported> a profit of {n} million dollars , <compared with|against> {m} million a year ago",
-            "profit at {a} was {n} million dollars , <after|following> {m} million last year [, {r} said]",
-            "[on {d} ,] {a} <reported|posted> that it <made|earned> {m} million dollars last year but {n} million this year",
-            "<after|following> a profit of {m} million dollars a year ago , {a} <earned|made> {n} million",
-        ),
-        dev=(
-            "this year {a} made a profit of {n} million dollars , last year {m} million [, it reported on {d}]",
-            "compared with {m} million dollars a year ago , profit was {n} million at {a}",
-            "[{r} said] {a} had earned {m} million dollars last year <and|but> {n} million this year",
-        ),
-    ),
-    Event(
-        "apq", ("pq",),
-        train=(
-            "{p} <replaced|succeeded> {q} as <chairman|head> of {a} [on {d}]",
-            "{q} was <replaced|succeeded> by {p} as <head|chairman> of {a}",
-            "{a} , which {q} <led|ran> , has <named|appointed> {p} to <replace|succeed> {q} as <chairman|head>",
-            "[on {d} ,] {q} <stepped down|resigned> as <chairman|head> of {a} and {p} <took over|was appointed>",
-            "{p} will <lead|run> {a} in place of {q} , who <left|resigned|stepped down>",
-        ),
-        dev=(
-            "after {q} <left|resigned> [on {d}] , {p} was <named|appointed> <head|chairman> of {a}",
-            "the <chairman|head> of {a} will be {p} , who will <succeed|replace> {q}",
-            "{a} will be <led|run> by {p} in the place of {q} [, {r} said]",
-        ),
-    ),
-    Event(
-        "tnm", ("nm",),
-        train=(
-            "a <fire|crash|storm> in {t} killed {n} people and <hurt|injured> {m} [on {d}]",
-            "{n} people <died|were killed> and {m} were <hurt|injured> when a <fire|storm> <hit|struck> {t}",
-            "[on {d} ,] {m} people were <hurt|injured> and {n} <died|were killed> in {t}",
-            "<police|officials> said {n} people had died in {t} , where {m} were <in hospital|injured>",
-            "the number of dead in {t} was {n} , while {m} people were <hurt|injured>",
-        ),
-        dev=(
-            "in {t} {n} people were <killed|dead> and {m} in hospital [, <police|officials> said on {d}]",
-            "{m} people were <injured|hurt> in {t} , where a <fire|storm> killed {n}",
-            "[{r} said] the <storm|fire> that <struck|hit> {t} <injured|hurt> {m} people while {n} died",
-        ),
-    ),
-    Event(
-        "ab", ("ab",),
-        train=(
-            "<regulators|officials> {s} a <plan|bid> by {a} to <buy|acquire> {b} [on {d}]",
-            "the <takeover|purchase> of {b} by {a} was {v} by <regulators|officials> [in {t}]",
-            "[on {d} ,] the <bid|offer> that {a} made for {b} was {v}",
-            "{a} would {w} {b} , <regulators|officials> <said|decided>",
-            "<regulators|officials> [in {t}] {s} the <purchase|takeover> of {b} , <planned|proposed> by {a}",
-        ),
-        dev=(
-            "a <takeover|purchase> in which {a} would <acquire|buy> {b} was {v} [on {d}]",
-            "{b} <said|reported> that <officials|regulators> {s} the <offer|bid> by {a}",
-            "[in {t} ,] <officials|regulators> <said|decided> that {a} will {w} {b}",
-        ),
-        states={
-            "s": ("approved|cleared|backed|did not block", "rejected|blocked|did not approve|refused"),
-            "v": ("approved|cleared|not rejected", "rejected|blocked|not approved|not cleared"),
-            "w": ("be able to buy|be allowed to buy", "be unable to buy|not be allowed to buy|not be able to buy"),
-        },
-    ),
-    Event(
-        "atunm", ("nm", "tu"),
-        train=(
-            "{a} {s} {n} jobs in {t} and {m} in {u} [on {d}]",
-            "{a} said it {s} {m} <jobs|posts> in {u} and {n} in {t}",
-            "[on {d} ,] {n} workers in {t} and {m} in {u} {w} at {a}",
-            "at {a} , {m} workers {w} in {u} and {n} in {t} [, {r} said]",
-        ),
-        dev=(
-            "in {t} {n} <posts|jobs> and in {u} {m} {x} by {a}",
-            "[{r} said] {m} <jobs|posts> in {u} and {n} in {t} {x} by {a}",
-            "{a} said {n} workers {w} in {t} , {m} in {u} [on {d}]",
-        ),
-        states={
-            "s": ("added|created", "cut|eliminated"),
-            "w": ("were hired|found work|got jobs", "were dismissed|lost work|lost jobs"),
-            "x": ("were added|were created", "were cut|were eliminated"),
-        },
-    ),
-    Event(
-        "tun", ("tu",),
-        train=(
-            "{t} <beat|defeated> {u} by {n} points [on {d}]",
-            "{u} <lost|was beaten> by {n} points to {t} [on {d}]",
-            "[on {d} ,] {u} was <beaten|defeated> by {t} , which won by {n} points",
-            "{t} won by {n} points against {u} in the <final|game>",
-            "in the <game|final> {u} <lost to|was defeated by> {t} by {n} points",
-        ),
-        dev=(
-            "it was {n} points by which {t} <defeated|beat> {u} [on {d}]",
-            "{t} won the <game|final> by {n} points and {u} lost [it]",
-            "[{r} said] {u} was {n} points down when it lost to {t}",
-        ),
-    ),
-    Event(
-        "pqn", ("pq",),
-        train=(
-            "judge {p} <sentenced|sent> {q} to {n} years in prison [on {d}]",
-            "{q} was <sentenced|sent> to prison for {n} years by judge {p} [in {t}]",
-            "[in {t} ,] {q} <got|received> a {n} year prison <term|sentence> from judge {p}",
-            "a prison <term|sentence> of {n} years was given to {q} by judge {p}",
-            "judge {p} <said|decided> {q} must <serve|spend> {n} years in prison",
-        ),
-        dev=(
-            "{n} years in prison is what {q} <received|got> from judge {p} [in {t}]",
-            "judge {p} has given {q} a <term|sentence> of {n} years [on {d}]",
-            "{q} will <spend|serve> {n} years in prison , judge {p} <decided|said>",
-        ),
-    ),
-    Event(
-        "pq", ("pq",),
-        train=(
-            "{p} {s} {q} <over|for> the plan [on {d}]",
-            "{q} was {v} by {p} <over|for> the plan [in {t}]",
-            "[on {d} ,] {p} {s} the plan of {q}",
-            "what {q} <planned|proposed> was {v} by {p} [in {t}]",
-            "{q} <presented|announced> a plan and {p} {s} it",
-        ),
-        dev=(
-            "a plan <announced|presented> by {q} was {v} by {p} [on {d}]",
-            "[in {t} ,] {q} was {v} for the plan by {p}",
-            "when {q} <presented|announced> the plan , {p} {s} {q}",
-        ),
-        states={
-            "s": ("praised|backed|supported", "criticized|attacked|opposed"),
-            "v": ("praised|backed|supported", "criticized|attacked|opposed"),
-        },
-    ),
-    Event(
-        "abnm", ("ab", "nm"),
-        train=(
-            "{a} <sold|delivered> {n} <planes|aircraft> and {m} trucks to {b} [on {d}]",
-            "{b} will <receive|get> {m} trucks and {n} <planes|aircraft> from {a}",
-            "{a} <supplied|provided> {b} with {n} <planes|aircraft> and {m} trucks [, {r} said]",
-            "[on {d} ,] {n} <planes|aircraft> and {m} trucks were <sold|delivered> to {b} by {a}",
-            "{b} was <supplied|provided> with {m} trucks and {n} <planes|aircraft> by {a}",
-        ),
-        dev=(
-            "{m} trucks and {n} <aircraft|planes> were <received|bought> by {b} from {a}",
-            "[{r} said] {a} <provided|supplied> {n} <aircraft|planes> and {m} trucks to {b}",
-            "from {a} , {b} <got|bought> {n} <aircraft|planes> and {m} trucks [on {d}]",
-        ),
-    ),
-    Event(
-        "tnm", ("nm",),
-        train=(
-            "<lawmakers|members> in {t} voted {n} to {m} <for|in favor of> the <law|bill> [on {d}]",
-            "{n} <lawmakers|members> in {t} voted for the <law|bill> and {m} against it",
-            "[on {d} ,] the <law|bill> was <backed|supported> by {n} <lawmakers|members> in {t} and opposed by {m}",
-            "in {t} , {m} <lawmakers|members> voted against the <bill|law> and {n} in favor",
-            "the <bill|law> passed by {n} votes to {m} in {t} [, {r} said]",
-        ),
-        dev=(
-            "[{r} said] {m} <members|lawmakers> opposed the <bill|law> in {t} while {n} <supported|backed> it",
-            "by {n} votes to {m} , <members|lawmakers> in {t} passed the <bill|law> [on {d}]",
-            "the <law|bill> in {t} was <supported|backed> by {n} votes , with {m} against",
-        ),
-    ),
-    Event(
-        "atun", ("tu",),
-        train=(
-            "{a} will <move|transfer> {n} workers from {t} to {u} [in {m} months]",
-            "{n} workers will be <moved|transferred> to {u} from {t} by {a}",
-            "[on {d} ,] {a} <moved|transferred> its {n} workers in {t} to {u}",
-            "{a} said its {n} workers will leave {t} and <go|move> to {u}",
-            "from {t} , {n} workers of {a} will <go|move> to {u} [, {r} said]",
-        ),
-        dev=(
-            "{n} {a} workers in {t} will <move|go> to {u} [, it said on {d}]",
-            "to {u} from {t} , {a} <transferred|moved> {n} workers",
-            "[{r} said] {u} will get {n} workers <transferred|moved> by {a} from {t}",
-        ),
-    ),
-    Event(
-        "abn", ("ab",),
-        train=(
-            "{a} <lent|loaned> {b} {n} million dollars [on {d}]",
-            "{b} borrowed {n} million dollars from {a} [, {r} said]",
-            "{b} <got|received> a {n} million dollar loan from {a}",
-            "[on {d} ,] a loan of {n} million dollars was <given|made> to {b} by {a}",
-            "{b} <owes|must repay> {a} {n} million dollars",
-        ),
-        dev=(
-            "{n} million dollars was <lent|loaned> to {b} by {a} [on {d}]",
-            "[{r} said] {a} made {b} a loan of {n} million dollars",
-            "{n} million dollars was borrowed by {b} , which must repay {a}",
-        ),
-    ),
-    Event(
-        "pqtn", ("pq",),
-        train=(
-            "{p} <defeated|beat> {q} by {n} percent in the {t} <election|vote>",
-            "{q} lost the {t} <election|vote> to {p} by {n} percent [on {d}]",
-            "in the {t} <election|vote> {q} was <beaten|defeated> by {p} by {n} percent",
-            "[on {d} ,] {p} won the <vote|election> in {t} against {q} by {n} percent",
-            "{p} will be mayor of {t} after <beating|defeating> {q} by {n} percent",
-        ),
-        dev=(
-            "the mayor of {t} will be {p} , who won against {q} by {n} percent [on {d}]",
-            "{q} was {n} percent down in {t} and lost the <vote|election> to {p}",
-            "[on {d} ,] by {n} percent , {q} was <defeated|beaten> in {t} by {p}",
-        ),
-    ),
-    Event(
-        "abn", ("ab",),
-        train=(
-            "{a} is {s} than {b} by {n} million dollars in <sales|revenue> [on {d}]",
-            "{b} is {n} million dollars {h} {a} in <sales|revenue> [, {r} said]",
-            "[on {d} ,] {a} <reported|posted> {n} million dollars {k} in <sales|revenue> than {b}",
-            "in <sales|revenue> , {b} is {n} million dollars {h} {a}",
-        ),
-        dev=(
-            "by {n} million dollars in <revenue|sales> , {a} is {s} than {b}",
-            "[{r} said] {b} , in <revenue|sales> {n} million dollars {h} {a} , <closed|ended> the year",
-            "<revenue|sales> at {a} was {n} million dollars {k} than at {b} [on {d}]",
-        ),
-        states={"s": ("larger|bigger", "smaller"), "h": ("behind|below", "ahead of|above"), "k": ("more", "less")},
-    ),
-    Event(
-        "atn", (),
-        train=(
-            "{n} workers at {a} in {t} {s} a strike [on {d}]",
-            "a strike by {n} {a} workers {v} in {t} [on {d}]",
-            "[on {d} ,] {n} workers in {t} {w} at {a}",
-            "{a} workers in {t} were on strike and {n} of them {w} [on {d}]",
-            "{a} said {n} of its workers in {t} had {x} a strike",
-        ),
-        dev=(
-            "in {t} {n} {a} workers {s} a strike [, {r} said]",
-            "a strike {v} [on {d}] at {a} in {t} with {n} workers",
-            "{a} workers in {t} , {n} of them , {w} [on {d}]",
-        ),
-        states={
-            "s": ("began|started", "ended|stopped"),
-            "v": ("began|started", "ended|stopped"),
-            "w": ("left work|stopped work", "returned to work|went back to work"),
-            "x": ("begun|started", "ended|stopped"),
-        },
-    ),
-    Event(
-        "atn", (),
-        train=(
-            "{a} {s} {n} <stores|shops> in {t} [on {d}]",
-            "{n} <stores|shops> in {t} were {v} by {a} [, {r} said]",
-            "[on {d} ,] the number of {a} <stores|shops> in {t} {x} by {n}",
-            "{a} said it had {v} {n} <stores|shops> in {t}",
-            "in {t} , {a} {w} {n} of its <stores|shops>",
-        ),
-        dev=(
-            "{a} <stores|shops> in {t} , {n} of them , were {v} [on {d}]",
-            "[{r} said] {n} {a} <shops|stores> {v} in {t}",
-            "{t} has {n} {y} <shops|stores> after {a} {s} them",
-        ),
-        states={
-            "s": ("opened", "closed|shut"),
-            "v": ("opened", "closed|shut"),
-            "w": ("opened", "closed|shut"),
-            "x": ("rose|climbed", "fell|dropped"),
-            "y": ("more", "less"),
-        },
-    ),
-    Event(
-        "tnm", ("nm",),
-        train=(
-            "the central bank in {t} <changed|moved> rates from {n} percent to {m} percent",
-            "rates in {t} <went|moved> to {m} percent from {n} percent [on {d}]",
-            "[on {d} ,] the <interest|lending> rate in {t} was <changed|moved> to {m} percent from {n}",
-            "from {n} percent , rates in {t} <moved|went> to {m} percent [, {r} said]",
-        ),
-        dev=(
-            "to {m} percent from {n} percent <moved|went> the <lending|interest> rate in {t} [on {d}]",
-            "in {t} the central bank <changed|moved> rates from {n} percent to {m}",
-            "[{r} said] rates at the central bank in {t} were {n} percent and <went|moved> to {m} percent",
-        ),
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Example:
-    id: str
-    text_a: str
-    text_b: str
-    label: str
-
-
-def examples(split: str, count: int | None = None, seed: int = 0) -> list[Example]:
-    """The pairs of a split ("train", "dev" or "test"); `count` of them, or as many as SIZES says."""
-    pairs = [_pair(Draws(seed, _SPLITS.index(split), i), split) for i in range(count or SIZES[split])]
-    return [Example(f"{split}-{i}", a, b, label) for i, (a, b, label) in enumerate(pairs)]
-
-
-def passages(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Text to pre-train on: pairs of sentences as in train (its templates, its names), the labels thrown away."""
-    return [_pair(Draws(seed, _SPLITS.index("text"), i), "text")[:2] for i in range(count)]
-
-
-def _pair(draws: Draws, split: str) -> tuple[str, str, str]:
-    heldout = split in ("dev", "test")
-    event = draws.choice(EVENTS)
-    templates = event.dev if heldout else event.train
-    facts = _facts(draws, heldout)
-    paraphrase = draws.chance(_PARAPHRASES)
-    retold = facts if paraphrase else _changed(draws, event, facts, heldout)
-    first = _render(draws, event, draws.choice(templates), facts)
-    goal = 0.35 + 0.5 * draws.below(1000) / 1000
-    candidates = [_render(draws, event, draws.choice(templates), retold) for _ in range(_CANDIDATES)]
-    second = min((c for c in candidates), key=lambda c: abs(overlap(first, c) - goal) + (c == first))
-    return first, second, "1" if paraphrase else "0"
-
-
-def overlap(a: str, b: str) -> float:
-    """Jaccard's index of the two sets of words."""
-    x, y = set(a.lower().split()), set(b.lower().split())
-    return len(x & y) / len(x | y)
-
-
-def _facts(draws: Draws, heldout: bool) -> dict[str, str]:
-    facts: dict[str, str] = {"state": str(draws.below(2))}
+def _pair(draws: _Draws, name: str, unseen: bool, label: int) -> Example:
+    """One pair; `unseen` takes the templates and names that training does not."""
+    event = EVENTS[draws.below(len(EVENTS))]
+    templates = event.dev if unseen else event.train
+    facts = {"state": draws.choice("01")}
     for slot, kind in KINDS.items():
-        facts[slot] = _value(draws, kind, heldout, facts)
-    return facts
+        facts[slot] = _value(draws, kind, facts, unseen)
+    retold = facts if label else _changed(draws, event, facts, unseen)
+    first = _tell(draws, event, draws.choice(templates), facts)
+    others = [_tell(draws, event, draws.choice(templates), retold) for _ in range(CANDIDATES)]
+    wanted = 0.35 + 0.45 * draws.fraction()
+    second = min((o for o in others if o != first), key=lambda o: abs(overlap(first, o) - wanted))
+    return Example(name, first, second, label)
 
 
-def _value(draws: Draws, kind: str, heldout: bool, taken: dict[str, str]) -> str:
-    """A name, number or day that no fact has yet; held out and other names do not meet."""
+def _value(draws: _Draws, kind: str, taken: dict[str, str], unseen: bool) -> str:
+    """A name, number or day that is not yet taken. Each name is either for training or unseen in it."""
     while True:
         if kind == "number":
-            value = str(draws.choice(tuple(NUMBERS)))
+            value = draws.choice(tuple(NUMBERS))
         elif kind == "day":
             value = draws.choice(DAYS)
         else:
             start, end = draws.below(len(STARTS)), draws.below(len(ENDS[kind]))
-            if ((start + 2 * end) % 4 == 0) != heldout:
+            if ((start + 2 * end) % 4 == 0) != unseen:
                 continue
             value = STARTS[start] + ENDS[kind][end]
         if value not in taken.values():
             return value
 
 
-def _changed(draws: Draws, event: Event, facts: dict[str, str], heldout: bool) -> dict[str, str]:
-    """The facts with one thing wrong."""
-    ways = ["swap"] * 3 * bool(event.swaps) + ["state"] * 2 * bool(event.states) + ["value"]
+def _changed(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -> dict[str, str]:
+    """The facts with one thing different."""
+    ways = ["swap"] * (3 * bool(event.swaps)) + ["state"] * (2 * bool(event.states)) + ["value"]
     way = draws.choice(ways)
     if way == "swap":
         x, y = draws.choice(event.swaps)
@@ -500,21 +130,25 @@ def _changed(draws: Draws, event: Event, facts: dict[str, str], heldout: bool) -
     if way == "state":
         return facts | {"state": "10"[int(facts["state"])]}
     slot = draws.choice(event.facts)
-    return facts | {slot: _value(draws, KINDS[slot], heldout, facts)}
+    return facts | {slot: _value(draws, KINDS[slot], facts, unseen)}
 
 
-def _render(draws: Draws, event: Event, template: str, facts: dict[str, str]) -> str:
+def _tell(draws: _Draws, event: Event, template: str, facts: dict[str, str]) -> str:
+    """A sentence: details left out or not, slots filled, words chosen, in this order."""
+
     def fill(match: re.Match[str]) -> str:
         slot = match[1]
         if slot in event.states:
             return f"<{event.states[slot][int(facts['state'])]}>"
-        if KINDS[slot] == "number" and draws.chance(0.5):
-            return NUMBERS[int(facts[slot])]
-        if KINDS[slot] == "company" and draws.chance(0.3):
-            return f"{facts[slot]} {SUFFIXES[sum(map(ord, facts[slot])) % len(SUFFIXES)]}"
-        return facts[slot]
+        value, kind = facts[slot], KINDS[slot]
+        if kind == "number" and draws.below(2):
+            return NUMBERS[value]
+        if kind == "company" and draws.below(3) == 0:
+            return f"{value} {TRADES[sum(map(ord, value)) % len(TRADES)]}"  # each has its own
+        return value
 
-    text = re.sub(r"\[([^]]*)\]", lambda m: m[1] if draws.chance(0.5) else "", template)
-    text = re.sub(r"\{(\w)\}", fill, text)
-    text = " ".join(re.sub(r"<([^>]*)>", lambda m: draws.choice(m[1].split("|")), text).split())
+    text = re.sub(r"\[(.*?)\]", lambda m: m[1] * draws.below(2), template)
+    text = re.sub(r"\{(.)\}", fill, text)
+    text = " ".join(re.sub(r"<(.*?)>", lambda m: draws.choice(m[1].split("|")), text).split())
+    text = re.sub(r"\ba (?=eight|eleven|8|11|18)", "an ", text)
     return f"{text[0].upper()}{text[1:]} ."

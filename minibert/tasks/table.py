@@ -38,6 +38,11 @@ class TableTask(Task):
     id: str | None
 
     @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns' names as `table` takes them, for another file like these."""
+        return {"text_a": self.text_a, "text_b": self.text_b, "label": self.label}
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
@@ -71,9 +76,7 @@ class TableTask(Task):
         if self.regression:
             return score(text, where)
         if text not in self.labels:
-            raise DataError(
-                f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); correct the row"
-            )
+            raise DataError(f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); correct the row")
         return self.labels.index(text)
 
 
@@ -96,11 +99,7 @@ def table(
     training file, sorted (as numbers where all are). `test` needs no labels. With two labels, F1 is that of
     the second. Raises DataError for the files, ConfigError for the settings.
     """
-    files = {
-        split: Path(path)
-        for split, path in (("train", train), ("dev", dev), ("test", test))
-        if path is not None
-    }
+    files = {split: Path(path) for split, path in (("train", train), ("dev", dev), ("test", test)) if path is not None}
     if not files:
         raise ConfigError("table: no file given; name a training, dev or test file")
     if text_b is not None and text_a is None:
@@ -175,9 +174,7 @@ def _tsv_rows(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row
         names = ["sentence1", "sentence2"] if len(names) == 2 else ["sentence"]
     for number, cells in rows:
         if len(cells) != len(names):
-            raise DataError(
-                f"{where}: line {number}: {len(cells)} columns, not {len(names)}; correct the row"
-            )
+            raise DataError(f"{where}: line {number}: {len(cells)} columns, not {len(names)}; correct the row")
         yield number, dict(zip(names, cells, strict=True))
 
 
@@ -205,9 +202,7 @@ def _find_texts(path: Path) -> tuple[str, str | None]:
     for _, cells in read_rows(path, ADVICE):
         if texts := _texts_among(cells):
             return texts
-        raise DataError(
-            f"{path}: no sentence1 and sentence2{_have(cells)}; name the columns: --text-a, --text-b"
-        )
+        raise DataError(f"{path}: no sentence1 and sentence2{_have(cells)}; name the columns: --text-a, --text-b")
     raise DataError(f"{path}: no rows below the header; {ADVICE}")
 
 
@@ -224,9 +219,7 @@ def _find_labels(path: Path, column: str) -> tuple[str, ...]:
     if rows == 0:
         raise DataError(f"{path}: no rows below the header; {ADVICE}")
     if len(found) < 2:
-        raise DataError(
-            f"{path}: column {column!r} holds the one label {found.pop()!r}; it needs two or more"
-        )
+        raise DataError(f"{path}: column {column!r} holds the one label {found.pop()!r}; it needs two or more")
     if len(found) > max(20, rows // 2):
         raise DataError(
             f"{path}: column {column!r} holds {len(found)} labels in {rows} rows; "

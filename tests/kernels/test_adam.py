@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import FEW_ULPS, assert_same_bits
-
-from minibert.kernels.adam import cpu, reference
-
 from checks import assert_as_accurate
+from minibert.kernels.adam import cpu, reference
 
 BERT = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "correction1": 1.0, "correction2": 1.0}
 BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
-from packed import BATCHES, PRIMES, exact, floats, pack
-
 from minibert.kernels.attention import cpu, reference
 from minibert.kernels.common.philox import attention_mask
+from packed import BATCHES, PRIMES, exact, floats, pack
 
 KEY = (2**63 + 11, 512 * 7 + 9)
 
@@ -26,8 +26,11 @@ def compute(backend, batch, heads, rate, qkv, dy):
 
 
 def make(t, c, shift=0.0, size=1.0):
+    """qkv and dy. Keys and values are shifted, queries are not: logits of 1e5 would leave float32 no digits of p."""
     rng = np.random.default_rng(t * 1000 + c)
-    return floats(rng, t, 3 * c, shift=shift) * np.float32(size), floats(rng, t, c)
+    qkv = floats(rng, t, 3 * c) * np.float32(size)
+    qkv[:, c:] += np.float32(shift)
+    return qkv, floats(rng, t, c)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -42,25 +45,23 @@ def test_reference_gradients(rate):
 
 
 CASES = [(name, heads, d, rate) for name in BATCHES for heads, d, rate in [(3, 8, 0.5), (8, 12, 0.0), (2, 64, 0.1)]]
+CASES += [("primes", 12, 32, 0.1), ("primes", 12, 64, 0.1), ("primes", 2, 5, 0.1), ("primes", 1, 1, 0.1)]
 
 
-@pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 12.0}], ids=["plain", "shifted", "huge"])
-@pytest.mark.parametrize(
-    ("name", "heads", "d", "rate"),
-    [*CASES, ("primes", 12, 32, 0.1), ("primes", 12, 64, 0.1), ("primes", 2, 5, 0.1), ("primes", 1, 1, 0.1)],
-)
+@pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 16.0}], ids=["plain", "shifted", "huge"])
+@pytest.mark.parametrize(("name", "heads", "d", "rate"), CASES)
 def test_numba(name, heads, d, rate, data):
     batch = pack(BATCHES[name])
     inputs = make(sum(BATCHES[name]), heads * d, **data)
     results = [compute(backend, batch, heads, rate, *arrays)
                for backend, arrays in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
     for what, got, naive, wanted in zip(("y", "lse", "dqkv"), *results, strict=True):
-        assert_as_accurate(got, naive, wanted, what=what)
+        assert_as_accurate(got, naive, wanted, k=3, floor=5e-7, what=what)
 
 
 def test_huge_logits_are_huge():
     """The case above means what it says: logits beyond 1e3, where exponentials of unshifted scores overflow."""
-    qkv, _ = make(512, 128, size=12.0)
+    qkv, _ = make(512, 128, size=16.0)
     assert np.abs(qkv[:, :64] @ qkv[:, 128:192].T / 8).max() > 1e3
 
 

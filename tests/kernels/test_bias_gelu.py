@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import FEW_ULPS, assert_same_bits, unwritten
-
-from minibert.kernels.bias_gelu import cpu, reference
-
 from checks import assert_as_accurate, assert_gradients
+from minibert.kernels.bias_gelu import cpu, reference
 
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
 
@@ -85,3 +84,14 @@ def test_dx_may_be_dy(tanh):
     _, dx, _ = both(cpu, x, bias, dy, tanh)
     cpu.backward(dy, bias.copy(), dy, x, bias, tanh, np.empty(cpu.workspace(17, 24), np.uint8))
     np.testing.assert_array_equal(dy, dx)
+
+
+@pytest.mark.parametrize(("tanh", "value", "slope"), [(False, 1e-7, 2e-7), (True, 2e-7, 5e-7)], ids=["erf", "tanh"])
+def test_error_at_every_point(tanh, value, slope):
+    """Not against the largest result but where it is, since the fits could be off in one place only."""
+    x = np.linspace(-20, 20, 40_001, dtype=np.float32)[:, None]
+    bias, ones = np.zeros(1, np.float32), np.ones_like(x)
+    y, dx, _ = both(cpu, x, bias, ones, tanh)
+    exact_y, exact_dx, _ = both(reference, *(a.astype(np.float64) for a in (x, bias, ones)), tanh)
+    assert (np.abs(y - exact_y) / np.maximum(1, np.abs(x))).max() <= value
+    assert np.abs(dx - exact_dx).max() <= slope

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import FEW_ULPS, assert_same_bits, unwritten
-
-from minibert.kernels.bias_tanh import cpu, reference
-
 from checks import assert_as_accurate, assert_gradients
+from minibert.kernels.bias_tanh import cpu, reference
 
 
 def inputs(s: int, c: int, shift: float = 0):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import assert_same_bits, unwritten
 from checks import assert_gradients
-from packed import BATCHES, PRIMES, floats, pack
-
 from minibert.kernels.dropout import cpu, reference
+from packed import BATCHES, PRIMES, floats, pack
 
 KEY = (2**63 + 11, 512 * 7 + 9)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
-from packed import BATCHES, PRIMES, exact, floats, pack
-
 from minibert.kernels.dropout_add_layer_norm import cpu, reference
+from packed import BATCHES, PRIMES, exact, floats, pack
 
 EPS = 1e-12
 KEY = (2**63 + 11, 512 * 7 + 9)
@@ -30,9 +30,8 @@ def compute(backend, batch, rate, x, residual, gamma, beta, dy):
 
 def make(t, c, shift=0.0):
     rng = np.random.default_rng(t * 1000 + c)
-    return (
-        floats(rng, t, c, shift=shift), floats(rng, t, c, shift=shift), floats(rng, c), floats(rng, c), floats(rng, t, c)
-    )  # fmt: skip
+    x, residual = floats(rng, t, c, shift=shift), floats(rng, t, c, shift=shift)
+    return x, residual, floats(rng, c), floats(rng, c), floats(rng, t, c)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
@@ -63,7 +62,7 @@ def test_numba(lengths, c, rate, shift):
     results = [compute(backend, batch, rate, *data)
                for backend, data in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
     for name, got, naive, wanted in zip(names, *results, strict=True):
-        assert_as_accurate(got, naive, wanted, what=name)
+        assert_as_accurate(got, naive, wanted, floor=5e-7, what=name)  # four roundings: naive's luck with few elements
 
 
 def test_threads_and_packing_change_no_bit():

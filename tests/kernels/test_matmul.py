@@ -6,12 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from bits import FEW_ULPS, assert_same_bits, unwritten
 
+from bits import FEW_ULPS, assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.devices import cpu as device
 from minibert.kernels.matmul import cpu, reference
-
-from checks import assert_as_accurate, assert_gradients
 
 SHAPES = [
     (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),

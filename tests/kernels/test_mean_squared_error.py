@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import FEW_ULPS, unwritten
-
-from minibert.kernels.mean_squared_error import cpu, reference
-
 from checks import assert_as_accurate, assert_gradients
+from minibert.kernels.mean_squared_error import cpu, reference
 
 
 def both(backend, x, target, dloss):

@@ -21,7 +21,9 @@ def unpack(rows: list[str], length: int) -> np.ndarray:
 @pytest.mark.parametrize("case", GOLDEN["words"])
 def test_words(case):
     assert philox.words(*case["counter"], case["seed"]).tolist() == case["words"]
-    drawn = philox_cpu.philox4x32(*(np.uint32(w) for w in case["counter"]), *philox_cpu.settings(0, case["seed"], 0)[2:4])
+    drawn = philox_cpu.philox4x32(
+        *(np.uint32(w) for w in case["counter"]), *philox_cpu.settings(0, case["seed"], 0)[2:4]
+    )
     assert list(drawn) == case["words"]
 
 

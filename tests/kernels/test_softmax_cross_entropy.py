@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import FEW_ULPS, assert_same_bits, unwritten
-
-from minibert.kernels.softmax_cross_entropy import cpu, reference
-
 from checks import assert_as_accurate, assert_gradients
+from minibert.kernels.softmax_cross_entropy import cpu, reference
 
 
 def inputs(s: int, k: int, shift: float = 0, spread: float = 1):

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from bits import assert_same_bits, unwritten
 
+from bits import assert_same_bits, unwritten
 from minibert.kernels.sum_squares import cpu, reference
 
 

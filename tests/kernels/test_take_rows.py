@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bits import unwritten
-
-from minibert.kernels.take_rows import cpu, reference
-
 from checks import assert_gradients
+from minibert.kernels.take_rows import cpu, reference
 
 BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
 

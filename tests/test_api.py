@@ -1,0 +1,142 @@
+"""The Python API, as README shows it, and transformers reading what it writes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minibert
+from commands import PAIRS, VOCABULARY, make_checkpoint, write_mrpc
+from minibert import MinibertError
+from minibert.errors import ConfigError, DataError, RunError
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("api")
+    make_checkpoint(root / "checkpoint")
+    write_mrpc(root / "glue")
+    return root
+
+
+def train(folder: Path, output: Path, **more) -> minibert.Run:
+    usual = {"checkpoint": folder / "checkpoint", "epochs": 1, "batch_size": 8, "max_seq_length": 32}
+    return minibert.finetune("mrpc", data_dir=folder / "glue", output_dir=output, **(usual | more))
+
+
+@pytest.fixture(scope="session")
+def run(folder: Path) -> minibert.Run:
+    return train(folder, folder / "run", learning_rate=1e-3)
+
+
+def test_five_lines(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = {"checkpoint": folder / "checkpoint", "data_dir": folder / "glue", "max_seq_length": 32, "batch_size": 8}
+    run = minibert.finetune("mrpc", output_dir=tmp_path / "run", **options)
+    model = minibert.load(run.path)
+    answer = model.predict([("The mill closed .", "The mill shut .")])[0]
+    assert answer.label in ("0", "1") and sum(answer.probabilities.values()) == pytest.approx(1)
+    assert set(run.results) >= {"accuracy", "f1", "majority", "interval", "loss", "global_step"}
+    assert capfd.readouterr() == ("", ""), "a library says nothing"
+
+
+def test_a_run_its_path_and_its_path_as_text_load_the_same_model(run: minibert.Run) -> None:
+    pairs = PAIRS[:3]
+    wanted = run.predict(pairs)
+    assert [p.probabilities for p in wanted] == [p.probabilities for p in minibert.load(run).predict(pairs)]
+    for source in (run.path, str(run.path)):
+        assert minibert.load(source).predict(pairs) == wanted
+    assert minibert.load(run).labels == ("0", "1") and minibert.load(run).max_seq_length == 32
+
+
+def test_predictions_follow_the_order_and_the_most_probable_label(folder: Path, tmp_path: Path) -> None:
+    model = minibert.load(make_checkpoint(tmp_path, ("a", "b", "c")))
+    together = model.predict([*PAIRS, "one text alone", ("a pair", None)] * 5)
+    assert len(together) == 50 and {p.label for p in together} > {together[0].label}
+    for i in (0, 7, 8, 33):
+        pair = [*PAIRS, "one text alone", ("a pair", None)][i % 10]
+        (alone,) = model.predict([pair])
+        assert together[i].label == alone.label == max(alone.probabilities, key=alone.probabilities.__getitem__)
+        np.testing.assert_allclose(list(together[i].probabilities.values()), list(alone.probabilities.values()), 1e-4)
+    assert model.predict([]) == []
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(folder: Path, tmp_path: Path, run: minibert.Run) -> None:
+    again = train(folder, tmp_path / "again", learning_rate=1e-3)
+    assert (again.path / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
+    assert again.results == run.results
+    other = train(folder, tmp_path / "other", learning_rate=1e-3, seed=2)
+    assert (other.path / "model.safetensors").read_bytes() != (run.path / "model.safetensors").read_bytes()
+
+
+def test_errors_are_minibert_errors(folder: Path, tmp_path: Path, run: minibert.Run) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        train(tmp_path, tmp_path / "new", checkpoint=folder / "checkpoint")
+    with pytest.raises(ConfigError, match="epochs -1"):
+        train(folder, tmp_path / "new", epochs=-1)
+    with pytest.raises(RunError, match="finished run"):
+        train(folder, run.path)
+    with pytest.raises(MinibertError, match="no such checkpoint|is no folder"):
+        minibert.load(tmp_path / "nothing")
+    with pytest.raises(MinibertError, match="no string"):
+        minibert.load(run).predict([("a text", 5)])  # type: ignore[list-item]
+    assert issubclass(DataError, MinibertError) and not (tmp_path / "new").exists()
+
+
+def test_an_unknown_setting_is_pythons_own_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="epoch"):
+        train(folder, tmp_path / "run", epoch=3)
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minibert.training import Trainer
+
+    plain = Trainer.step
+
+    def step(self: Trainer, number: int):
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, number)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"run: stopped after step 2 of 3; add --resume"):
+        train(folder, tmp_path / "run", learning_rate=1e-3)
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    resumed = train(folder, tmp_path / "run", learning_rate=1e-3, resume=True)
+    straight = train(folder, tmp_path / "straight", learning_rate=1e-3)
+    assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
+
+
+def test_training_in_a_thread(folder: Path, tmp_path: Path) -> None:
+    """Only the main thread may handle signals; others train without."""
+    found: list[minibert.Run] = []
+    thread = threading.Thread(target=lambda: found.append(train(folder, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert found and found[0].results["global_step"] == 3
+
+
+@pytest.mark.filterwarnings("default")  # of other people's packages
+def test_transformers_loads_a_run_and_computes_the_same(run: minibert.Run) -> None:
+    torch = pytest.importorskip("torch", reason="torch and transformers are not installed (the extra `peers`)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `peers`)")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run.path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.path)
+    assert theirs.config.id2label == {0: "0", 1: "1"}
+    ours = minibert.load(run)
+    features = ours.tokenizer.encode(PAIRS, ours.max_seq_length)
+    outputs = ours.outputs(features)
+    for i, (a, b) in enumerate(PAIRS):
+        encoded = tokenizer(a, b, return_tensors="pt")
+        assert encoded["input_ids"][0].tolist() == features.ids[features.offsets[i] : features.offsets[i + 1]].tolist()
+        with torch.no_grad():
+            logits = theirs(**encoded).logits[0].numpy()
+        np.testing.assert_allclose(outputs[i], logits, atol=1e-5)
+    assert len(tokenizer) == len(VOCABULARY)

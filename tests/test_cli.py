@@ -1,0 +1,467 @@
+"""The commands on good input: what they print, what they write, and how they behave in a pipe."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from commands import (
+    PAIRS,
+    ROOT,
+    assert_one_line,
+    command,
+    contents,
+    environment,
+    make_checkpoint,
+    minibert_in_process,
+    minibert_process,
+    mrpc_rows,
+    write_mrpc,
+)
+from minibert import checkpoint
+from minibert.cli import cli
+
+GLUE = Path(__file__).parent / "fixtures" / "glue"
+SIZE = ("--batch-size", "8", "--max-seq-length", "32")
+RUN_FILES = {
+    "run.json", "metrics.jsonl", "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    make_checkpoint(root / "checkpoint")
+    write_mrpc(root / "glue")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(folder: Path) -> Path:
+    """A finished run of six steps."""
+    done = finetune(folder, "--output-dir", folder / "run", "--learning-rate", "1e-3", "--eval-every", "3")
+    assert done.code == 0, done.err
+    assert re.search(r"^accuracy +0\.\d{4} .*0\.5000$", done.out, re.M) and str(folder / "run") in done.out
+    assert "mrpc: 24 examples, 6 steps of 8" in done.err and "step 6/6  loss 0." in done.err
+    assert "tokens/s" in done.err and "loss 0." not in done.out
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a classifier whose answers differ from text to text."""
+    return make_checkpoint(tmp_path_factory.mktemp("classifier"), ("other", "same"))
+
+
+def finetune(folder: Path, *more: str | Path, task: str = "mrpc"):
+    arguments = "--checkpoint", folder / "checkpoint", "--data-dir", folder / "glue", "--epochs", "2", *SIZE
+    return minibert_in_process("finetune", task, *arguments, *more)
+
+
+def json_of(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+# --- help
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_has_an_example_that_parses(name: str) -> None:
+    done = minibert_in_process(name, "--help")
+    assert done.code == 0 and done.err == ""
+    example = re.search(rf"^ *Example:\n +.*?minibert {name} (.*)$", done.out, re.M)
+    assert example, done.out
+    arguments = example[1].split()
+    with cli.commands[name].make_context(name, arguments) as context:
+        assert context.params
+
+
+def test_help_of_the_whole() -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        done = minibert_in_process(*arguments)
+        assert done.code == 0 and done.err == ""
+        assert all(name in done.out for name in cli.commands) and "minibert finetune mrpc --sample" in done.out
+
+
+def test_every_option_of_every_command_is_explained() -> None:
+    for name, known in cli.commands.items():
+        for parameter in known.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.opts}"
+
+
+def test_version() -> None:
+    done = minibert_in_process("--version")
+    assert done.code == 0 and done.out.startswith("minibert") and done.out.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    plain = minibert_process("evaluate", tmp_path / "nothing")
+    assert_one_line(plain, 1, "nothing")
+    done = minibert_process("--debug", "evaluate", tmp_path / "nothing")
+    assert done.code == 1 and "Traceback" in done.err and "CheckpointError" in done.err
+
+
+# --- what a run leaves behind
+
+
+def documented(heading: str) -> set[str]:
+    """The keys or files that a table of docs/files.md lists below a heading."""
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    part = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.M)[1]
+    part = re.split(r"^#", part, flags=re.M)[0]
+    return {name for row in re.findall(r"^\| (`.*?) \|", part, re.M) for name in re.findall(r"`(.*?)`", row)}
+
+
+def test_a_run_directory_holds_what_is_documented_and_nothing_else(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == RUN_FILES
+    assert documented("A run directory") == RUN_FILES | {"state.safetensors"}
+
+
+def test_run_json(run: Path, folder: Path) -> None:
+    raw = json_of(run / "run.json")
+    assert set(raw) == documented("run.json")
+    assert raw["settings"]["learning_rate"] == 1e-3 and raw["settings"]["max_seq_length"] == 32
+    assert raw["finished"] is True and raw["steps"] == 6 and raw["seed"] == 1
+    assert set(raw["data"]) == {"train", "dev"} and len(raw["data"]["train"]["sha256"]) == 64
+    assert raw["checkpoint"]["source"] == str(folder / "checkpoint") and len(raw["checkpoint"]["sha256"]) == 64
+    assert {"python", "minibert", "numpy", "numba"} <= raw["versions"].keys()
+
+
+def test_metrics_jsonl(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "eval" not in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert {key for line in lines for key in line} == documented("metrics.jsonl")
+    assert [line["step"] for line in lines if "eval" in line] == [3, 6]
+    final = json_of(run / "eval_results.json")
+    assert lines[-1]["eval"]["accuracy"] == final["accuracy"] and lines[-1]["eval"]["loss"] == final["loss"]
+
+
+def test_eval_results(run: Path) -> None:
+    results = json_of(run / "eval_results.json")
+    assert set(results) == documented("eval_results.json")
+    assert results["global_step"] == 6 and results["examples"] == 10 and results["majority"]["accuracy"] == 0.5
+    lines = (run / "eval_results.txt").read_text().splitlines()
+    assert lines == sorted(lines)
+    values = dict(line.split(" = ") for line in lines)
+    assert set(values) == {"eval_accuracy", "eval_combined", "eval_f1", "eval_loss", "global_step", "loss"}
+    assert float(values["eval_accuracy"]) == results["accuracy"] and values["global_step"] == "6"
+
+
+def test_the_model_of_a_run(run: Path) -> None:
+    found = checkpoint.load(run)
+    assert found.config.id2label == ("0", "1") and found.arrays["classifier.weight"].shape == (2, 16)
+    assert json_of(run / "config.json")["label2id"] == {"0": 0, "1": 1}
+
+
+def test_a_result_at_the_majority_is_called_one(run: Path) -> None:
+    results = json_of(run / "eval_results.json")
+    out = minibert_in_process("evaluate", run).out
+    assert ("not above the majority class" in out) == (not results["beats_majority"])
+
+
+def test_runs_are_numbered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mrpc-notes").mkdir(parents=True)
+    for number in ("001", "002"):
+        done = finetune(folder)
+        assert done.code == 0 and f"runs/mrpc-{number}" in done.out
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mrpc-001", "mrpc-002", "mrpc-notes"]
+
+
+def test_seeds(folder: Path, tmp_path: Path) -> None:
+    done = finetune(folder, "--output-dir", tmp_path / "out", "--seeds", "2", "--seed", "5")
+    assert done.code == 0, done.err
+    summary = json_of(tmp_path / "out" / "seeds.json")
+    assert [one["seed"] for one in summary["runs"]] == [5, 6]
+    results = [json_of(tmp_path / "out" / f"seed-{seed}" / "eval_results.json") for seed in (5, 6)]
+    losses = [one["loss"] for one in results]
+    assert losses[0] != losses[1]
+    assert summary["mean"]["loss"] == pytest.approx(np.mean(losses))
+    assert summary["deviation"]["loss"] == pytest.approx(np.std(losses, ddof=1))
+    failed = sum(not one["beats_majority"] for one in results)
+    assert f"{failed} of 2 runs failed to beat the majority class" in done.out
+    assert [line.split()[0] for line in done.out.splitlines()[:6]] == [
+        "seed",
+        "5",
+        "6",
+        "mean",
+        "deviation",
+        "majority",
+    ]
+    # One seed is lost: --resume trains that one alone, and refuses other settings for the rest.
+    kept = contents(tmp_path / "out" / "seed-6")
+    shutil.rmtree(tmp_path / "out" / "seed-5")
+    again = finetune(folder, "--output-dir", tmp_path / "out", "--seeds", "2", "--seed", "5", "--resume")
+    assert again.code == 0 and again.out == done.out and contents(tmp_path / "out" / "seed-6") == kept
+    more = ("--seeds", "2", "--seed", "5", "--resume", "--learning-rate", "1e-4")
+    assert_one_line(finetune(folder, "--output-dir", tmp_path / "out", *more), 1, "seed-5", "learning_rate 2e-05")
+
+
+def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    many = ("--epochs", "60", "--threads", "1")
+    arguments = ("--checkpoint", "checkpoint", "--data-dir", "glue", *SIZE, *many, "--output-dir", tmp_path / "run")
+    process = subprocess.Popen(
+        command("finetune", "mrpc", *arguments), env=environment({}), cwd=folder,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    last = err.decode().splitlines()[-1]
+    assert process.returncode == 130 and out == b"" and b"Traceback" not in err, err
+    stopped = re.fullmatch(rf"minibert: {tmp_path}/run: stopped after step (\d+) of 180; add --resume to go on", last)
+    assert stopped and (tmp_path / "run" / "state.safetensors").is_file()
+    again = finetune(folder, *many, "--output-dir", tmp_path / "run", "--resume")
+    assert again.code == 0 and f"going on after step {stopped[1]}\n" in again.err
+    assert finetune(folder, *many, "--output-dir", tmp_path / "straight").code == 0
+    for name in ("model.safetensors", "metrics.jsonl", "eval_results.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_ctrl_c_outside_training(classifier: Path) -> None:
+    process = subprocess.Popen(
+        command("predict", classifier), env=environment({}), start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    process.stdin.write(b"The cat .\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.split(b"\n")[-2:] == [b"minibert: interrupted", b""], err
+
+
+# --- evaluate
+
+
+def test_evaluate_gives_the_results_of_the_run(run: Path, folder: Path) -> None:
+    results = json_of(run / "eval_results.json")
+    del results["global_step"]
+    for more in ([], ["--data-dir", folder / "glue"], ["--data-dir", folder / "glue" / "MRPC", "--task", "MRPC"]):
+        done = minibert_in_process("evaluate", run, "--json", *more)
+        assert done.code == 0 and done.err == "" and json.loads(done.out) == results
+
+
+def test_evaluate_another_split_and_one_without_labels(run: Path) -> None:
+    done = minibert_in_process("evaluate", run, "--split", "train", "--json")
+    assert json.loads(done.out)["examples"] == 24
+    assert_one_line(minibert_in_process("evaluate", run, "--split", "half"), 1, "no split 'half'", "train, dev, test")
+    fixture = minibert_in_process("evaluate", run, "--split", "test", "--data-dir", GLUE)
+    assert_one_line(fixture, 1, "no labels", "predict")
+
+
+def test_labels_are_matched_by_name(tmp_path: Path) -> None:
+    """A checkpoint with MNLI's labels in another order, and its rows with them, gives the same results."""
+    names = ("contradiction", "entailment", "neutral")
+    first = make_checkpoint(tmp_path / "first", names)
+    found = checkpoint.load(first)
+    order = [2, 0, 1]
+    arrays = {name: array.copy() for name, array in found.arrays.items()}
+    for name in ("classifier.weight", "classifier.bias"):
+        arrays[name] = arrays[name][order]
+    shutil.copytree(first, tmp_path / "second")
+    config = type(found.config)(**{**vars(found.config), "id2label": tuple(names[i] for i in order)})
+    checkpoint.save(tmp_path / "second", config, arrays)
+    ask = ("--task", "mnli", "--data-dir", GLUE, "--json")
+    results = [json.loads(minibert_in_process("evaluate", tmp_path / name, *ask).out) for name in ("first", "second")]
+    assert results[0] == results[1] and np.count_nonzero(np.sum(results[0]["confusion"], axis=0)) > 1
+    # Training goes on with the head, its rows in the task's order.
+    train = ("--data-dir", GLUE, "--learning-rate", "1e-9", "--epochs", "1", "--batch-size", "10", *SIZE[2:])
+    for name in ("first", "second"):
+        output = tmp_path / f"run-{name}"
+        done = minibert_in_process("finetune", "mnli", "--checkpoint", tmp_path / name, "--output-dir", output, *train)
+        assert done.code == 0 and "going on with it" in done.err
+        assert checkpoint.load(output).config.id2label == names
+        np.testing.assert_allclose(
+            checkpoint.load(output).arrays["classifier.weight"], found.arrays["classifier.weight"], atol=1e-6
+        )
+    out = minibert_in_process("evaluate", tmp_path / "run-second", "--json", "--data-dir", GLUE)
+    assert json_of(tmp_path / "run-second" / "eval_results.json")["dev-mismatched"]["examples"] == 10
+    assert json.loads(out.out)["confusion"] == results[0]["confusion"]
+
+
+# --- predict
+
+
+def lines_of_pairs() -> bytes:
+    return "".join(f"{a}\t{b}\n" for a, b in PAIRS).encode()
+
+
+def test_predict_from_file_and_stdin_to_file_and_stdout(classifier: Path, tmp_path: Path) -> None:
+    source = tmp_path / "pairs.tsv"
+    source.write_bytes(b"id\tsentence1\tsentence2\n" + b"".join(
+        f"n{i}\t{a}\t{b}\n".encode() for i, (a, b) in enumerate(PAIRS)
+    ))  # fmt: skip
+    done = minibert_in_process("predict", classifier, "--input", source)
+    assert done.code == 0 and done.err == ""
+    header, *rows = [line.split("\t") for line in done.out.splitlines()]
+    assert header == ["id", "prediction", "other", "same"]
+    assert [row[0] for row in rows] == [f"n{i}" for i in range(len(PAIRS))]
+    assert {row[1] for row in rows} == {"other", "same"}, "a classifier that tells nothing apart tests nothing"
+    for row in rows:
+        values = [float(value) for value in row[2:]]
+        assert sum(values) == pytest.approx(1, abs=2e-6) and header[2 + int(np.argmax(values))] == row[1]
+    as_stdin = minibert_in_process("predict", classifier, stdin=source.read_bytes())
+    assert as_stdin == done
+    plain = minibert_in_process("predict", classifier, stdin=lines_of_pairs())
+    assert plain.out == re.sub(r"^n(\d)", r"\1", done.out, flags=re.M)
+    target = tmp_path / "out.tsv"
+    written = minibert_in_process("predict", classifier, "--input", source, "--output", target)
+    assert written == (0, "", "") and target.read_text() == done.out
+
+
+def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps({"id": i, "sentence1": a, "sentence2": b}) + "\n" for i, (a, b) in
+                              enumerate(PAIRS)))  # fmt: skip
+    done = minibert_in_process("predict", classifier, "--input", source, "--format", "jsonl")
+    objects = [json.loads(line) for line in done.out.splitlines()]
+    assert [set(one) for one in objects] == [{"id", "prediction", "probabilities"}] * len(PAIRS)
+    assert all(list(one["probabilities"]) == ["other", "same"] for one in objects)
+    google = minibert_in_process("predict", classifier, "--input", source, "--format", "google")
+    rows = [line.split("\t") for line in google.out.splitlines()]
+    assert len(rows) == len(PAIRS), "no header"
+    for row, one in zip(rows, objects, strict=True):
+        assert [str(np.float32(value)) for value in one["probabilities"].values()] == row
+
+
+def test_predict_nothing(classifier: Path) -> None:
+    done = minibert_in_process("predict", classifier, stdin=b"")
+    assert done == (0, "id\tprediction\tother\tsame\n", "")
+
+
+def test_predict_into_a_device(classifier: Path, tmp_path: Path) -> None:
+    """What is no file is written to and stays what it is."""
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
+    process = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv", "--output", tmp_path / "pipe")
+    assert done == (0, "", "")
+    assert process.communicate(timeout=10)[0].count(b"\n") == len(PAIRS) + 1
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.fixture
+def filter_process(classifier: Path) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        command("predict", classifier, "--threads", "1"), env=environment({}), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+    ) as process:  # fmt: skip
+        yield process
+        process.kill()
+
+
+def read_lines(process: subprocess.Popen, count: int) -> list[bytes]:
+    """As many lines of its stdout; fails where they do not come."""
+    found = b""
+    while found.count(b"\n") < count:
+        assert process.stdout and select.select([process.stdout], [], [], 60)[0], f"no answer; so far {found!r}"
+        block = process.stdout.read(1 << 16)
+        assert block, process.stderr and process.stderr.read()
+        found += block
+    return found.splitlines()
+
+
+def test_an_answer_does_not_wait_for_the_next_question(filter_process: subprocess.Popen) -> None:
+    assert filter_process.stdin and filter_process.stdout and filter_process.stderr
+    filter_process.stdin.write(b"The cat was lost .\tAnna lost the cat .\n")
+    first = read_lines(filter_process, 2)
+    assert first[0] == b"id\tprediction\tother\tsame" and first[1].startswith(b"0\t")
+    filter_process.stdin.write(b"The dog .\tThe cat .\nThe mill .\tThe ")  # the last line is not whole yet
+    assert read_lines(filter_process, 1)[0].startswith(b"1\t")
+    filter_process.stdin.write(b"bank .")
+    filter_process.stdin.close()
+    assert read_lines(filter_process, 1)[0].startswith(b"2\t")
+    assert filter_process.wait(60) == 0 and filter_process.stderr.read() == b""
+
+
+def test_a_reader_that_goes_away_is_no_error(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.tsv").write_bytes(lines_of_pairs() * 500)
+    piped = " ".join(command("predict", str(classifier), "--input", str(tmp_path / "in.tsv")))
+    done = subprocess.run(
+        ["bash", "-c", f"{piped} | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, env=environment({})
+    )
+    assert done.stdout == b"id\tprediction\tother\tsame\n0\n" and done.stderr == b""
+
+
+def test_a_bad_line_in_the_middle_names_itself(classifier: Path) -> None:
+    done = minibert_in_process("predict", classifier, stdin=lines_of_pairs() * 8 + b"only one column\n")
+    assert done.code == 1 and done.out.count("\n") == 65, "the whole batches before it are answered"
+    assert done.err.splitlines() == ["minibert: <stdin>: line 65: 1 columns, not 2; correct the row"]
+
+
+# --- regression, own files
+
+
+def test_regression_end_to_end(folder: Path, tmp_path: Path) -> None:
+    train = ("--checkpoint", folder / "checkpoint", "--data-dir", GLUE, "--output-dir", tmp_path / "run", *SIZE)
+    done = minibert_in_process("finetune", "sts-b", *train, "--epochs", "2")
+    assert done.code == 0, done.err
+    results = json_of(tmp_path / "run" / "eval_results.json")
+    assert {"pearson", "spearman", "majority"} <= results.keys() and "confusion" not in results
+    assert json_of(tmp_path / "run" / "config.json")["problem_type"] == "regression"
+    evaluated = json.loads(minibert_in_process("evaluate", tmp_path / "run", "--json").out)
+    assert evaluated["pearson"] == results["pearson"] and evaluated["loss"] == results["loss"]
+    predicted = minibert_in_process("predict", tmp_path / "run", stdin=lines_of_pairs())
+    header, *rows = [line.split("\t") for line in predicted.out.splitlines()]
+    assert header == ["id", "prediction"] and all(np.isfinite(float(row[1])) for row in rows)
+    objects = minibert_in_process("predict", tmp_path / "run", "--format", "jsonl", stdin=lines_of_pairs()).out
+    for line, row in zip(objects.splitlines(), rows, strict=True):
+        assert json.loads(line)["prediction"] == pytest.approx(float(row[1]), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
+    names, labels = ("first", "second", "verdict"), ("yes, quite", "no", "perhaps")
+
+    def write(path: Path, count: int) -> None:
+        cells = [(*PAIRS[i % 8], labels[i % 3]) for i in range(count)]
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in cells))
+        else:
+            quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in (names, *cells)]
+            path.write_text("\r\n".join(quoted) + "\r\n")
+
+    write(tmp_path / f"train.{kind}", 24)
+    write(tmp_path / f"dev.{kind}", 9)
+    done = minibert_in_process(
+        "finetune", "table", "--train", tmp_path / f"train.{kind}", "--dev", tmp_path / f"dev.{kind}",
+        "--text-a", "first", "--text-b", "second", "--label", "verdict", "--checkpoint", folder / "checkpoint",
+        "--output-dir", tmp_path / "run", "--epochs", "1", *SIZE,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert checkpoint.load(tmp_path / "run").config.id2label == ("no", "perhaps", "yes, quite")
+    results = json_of(tmp_path / "run" / "eval_results.json")
+    assert results["examples"] == 9 and results["majority"]["accuracy"] == pytest.approx(1 / 3)
+    dev = ("--input", tmp_path / f"dev.{kind}")
+    evaluated = minibert_in_process("evaluate", tmp_path / "run", "--json", *dev)
+    assert json.loads(evaluated.out)["accuracy"] == results["accuracy"]
+    assert_one_line(minibert_in_process("evaluate", tmp_path / "run"), 1, "--input FILE")
+    predicted = minibert_in_process("predict", tmp_path / "run", *dev)
+    assert predicted.out.splitlines()[0] == "id\tprediction\tno\tperhaps\tyes, quite"
+    assert predicted.out.count("\n") == 10
+
+
+def test_the_rows_of_the_helpers_are_balanced() -> None:
+    labels = [row[0] for row in mrpc_rows(16)[1:]]
+    assert labels.count("0") == labels.count("1") == 8

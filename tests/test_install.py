@@ -1,0 +1,176 @@
+"""The package on its own: quick to start, compiled once, and at home on machines that give it little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from commands import ROOT, command, environment, make_checkpoint, write_mrpc
+
+# One small kernel: its result, how many functions had to be compiled, and where they were kept.
+KERNEL = """
+import numpy as np
+import numba.core.config
+from minibert.kernels.bias_tanh import cpu
+y = np.empty((1, 1), np.float32)
+cpu.forward(y, np.full((1, 1), 0.5, np.float32), np.zeros(1, np.float32))
+print(y[0, 0], sum(cpu._forward.stats.cache_misses.values()), numba.core.config.CACHE_DIR)
+"""
+PARTS = ("minibert", "kernels", "cli")
+
+
+def child_seconds(arguments: list[str]) -> float:
+    """Processor time of a command; on an idle machine it takes as long by the clock, on a busy one longer."""
+    before = os.times()
+    subprocess.run(arguments, check=True, capture_output=True, env=environment({}))
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def run_kernel(root: Path, cache: Path | None, before: str = "", **env: str | None) -> tuple[float, int, str]:
+    env = {"PYTHONPATH": str(root), "XDG_CACHE_HOME": cache and str(cache), **env}
+    done = subprocess.run([sys.executable, "-c", before + KERNEL], capture_output=True, text=True, env=environment(env))
+    assert done.returncode == 0, done.stderr
+    value, compiled, folder = done.stdout.split()
+    return float(value), int(compiled), folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package, without links, as an installation is."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(ROOT / "minibert", tmp_path / "copy" / "minibert", ignore=ignore)).parent
+
+
+def test_help_is_quick() -> None:
+    assert statistics.median(child_seconds(command("--help")) for _ in range(5)) < 0.3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    arguments = [sys.executable, "-X", "importtime", "-m", "minibert", "finetune", "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment({}))
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "click" in imported
+    assert not imported & {"numba", "cupy", "jax", "numpy", "tokenizers", "huggingface_hub", "rich", "torch"}
+
+
+def test_kernels_load_from_the_cache_until_a_helper_is_edited(copy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    value, compiled, folder = run_kernel(copy, cache)
+    assert value == pytest.approx(0.4621, abs=1e-4) and compiled == 1 and folder.startswith(str(cache))
+    kept = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nb?")}
+    assert len(kept) > 2
+    assert run_kernel(copy, cache) == (value, 0, folder)
+    assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nb?")} == kept
+    helper = copy / "minibert" / "kernels" / "common" / "elementary.py"
+    source = helper.read_text()
+    assert source.count("\ndef tanh(x):\n") == 1
+    helper.write_text(source.replace("\ndef tanh(x):\n", "\ndef tanh(x):\n    return np.float32(2)\n"))
+    edited, compiled, other = run_kernel(copy, cache)
+    assert edited == 2 and compiled == 1 and other != folder
+    assert run_kernel(copy, cache) == (2, 0, other)
+
+
+@pytest.mark.parametrize("home", ["/dev/null/home", None])
+def test_a_user_without_a_home(home: str | None) -> None:
+    """Not one in the environment, nor in the system's list of users."""
+    unknown = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
+    value, _, folder = run_kernel(ROOT, None, unknown if home is None else "", HOME=home)
+    try:
+        assert value == pytest.approx(0.4621, abs=1e-4) and Path(folder).parent == Path(tempfile.gettempdir())
+    finally:
+        shutil.rmtree(folder)
+    code = "from minibert.files import user_cache\nprint(user_cache())"
+    env = environment({"HOME": home, "XDG_CACHE_HOME": None})
+    done = subprocess.run([sys.executable, "-c", unknown + code], capture_output=True, text=True, env=env, check=True)
+    place = Path(done.stdout.strip())
+    assert place.is_absolute() and place.parent == Path(tempfile.gettempdir())
+    place.rmdir()
+
+
+def powerless() -> list[str]:
+    """What makes a command heed the permissions of files: nothing, or for root the loss of its privilege."""
+    if os.geteuid() != 0:
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv to take that away")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+@pytest.mark.slow  # compiles all kernels
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of files are Unix's")
+def test_an_install_and_a_home_that_cannot_be_written(copy: Path, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "checkpoint")
+    write_mrpc(tmp_path / "glue")
+    (tmp_path / "home").mkdir()
+    folders = [tmp_path / "home", *(path for path in copy.rglob("*") if path.is_dir())]
+    before = sorted(copy.rglob("*"))
+    for folder in folders:
+        os.chmod(folder, 0o555)
+    more = ("--checkpoint", "checkpoint", "--data-dir", "glue", "--batch-size", "8", "--max-seq-length", "32")
+    env = {"PYTHONPATH": str(copy), "HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "TMPDIR": str(tmp_path)}
+    arguments = [*powerless(), *command("finetune", "mrpc", *more, "--output-dir", "run")]
+    refused = subprocess.run([*powerless(), "touch", str(copy / "minibert" / "file")], capture_output=True)
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(env), capture_output=True, text=True)
+    for folder in folders:
+        os.chmod(folder, 0o755)
+    assert refused.returncode != 0 and done.returncode == 0, done.stderr
+    assert sorted(copy.rglob("*")) == before and not list((tmp_path / "home").iterdir())
+    assert list(tmp_path.glob("minibert-kernels-*/**/*.nbi"))
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_everything_and_works_where_it_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="building a wheel without a network needs setuptools here")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (*PARTS, "pyproject.toml", "README.md", "LICENSE"):
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {
+        str(path.relative_to(source)) if part == "minibert" else f"minibert/{path.relative_to(source)}"
+        for part in PARTS
+        for path in (source / part).rglob("*")
+        if path.is_file()
+    }
+    assert held == wanted
+    assert {"minibert/py.typed", "minibert/models/vocab.txt", "minibert/kernels/matmul/cpu.py"} <= held
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    target = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
+    ).stdout.strip()
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], check=True)
+    Path(target, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # found after the wheel's own
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    where = "import minibert.kernels.matmul, minibert.models as m; print(m.__file__, m.VOCAB.stat().st_size)"
+    done = subprocess.run([python, "-c", where], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(target)
+    script = tmp_path / "venv" / "bin" / "minibert"
+    done = subprocess.run([script, "--version"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1][0].isdigit()
+    make_checkpoint(tmp_path / "checkpoint")
+    write_mrpc(tmp_path / "glue")
+    more = ("--checkpoint", "checkpoint", "--data-dir", "glue", "--batch-size", "8", "--max-seq-length", "32")
+    arguments = [script, "finetune", "mrpc", *more, "--output-dir", "run"]
+    done = subprocess.run(arguments, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

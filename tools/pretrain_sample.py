@@ -1,0 +1,235 @@
+"""Pre-trains the small model that ships with the embedded sample: minibert/models/sample.
+
+The text is minibert.tasks.sample.passages: two sentences about an event, in train's templates and with its names, from
+draws of their own, the labels dropped; about half of the second sentences contradict the first. Nothing of dev's
+templates or names is seen. Two self-supervised tasks take turns on the same batch, both as in ELECTRA (Clark et al.
+2020), but with one network for both:
+
+1. Words are masked and filled in again: a masked name has to be copied from the right role in the other sentence.
+2. In every second passage half of the masks are filled with what the network itself would say (drawn from its
+   distribution) and two words of a sentence trade places. For every token the network tells whether it is the
+   original one, and at [CLS] whether all are.
+
+The engine is minibert's own. From the checkout:
+
+    python tools/pretrain_sample.py [--output DIR] [--steps N] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from minibert import ops
+from minibert.autograd import Tape, Tensor, untaped
+from minibert.batch import pack
+from minibert.bert import Bert
+from minibert.config import BertConfig
+from minibert.kernels import devices
+from minibert.kernels.devices import Device
+from minibert.optim import Adam, learning_rate
+from minibert.parameters import Group
+from minibert.random import initial_weights, order
+from minibert.tasks import sample
+from minibert.tasks.sample_events import ENDS, STARTS
+from minibert.tokenizer import SPECIAL, Features, Tokenizer
+
+CONFIG = {
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 128,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+PASSAGES, STEPS, BATCH, MASKED = 60000, 6000, 32, 0.4
+RATE, WARMUP, SEED = 1e-3, 0.05, 1
+ONLY_FILLING = 0.3  # of the steps: before it can fill in, the network's guesses teach nothing
+TELLING_WEIGHT = 4.0
+
+
+def vocabulary() -> list[str]:
+    """Whole words of train's text, the syllables of names, and single characters for everything else."""
+    words = {word for pair in sample.passages(5000) for text in pair for word in text.lower().split()}
+    ends = [end for kind in ENDS.values() for end in kind]
+    names = {f"{start}{end}".lower() for start in STARTS for end in ends}
+    characters = {chr(code) for code in range(33, 127)} - {chr(code) for code in range(65, 91)}
+    letters = {c for c in characters if c.isalnum()}
+    pieces = {f"##{piece}" for piece in letters | set(ends)}
+    return [*SPECIAL, *sorted(words - names | {s.lower() for s in STARTS} | characters | pieces)]
+
+
+class Pretrainer:
+    """The encoder with its head and one for filling in; `step` is one update."""
+
+    def __init__(self, device: Device, config: BertConfig, steps: int, continuing: np.ndarray, counts: np.ndarray):
+        c, v = config.hidden_size, config.vocab_size
+        self.device, self.steps, self.continuing, self.counts = device, steps, continuing, counts
+        self.bert = Bert(config, 2, device)
+        self.filling = Group(device, "filling", {
+            "transform.weight": (c, c), "transform.bias": (c,), "words.bias": (v,),
+        })  # fmt: skip
+        shapes = {name: array.shape for name, array in self.bert.arrays().items()}
+        self.bert.fill(initial_weights(shapes, 0.02, SEED))
+        for name, value in initial_weights({p.name: p.shape for p in self.filling}, 0.02, SEED).items():
+            self.filling[name].data[...] = value
+        self.optimizer = Adam([*self.bert.groups, self.filling])
+        self.draws = np.random.Generator(np.random.Philox(SEED))
+
+    def words(self, x: Tensor) -> Tensor:
+        """What each row's token could be: (S, C) to (S, V), through the word embeddings."""
+        x = ops.bias_gelu(ops.linear(x, self.filling["transform.weight"], None), self.filling["transform.bias"], "erf")
+        return ops.linear(x, self.bert.embeddings["embeddings.word_embeddings.weight"], self.filling["words.bias"])
+
+    def step(self, step: int, text: Features) -> dict[str, float]:
+        masked = self._choose(text)
+        filled, measured = self._fill(text, masked)
+        if step >= ONLY_FILLING * self.steps:
+            measured |= self._tell(text, filled)
+        rate = learning_rate("google", step, RATE, self.steps, int(WARMUP * self.steps))
+        self.optimizer.update(step, rate, self.optimizer.gradient_norm())
+        return measured
+
+    def _choose(self, text: Features) -> np.ndarray:
+        """Rows of the tokens to mask: whole words of the first or the second sentence, none of the special tokens."""
+        word = np.cumsum(~self.continuing[text.ids]) - 1
+        chosen = self.draws.random(word[-1] + 1) < MASKED
+        sentence = np.repeat(self.draws.integers(2, size=len(text)), np.diff(text.offsets))
+        return np.flatnonzero(chosen[word] & (text.segments == sentence) & (text.ids >= len(SPECIAL))).astype(np.int32)
+
+    def _fill(self, text: Features, masked: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Adds the gradients of filling in; returns the ids with the masked ones drawn by the network."""
+        ids = text.ids.copy()
+        ids[masked] = SPECIAL.index("[MASK]")
+        with Tape() as tape:
+            x = self.bert.encode(self._pack(text, ids), None)
+            logits = self.words(ops.take_rows(x, self.device.array(masked)))
+            loss = ops.softmax_cross_entropy(logits, self.device.array(text.ids[masked]))
+        tape.backward(loss, self._weights(np.ones(len(masked))))
+        scores = self.device.numpy(logits.data)[:, len(SPECIAL) :]
+        noise = -np.log(-np.log(self.draws.random(scores.shape, dtype=np.float32) + 1e-20) + 1e-20)
+        ids[masked] = len(SPECIAL) + (scores + noise).argmax(1)
+        right = scores.argmax(1) + len(SPECIAL) == text.ids[masked]
+        return ids, {"fill": float(loss.data.mean()), "right": float(right.mean())}
+
+    def _tell(self, text: Features, ids: np.ndarray) -> dict[str, float]:
+        """Adds the gradients of telling replaced tokens, and at [CLS] whether there is one."""
+        head = self.bert.head
+        passage = np.repeat(np.arange(len(text)), np.diff(text.offsets))
+        ids = np.where((passage % 2 == 1) | (self.draws.random(len(ids)) < 0.5), text.ids, ids)
+        ids = self._trade(text, ids)
+        replaced = ids != text.ids
+        first = text.offsets[:-1]
+        replaced[first] = np.logical_or.reduceat(replaced, first)
+        weights = np.where(np.isin(np.arange(len(ids)), first), 4.0, 1.0)
+        with Tape() as tape:
+            x = self.bert.encode(self._pack(text, ids), None)
+            x = ops.bias_tanh(ops.linear(x, head["pooler.dense.weight"], None), head["pooler.dense.bias"])
+            logits = ops.linear(x, head["classifier.weight"], head["classifier.bias"])
+            loss = ops.softmax_cross_entropy(logits, self.device.array(replaced.astype(np.int32)))
+        tape.backward(loss, self._weights(weights) * np.float32(TELLING_WEIGHT))
+        said = self.device.numpy(logits.data).argmax(1) == 1
+        inner = np.ones(len(ids), bool)
+        inner[first] = False
+        return {
+            "tell": float(loss.data.mean()),
+            "found": float(said[replaced & inner].mean()),
+            "false": float(said[~replaced & inner].mean()),
+            "cls": float((said == replaced)[first].mean()),
+            "base": float(replaced[first].mean()),
+        }
+
+    def _trade(self, text: Features, ids: np.ndarray) -> np.ndarray:
+        """In every second passage, two words of one sentence trade places: rare ones mostly, as long as each other."""
+        ids = ids.copy()
+        words = np.flatnonzero(~self.continuing[text.ids])  # the row where each word begins
+        pieces = np.diff(np.append(words, len(ids)))
+        sentence = np.cumsum(ids[words] <= SPECIAL.index("[MASK]"))  # a number for each: [CLS] and [SEP] begin new ones
+        weights = np.where(ids[words] < len(SPECIAL), 0.0, 1 / self.counts[ids[words]])
+        bounds = np.searchsorted(words, text.offsets)
+        for begin, end in zip(bounds[:-1:2], bounds[1::2], strict=False):
+            for _ in range(4):
+                share = weights[begin:end].cumsum()
+                first = begin + np.searchsorted(share, self.draws.random() * share[-1])
+                fits = (sentence == sentence[first]) & (pieces == pieces[first]) & (ids[words] != ids[words[first]])
+                share = (weights * fits).cumsum()
+                if share[-1]:
+                    break
+            else:
+                continue
+            second = np.searchsorted(share, self.draws.random() * share[-1])
+            a, b = (words[w] + np.arange(pieces[first]) for w in (first, second))
+            ids[a], ids[b] = ids[b], ids[a]
+        return ids
+
+    def _pack(self, text: Features, ids: np.ndarray):
+        return pack(self.device, Features(ids, text.segments, text.offsets), np.arange(len(text)), None)
+
+    def _weights(self, weights: np.ndarray):
+        return self.device.array((weights / weights.sum()).astype(self.device.float_type))
+
+
+def slice_of(text: Features, numbers: np.ndarray) -> Features:
+    """The passages of these numbers."""
+    lengths = np.diff(text.offsets)[numbers]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rows = np.repeat(text.offsets[numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Features(text.ids[rows], text.segments[rows], offsets)
+
+
+def save(bert: Bert, config: dict[str, object], vocab: list[str], directory: Path) -> None:
+    """A checkpoint as Hugging Face has it, in half precision and without a classifier."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {k: np.ascontiguousarray(v, np.float16) for k, v in bert.arrays().items() if not k.startswith("classifier")}
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    (directory / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 128}
+    (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-trains the sample's model.")
+    parser.add_argument("--output", type=Path, default=sample.model_path())
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    vocab = vocabulary()
+    text = Tokenizer.from_vocab(vocab).encode(sample.passages(PASSAGES), 128)
+    config = {"architectures": ["BertModel"], "model_type": "bert", "vocab_size": len(vocab), **CONFIG}
+    undropped = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    device = devices.open("cpu", threads=options.threads)
+    continuing = np.array([token.startswith("##") for token in vocab])
+    counts = np.bincount(text.ids, minlength=len(vocab)) + 1
+    pretrainer = Pretrainer(
+        device, BertConfig.from_dict(config | undropped, "pretrain_sample"), options.steps, continuing, counts
+    )
+    recent: list[dict[str, float]] = []
+    with device.session():
+        for step in range(options.steps):
+            places = np.arange(step * BATCH, (step + 1) * BATCH)
+            numbers = order(PASSAGES, SEED, int(places[0] // PASSAGES))[places % PASSAGES]
+            recent.append(pretrainer.step(step, slice_of(text, numbers)))
+            if (step + 1) % 250 == 0:
+                means = {k: np.mean([r[k] for r in recent if k in r]) for k in recent[-1]}
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+                print(f"step {step + 1}, {time.perf_counter() - began:.0f} s: {shown}", flush=True)
+                recent.clear()
+                save(pretrainer.bert, config, vocab, options.output)
+    save(pretrainer.bert, config, vocab, options.output)
+
+
+if __name__ == "__main__":
+    main()
