@@ -47,7 +47,7 @@ class Case:
         room = () if self.scratch < 0 else (np.empty(0, np.uint8),)
         getattr(load(self.operation, "reference"), self.function)(*exact, *room)
         for array, wanted in zip(got, exact, strict=False):
-            error = np.linalg.norm(array - wanted) / max(np.linalg.norm(wanted), 1e-30)
+            error = np.linalg.norm(array - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)
             if not error < 1e-5:
                 raise AssertionError(f"{self.name}: relative error {error:.2g}: not timed")
 

@@ -222,8 +222,8 @@ def _finish(
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """eval_results.json with everything, and eval_results.txt as Google's script writes it."""
     files.write_whole(folder / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
-    google = {f"eval_{name}": value for name, value in results.items() if isinstance(value, float)}
-    google["loss"] = google.pop("eval_batch_loss", google.get("eval_loss"))
+    google: dict[str, Any] = {f"eval_{name}": value for name, value in results.items() if isinstance(value, float)}
+    google["loss"] = google.pop("eval_batch_loss")
     google["global_step"] = results["global_step"]
     text = "".join(f"{name} = {google[name]}\n" for name in sorted(google))
     files.write_whole(folder / "eval_results.txt", text.encode())

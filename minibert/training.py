@@ -26,6 +26,7 @@ from minibert.tasks import Task
 from minibert.tokenizer import Features
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
+GOOGLE_BATCH = 8  # its eval_batch_size
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,16 @@ def _interrupts() -> Iterator[list[int]]:
 def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:
     """The task's metrics over a labelled split, with the majority class beside them; `loss` is per example.
 
+    `batch_loss` is what Google's Estimator reports as "loss": the mean over batches of 8 of their means.
+
     `columns` gives, for each label of the task, the model's output of that name.
     """
     logits = outputs(bert, data.features)
     logits = logits if columns is None else logits[:, columns]
     losses = _losses(logits, data.labels)
     results = metrics.evaluate(task, logits, data.labels)
-    return results | {"loss": float(losses.mean())}
+    batches = [losses[i : i + GOOGLE_BATCH].mean() for i in range(0, len(losses), GOOGLE_BATCH)]
+    return results | {"loss": float(losses.mean()), "batch_loss": float(np.mean(batches))}
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

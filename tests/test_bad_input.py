@@ -443,7 +443,7 @@ def test_output_directory_is_the_checkpoint(here: Path) -> None:
 def test_output_directory_in_use(here: Path) -> None:
     (here / "new").mkdir()
     with open(here / "new" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # which leaves room for other shared ones, and none for ours
         for more in ((), ("--overwrite",)):
             assert_one_line(
                 finetune(here, *more, output="new"), 1, str(here / "new"), "another process", "--output-dir"

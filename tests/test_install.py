@@ -38,7 +38,8 @@ def child_seconds(arguments: list[str]) -> float:
 
 def run_kernel(root: Path, cache: Path | None, before: str = "", **env: str | None) -> tuple[float, int, str]:
     env = {"PYTHONPATH": str(root), "XDG_CACHE_HOME": cache and str(cache), **env}
-    done = subprocess.run([sys.executable, "-c", before + KERNEL], capture_output=True, text=True, env=environment(env))
+    code = [sys.executable, "-c", before + KERNEL]
+    done = subprocess.run(code, cwd=root, capture_output=True, text=True, env=environment(env))
     assert done.returncode == 0, done.stderr
     value, compiled, folder = done.stdout.split()
     return float(value), int(compiled), folder

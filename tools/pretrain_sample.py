@@ -1,14 +1,14 @@
 """Pre-trains the small model that ships with the embedded sample: minibert/models/sample.
 
-The text is minibert.tasks.sample.passages: two sentences about an event, in train's templates and with its names, from
-draws of their own, the labels dropped; about half of the second sentences contradict the first. Nothing of dev's
-templates or names is seen. Two self-supervised tasks take turns on the same batch, both as in ELECTRA (Clark et al.
-2020), but with one network for both:
+The text is minibert.tasks.sample.passages: an event told twice, with train's templates and names, from draws of their
+own. It has no labels and nothing of dev's templates and names. Two self-supervised tasks take turns on every batch:
 
-1. Words are masked and filled in again: a masked name has to be copied from the right role in the other sentence.
-2. In every second passage half of the masks are filled with what the network itself would say (drawn from its
-   distribution) and two words of a sentence trade places. For every token the network tells whether it is the
-   original one, and at [CLS] whether all are.
+1. Words of one sentence are masked and filled in again. In half of the passages the other sentence is there to help: a
+   masked name has to be copied from its role there. In the rest it is hidden, so that what the network draws from its
+   distribution suits the sentence but seldom the other one.
+2. In the passages where it was hidden, some words are replaced by those guesses or two like words of a sentence trade
+   places. For every token the network tells whether it is the original one (as in ELECTRA, Clark et al. 2020), and at
+   [CLS] whether all are. This goes through the pooler.
 
 The engine is minibert's own. From the checkout:
 
@@ -26,8 +26,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from minibert import ops
-from minibert.autograd import Tape, Tensor, untaped
-from minibert.batch import pack
+from minibert.autograd import Tape, Tensor
+from minibert.batch import Batch, pack
 from minibert.bert import Bert
 from minibert.config import BertConfig
 from minibert.kernels import devices
@@ -55,8 +55,9 @@ CONFIG = {
 }
 PASSAGES, STEPS, BATCH, MASKED = 60000, 6000, 32, 0.4
 RATE, WARMUP, SEED = 1e-3, 0.05, 1
-ONLY_FILLING = 0.3  # of the steps: before it can fill in, the network's guesses teach nothing
-TELLING_WEIGHT = 4.0
+ONLY_FILLING = 0.1  # of the steps: before it can fill in, the network's guesses teach nothing
+GUESSED = 0.3  # of the masked words keep the guess
+TELLING_WEIGHT, WHOLE_WEIGHT = 4.0, 10.0
 
 
 def vocabulary() -> list[str]:
@@ -94,89 +95,95 @@ class Pretrainer:
 
     def step(self, step: int, text: Features) -> dict[str, float]:
         masked = self._choose(text)
-        filled, measured = self._fill(text, masked)
+        guesses, measured = self._fill(text, masked)
         if step >= ONLY_FILLING * self.steps:
-            measured |= self._tell(text, filled)
+            measured |= self._tell(text, self._corrupt(text, guesses))
         rate = learning_rate("google", step, RATE, self.steps, int(WARMUP * self.steps))
         self.optimizer.update(step, rate, self.optimizer.gradient_norm())
         return measured
 
     def _choose(self, text: Features) -> np.ndarray:
-        """Rows of the tokens to mask: whole words of the first or the second sentence, none of the special tokens."""
+        """Where to mask: whole words of the first or of the second sentence of each passage, (T,) bool."""
         word = np.cumsum(~self.continuing[text.ids]) - 1
         chosen = self.draws.random(word[-1] + 1) < MASKED
         sentence = np.repeat(self.draws.integers(2, size=len(text)), np.diff(text.offsets))
-        return np.flatnonzero(chosen[word] & (text.segments == sentence) & (text.ids >= len(SPECIAL))).astype(np.int32)
+        return chosen[word] & (text.segments == sentence) & (text.ids >= len(SPECIAL))
 
     def _fill(self, text: Features, masked: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-        """Adds the gradients of filling in; returns the ids with the masked ones drawn by the network."""
-        ids = text.ids.copy()
-        ids[masked] = SPECIAL.index("[MASK]")
+        """Adds the gradients of filling in; returns the ids with the masked ones drawn by the network.
+
+        Passages with even numbers are told from one sentence alone.
+        """
+        first = text.offsets[:-1]
+        passage = np.repeat(np.arange(len(text)), np.diff(text.offsets))
+        sentence = np.maximum.reduceat(np.where(masked, text.segments, 0), first)
+        seen = (passage % 2 == 1) | (text.segments == sentence[passage])
+        seen[first] = True
+        ids = np.where(masked, SPECIAL.index("[MASK]"), text.ids).astype(np.int32)
+        lengths = np.add.reduceat(seen, first, dtype=np.int64)
+        part = Features(ids[seen], text.segments[seen], np.concatenate([[0], np.cumsum(lengths)]))
+        rows, wanted = np.flatnonzero(masked[seen]).astype(np.int32), text.ids[masked]
         with Tape() as tape:
-            x = self.bert.encode(self._pack(text, ids), None)
-            logits = self.words(ops.take_rows(x, self.device.array(masked)))
-            loss = ops.softmax_cross_entropy(logits, self.device.array(text.ids[masked]))
-        tape.backward(loss, self._weights(np.ones(len(masked))))
+            x = self.bert.encode(self._pack(part), None)
+            logits = self.words(ops.take_rows(x, self.device.array(rows)))
+            loss = ops.softmax_cross_entropy(logits, self.device.array(wanted))
+        tape.backward(loss, self._weights(np.ones(len(rows))))
         scores = self.device.numpy(logits.data)[:, len(SPECIAL) :]
-        noise = -np.log(-np.log(self.draws.random(scores.shape, dtype=np.float32) + 1e-20) + 1e-20)
-        ids[masked] = len(SPECIAL) + (scores + noise).argmax(1)
-        right = scores.argmax(1) + len(SPECIAL) == text.ids[masked]
-        return ids, {"fill": float(loss.data.mean()), "right": float(right.mean())}
+        ids[masked] = len(SPECIAL) + (scores + self.draws.gumbel(size=scores.shape)).argmax(1)
+        right = scores.argmax(1) + len(SPECIAL) == wanted
+        paired = passage[masked] % 2 == 1
+        return ids, {"paired": float(right[paired].mean()), "alone": float(right[~paired].mean())}
+
+    def _corrupt(self, text: Features, guesses: np.ndarray) -> np.ndarray:
+        """The passages' ids: of four, one with some guesses, one with two words traded, two as they were."""
+        passage = np.repeat(np.arange(len(text)), np.diff(text.offsets))
+        word = np.cumsum(~self.continuing[text.ids]) - 1
+        guessed = (self.draws.random(word[-1] + 1) < GUESSED)[word] & (passage % 4 == 0)
+        ids = np.where(guessed, guesses, text.ids)
+        words = np.flatnonzero(~self.continuing[ids])  # the row where each word begins
+        pieces = np.diff(np.append(words, len(ids)))
+        sentence = np.cumsum(ids[words] < len(SPECIAL))  # a number for each: [CLS] and [SEP] begin new ones
+        weights = np.where(ids[words] < len(SPECIAL), 0.0, 1 / self.counts[ids[words]])
+        table = self.device.numpy(self.bert.embeddings["embeddings.word_embeddings.weight"].data)
+        meaning = table[ids[words + pieces - 1]]
+        meaning = meaning / np.linalg.norm(meaning, axis=1, keepdims=True)
+        bounds = np.searchsorted(words, text.offsets)
+        for begin, end in zip(bounds[2:-1:4], bounds[3::4], strict=True):
+            share = weights[begin:end].cumsum()
+            one = begin + np.searchsorted(share, self.draws.random() * share[-1])
+            here = slice(begin, end)
+            fits = (sentence[here] == sentence[one]) & (pieces[here] == pieces[one]) & (weights[here] > 0)
+            fits[one - begin] = False
+            if fits.any():
+                other = begin + np.where(fits, meaning[here] @ meaning[one], -2).argmax()
+                a, b = (words[w] + np.arange(pieces[one]) for w in (one, other))
+                ids[a], ids[b] = ids[b], ids[a]
+        return ids
 
     def _tell(self, text: Features, ids: np.ndarray) -> dict[str, float]:
         """Adds the gradients of telling replaced tokens, and at [CLS] whether there is one."""
-        head = self.bert.head
-        passage = np.repeat(np.arange(len(text)), np.diff(text.offsets))
-        ids = np.where((passage % 2 == 1) | (self.draws.random(len(ids)) < 0.5), text.ids, ids)
-        ids = self._trade(text, ids)
+        head, first = self.bert.head, text.offsets[:-1]
         replaced = ids != text.ids
-        first = text.offsets[:-1]
         replaced[first] = np.logical_or.reduceat(replaced, first)
-        weights = np.where(np.isin(np.arange(len(ids)), first), 4.0, 1.0)
+        whole = np.isin(np.arange(len(ids)), first)
         with Tape() as tape:
-            x = self.bert.encode(self._pack(text, ids), None)
+            x = self.bert.encode(self._pack(Features(ids, text.segments, text.offsets)), None)
             x = ops.bias_tanh(ops.linear(x, head["pooler.dense.weight"], None), head["pooler.dense.bias"])
             logits = ops.linear(x, head["classifier.weight"], head["classifier.bias"])
             loss = ops.softmax_cross_entropy(logits, self.device.array(replaced.astype(np.int32)))
-        tape.backward(loss, self._weights(weights) * np.float32(TELLING_WEIGHT))
+        tape.backward(loss, self._weights(np.where(whole, WHOLE_WEIGHT, 1.0)) * np.float32(TELLING_WEIGHT))
         said = self.device.numpy(logits.data).argmax(1) == 1
-        inner = np.ones(len(ids), bool)
-        inner[first] = False
         return {
-            "tell": float(loss.data.mean()),
-            "found": float(said[replaced & inner].mean()),
-            "false": float(said[~replaced & inner].mean()),
-            "cls": float((said == replaced)[first].mean()),
-            "base": float(replaced[first].mean()),
+            "tell": float(loss.data[~whole].mean()),
+            "found": float(said[replaced & ~whole].mean()),
+            "false": float(said[~replaced & ~whole].mean()),
+            "whole": float((said == replaced)[whole].mean()),
         }
 
-    def _trade(self, text: Features, ids: np.ndarray) -> np.ndarray:
-        """In every second passage, two words of one sentence trade places: rare ones mostly, as long as each other."""
-        ids = ids.copy()
-        words = np.flatnonzero(~self.continuing[text.ids])  # the row where each word begins
-        pieces = np.diff(np.append(words, len(ids)))
-        sentence = np.cumsum(ids[words] <= SPECIAL.index("[MASK]"))  # a number for each: [CLS] and [SEP] begin new ones
-        weights = np.where(ids[words] < len(SPECIAL), 0.0, 1 / self.counts[ids[words]])
-        bounds = np.searchsorted(words, text.offsets)
-        for begin, end in zip(bounds[:-1:2], bounds[1::2], strict=False):
-            for _ in range(4):
-                share = weights[begin:end].cumsum()
-                first = begin + np.searchsorted(share, self.draws.random() * share[-1])
-                fits = (sentence == sentence[first]) & (pieces == pieces[first]) & (ids[words] != ids[words[first]])
-                share = (weights * fits).cumsum()
-                if share[-1]:
-                    break
-            else:
-                continue
-            second = np.searchsorted(share, self.draws.random() * share[-1])
-            a, b = (words[w] + np.arange(pieces[first]) for w in (first, second))
-            ids[a], ids[b] = ids[b], ids[a]
-        return ids
+    def _pack(self, text: Features) -> Batch:
+        return pack(self.device, text, np.arange(len(text)), None)
 
-    def _pack(self, text: Features, ids: np.ndarray):
-        return pack(self.device, Features(ids, text.segments, text.offsets), np.arange(len(text)), None)
-
-    def _weights(self, weights: np.ndarray):
+    def _weights(self, weights: np.ndarray) -> np.ndarray:
         return self.device.array((weights / weights.sum()).astype(self.device.float_type))
 
 

@@ -51,7 +51,7 @@ def cache_directory() -> Path:
 
 
 # Before any decorator runs: Numba asks where to cache when it decorates.
-numba.core.config.CACHE_DIR = str(cache_directory())
+numba.core.config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-defined]
 
 
 # Reductions become vector code; NaN and infinity keep their meaning, so that a bad loss stays visible.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from minibert import files
 from minibert.tasks import Example
-from minibert.tasks.sample_events import DAYS, ENDS, EVENTS, KINDS, NUMBERS, STARTS, TRADES, Event
+from minibert.tasks.sample_events import DAYS, ENDS, EVENTS, FRAMES, KINDS, NUMBERS, STARTS, TRADES, Event
 
 SIZES = {"train": 2400, "dev": 400, "test": 400}
 # What fits the packaged model; tools/pretrain_sample.py made it, and prints what these give.
@@ -92,13 +92,12 @@ class _Draws:
 def _pair(draws: _Draws, name: str, unseen: bool, label: int) -> Example:
     """One pair; `unseen` takes the templates and names that training does not."""
     event = EVENTS[draws.below(len(EVENTS))]
-    templates = event.dev if unseen else event.train
     facts = {"state": draws.choice("01")}
     for slot, kind in KINDS.items():
         facts[slot] = _value(draws, kind, facts, unseen)
     retold = facts if label else _changed(draws, event, facts, unseen)
-    first = _tell(draws, event, draws.choice(templates), facts)
-    others = [_tell(draws, event, draws.choice(templates), retold) for _ in range(CANDIDATES)]
+    first = _tell(draws, event, facts, unseen)
+    others = [_tell(draws, event, retold, unseen) for _ in range(CANDIDATES)]
     wanted = 0.35 + 0.45 * draws.fraction()
     second = min((o for o in others if o != first), key=lambda o: abs(overlap(first, o) - wanted))
     return Example(name, first, second, label)
@@ -133,8 +132,8 @@ def _changed(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -
     return facts | {slot: _value(draws, KINDS[slot], facts, unseen)}
 
 
-def _tell(draws: _Draws, event: Event, template: str, facts: dict[str, str]) -> str:
-    """A sentence: details left out or not, slots filled, words chosen, in this order."""
+def _tell(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -> str:
+    """A sentence: a template in a frame, its slots filled, then words chosen."""
 
     def fill(match: re.Match[str]) -> str:
         slot = match[1]
@@ -147,8 +146,8 @@ def _tell(draws: _Draws, event: Event, template: str, facts: dict[str, str]) -> 
             return f"{value} {TRADES[sum(map(ord, value)) % len(TRADES)]}"  # each has its own
         return value
 
-    text = re.sub(r"\[(.*?)\]", lambda m: m[1] * draws.below(2), template)
+    text = draws.choice(FRAMES).replace("{X}", draws.choice(event.templates(unseen)))
     text = re.sub(r"\{(.)\}", fill, text)
-    text = " ".join(re.sub(r"<(.*?)>", lambda m: draws.choice(m[1].split("|")), text).split())
+    text = re.sub(r"<(.*?)>", lambda m: draws.choice(m[1].split("|")), text)
     text = re.sub(r"\ba (?=eight|eleven|8|11|18)", "an ", text)
     return f"{text[0].upper()}{text[1:]} ."
