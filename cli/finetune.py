@@ -9,7 +9,9 @@ import click
 from minibert.cli import show
 
 
-@click.command(epilog="\b\nExample:\n  minibert finetune mrpc --checkpoint base --data-dir glue --output-dir runs/first")
+@click.command(
+    epilog="\b\nExample:\n  minibert finetune mrpc --checkpoint base --data-dir glue --output-dir runs/first"
+)
 @click.argument("task")
 @click.option("--checkpoint", metavar="C", help="A directory, a hub id, an alias (base, large, tiny, mini, small, "
               "medium, minilm) or random:ALIAS.  [default: base]")  # fmt: skip

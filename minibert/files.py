@@ -36,8 +36,9 @@ def user_cache() -> Path:
 
     A user without a home, or whose home cannot be written, gets a temporary one, for this process.
     """
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(root) / "minibert"
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "minibert"
+    folder = Path(os.path.expanduser("~")) / ".cache" / "minibert"
     there = next(place for place in (folder, *folder.parents) if place.exists())
     usable = folder.is_dir() or (there.is_dir() and os.access(there, os.W_OK))
     return folder if folder.is_absolute() and usable else _temporary_cache()

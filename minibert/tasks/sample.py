@@ -96,8 +96,9 @@ def _pair(draws: _Draws, name: str, unseen: bool, label: int) -> Example:
     for slot, kind in KINDS.items():
         facts[slot] = _value(draws, kind, facts, unseen)
     retold = facts if label else _changed(draws, event, facts, unseen)
-    first = _tell(draws, event, facts, unseen)
-    others = [_tell(draws, event, retold, unseen) for _ in range(CANDIDATES)]
+    templates = event.templates(unseen)
+    first = _tell(draws, event, facts, templates)
+    others = [_tell(draws, event, retold, templates) for _ in range(CANDIDATES)]
     wanted = 0.35 + 0.45 * draws.fraction()
     second = min((o for o in others if o != first), key=lambda o: abs(overlap(first, o) - wanted))
     return Example(name, first, second, label)
@@ -132,7 +133,7 @@ def _changed(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -
     return facts | {slot: _value(draws, KINDS[slot], facts, unseen)}
 
 
-def _tell(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -> str:
+def _tell(draws: _Draws, event: Event, facts: dict[str, str], templates: list[str]) -> str:
     """A sentence: a template in a frame, its slots filled, then words chosen."""
 
     def fill(match: re.Match[str]) -> str:
@@ -146,7 +147,7 @@ def _tell(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -> s
             return f"{value} {TRADES[sum(map(ord, value)) % len(TRADES)]}"  # each has its own
         return value
 
-    text = draws.choice(FRAMES).replace("{X}", draws.choice(event.templates(unseen)))
+    text = draws.choice(FRAMES).replace("{X}", draws.choice(templates))
     text = re.sub(r"\{(.)\}", fill, text)
     text = re.sub(r"<(.*?)>", lambda m: draws.choice(m[1].split("|")), text)
     text = re.sub(r"\ba (?=eight|eleven|8|11|18)", "an ", text)

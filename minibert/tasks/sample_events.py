@@ -130,7 +130,7 @@ EVENTS = (
             "this year brought {a} a profit of {n} million dollars",
             "this year {a} <earned|made> {n} million dollars",
         ),
-        ("after {m} million last year", "<compared with|against> {m} million last year", "following {m} million a year ago"),
+        ("after {m} million last year", "against {m} million last year", "following {m} million a year ago"),
     ),
     Event(
         "apq", ("pq",),
