@@ -10,8 +10,6 @@ import click
 if TYPE_CHECKING:
     from minibert.finetuning import Run
 
-NOT_METRICS = ("loss", "global_step", "examples")
-
 
 def results(run: Run) -> None:
     """The results of a finished run and where they stand."""

@@ -80,13 +80,14 @@ def finetune(
     if resume and read_description(output) is None:
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
     config = TrainConfig(task=task.name, **(_sample_settings(task) | settings if sample else settings))
-    source, folder = _sources(task, checkpoint, data_dir, sample)
     if sample:
         report.say(SAMPLE_NOTE)
+    source = checkpoint or (_sample_model() if sample else "base")
     found = _load_checkpoint(source, config)
     if found.path and found.path.resolve() == output.resolve():
         raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
     tokenizer = tokenizer_of(found)
+    folder = _data_folder(task, data_dir, sample)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     description = {
@@ -245,10 +246,8 @@ def label_array(task: Task, examples: Sequence[Example]) -> np.ndarray:
     return np.array(labels, np.float32 if task.regression else np.int32)
 
 
-def _sources(
-    task: Task, source: str | Path | None, data_dir: str | Path | None, use_sample: bool
-) -> tuple[str | Path, Path]:
-    """Where checkpoint and data come from."""
+def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool) -> Path:
+    """Where the task's data lie; they are written or downloaded first where need be."""
     if use_sample:
         from minibert.tasks import sample
 
@@ -256,10 +255,16 @@ def _sources(
             raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
         folder = files.user_cache() / "sample"
         sample.write(folder)
-        return source or sample.model_path(), folder
+        return folder
     if isinstance(task, TableTask):
-        return source or "base", Path()  # it knows its files
-    return source or "base", Path(data_dir) if data_dir else datasets.fetch_task(task.name)
+        return Path()  # it knows its files
+    return Path(data_dir) if data_dir else datasets.fetch_task(task.name)
+
+
+def _sample_model() -> Path:
+    from minibert.tasks import sample
+
+    return sample.model_path()
 
 
 def _sample_settings(task: Task) -> dict[str, Any]:

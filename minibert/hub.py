@@ -164,12 +164,9 @@ def download(names: list[str], progress: files.Progress | None = None) -> dict[s
     """Fetches checkpoints (aliases, hub ids) and tasks' data ahead of use; returns where each one lies."""
     from minibert import datasets
 
-    places = {}
-    for name in names:
-        is_task = datasets.find(name) is not None
-        if not is_task and name not in ALIASES and not _HUB_ID.fullmatch(name):
+    for name in names:  # all of them first: a typo should not wait for a gigabyte
+        if datasets.find(name) is None and name not in ALIASES and not _HUB_ID.fullmatch(name):
             raise ConfigError(
                 f"{name}: is no checkpoint (OWNER/NAME, {', '.join(ALIASES)}) and no task ({', '.join(datasets.TASKS)})"
             )
-        places[name] = datasets.fetch_task(name, progress) if is_task else resolve(name)
-    return places
+    return {name: datasets.fetch_task(name, progress) if datasets.find(name) else resolve(name) for name in names}

@@ -81,7 +81,9 @@ def test_mrpc_reads_what_is_written(tmp_path: Path, train: list[Example], dev: l
     assert mrpc.read("train", tmp_path) == train
     assert mrpc.read("dev", tmp_path) == dev
     test = mrpc.read("test", tmp_path)
-    assert [(e.text_a, e.text_b, e.label) for e in test] == [(e.text_a, e.text_b, None) for e in sample.examples("test")]
+    assert [(e.text_a, e.text_b, e.label) for e in test] == [
+        (e.text_a, e.text_b, None) for e in sample.examples("test")
+    ]
 
 
 def best_threshold(values: np.ndarray, truth: np.ndarray) -> float:
@@ -115,7 +117,9 @@ def bag_of_words(train: list[Example], dev: list[Example]) -> tuple[float, float
             a, b = grams(e.text_a), grams(e.text_b or "")
             sets = {"a": a, "b": b, "one": a ^ b, "both": a & b}
             keys = [(name, gram) for name, some in sets.items() for gram in sorted(some)]
-            found.append([numbers.setdefault(k, len(numbers)) if grow else numbers[k] for k in keys if grow or k in numbers])
+            found.append(
+                [numbers.setdefault(k, len(numbers)) if grow else numbers[k] for k in keys if grow or k in numbers]
+            )
         return np.concatenate([np.array(row) for row in found]), np.cumsum([0] + [len(row) for row in found[:-1]])
 
     columns, starts = rows(train, grow=True)

@@ -199,7 +199,11 @@ def save(bert: Bert, config: dict[str, object], vocab: list[str], directory: Pat
     """A checkpoint as Hugging Face has it, in half precision and without a classifier."""
     directory.mkdir(parents=True, exist_ok=True)
     kept = {name: array for name, array in bert.arrays().items() if not name.startswith("classifier")}
-    save_file({name: np.ascontiguousarray(array, np.float16) for name, array in kept.items()}, directory / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: np.ascontiguousarray(array, np.float16) for name, array in kept.items()},
+        directory / "model.safetensors",
+        {"format": "pt"},
+    )
     (directory / "vocab.txt").write_text("\n".join(vocab) + "\n")
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 128}
