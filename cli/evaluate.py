@@ -19,7 +19,7 @@ from minibert.cli import show
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
     """Evaluates the model in RUN (a run directory or a fine-tuned checkpoint) on labelled data."""
-    from minibert import finetuning
+    from minibert import evaluation
 
-    results = finetuning.evaluate_run(run, **{name: value for name, value in options.items() if value is not None})
+    results = evaluation.evaluate_run(run, **{name: value for name, value in options.items() if value is not None})
     show.as_json(results) if as_json else show.table(results)

@@ -56,6 +56,7 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     The results go to stdout, progress to stderr, the model and everything else to the output directory.
     """
     from minibert import finetuning
+    from minibert import seeds as many
     from minibert.progress import Reporter
 
     table = {name: options.pop(name) for name in ("train_file", "dev_file", "text_a", "text_b", "label", "regression")}
@@ -67,7 +68,7 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     if seeds is None:
         show.results(finetuning.finetune(chosen, report=report, **given))
     else:
-        show.seeds(finetuning.finetune_seeds(chosen, seeds, report=report, **given))
+        show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
 
 
 def _table(options: dict[str, Any]) -> Any:

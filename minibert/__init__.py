@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from minibert.errors import MinibertError
 
 if TYPE_CHECKING:
-    from minibert.finetuning import Run, finetune, finetune_seeds
+    from minibert.finetuning import Run, finetune
     from minibert.model import Model, Prediction, load
+    from minibert.seeds import finetune_seeds
 
 # Loaded on first use: importing minibert loads neither numpy nor numba.
 _HOME = {
-    "finetune": "finetuning", "finetune_seeds": "finetuning", "Run": "finetuning",
+    "finetune": "finetuning", "finetune_seeds": "seeds", "Run": "finetuning",
     "load": "model", "Model": "model", "Prediction": "model",
 }  # fmt: skip
 

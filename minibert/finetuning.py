@@ -9,25 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from minibert import checkpoint, datasets, files, hub, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
-from minibert.errors import ConfigError, DataError, RunError
+from minibert.errors import ConfigError, RunError
+from minibert.evaluation import Split, evaluate, read_split
 from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, newest_unfinished, next_directory, read_description
 from minibert.settings import TrainConfig
-from minibert.tasks import Example, Task
-from minibert.tasks.table import TableTask, table
+from minibert.tasks import Task
+from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
-from minibert.training import SAVE_EVERY, Split, Trainer, evaluate
+from minibert.training import SAVE_EVERY, Trainer
 
 SAMPLE_NOTE = (
     "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
@@ -109,96 +107,6 @@ def finetune(
     return Run(run.path, results)
 
 
-def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, Any]:
-    """Fine-tunes with `count` seeds, from `seed` on, and sums up; the options are those of `finetune`.
-
-    Returns, and writes to seeds.json in the output directory: {runs: [{seed, metric: value, ...}], mean, deviation,
-    majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
-    seed-1 and so on; with `resume` the finished ones are kept.
-    """
-    task = tasks.get(task) if isinstance(task, str) else task
-    first = options.pop("seed", 1)
-    output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
-    if resume and not output:
-        raise RunError("--resume of --seeds does not know which: add --output-dir")
-    folder = Path(output or next_directory(task.name))
-    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
-    report = options.get("report") or Reporter()
-    runs = []
-    for seed in range(first, first + count):
-        path = folder / f"seed-{seed}"
-        done = read_description(path) if resume else None
-        if done and done["finished"]:
-            _check_same(path, done["settings"], options)
-            results = files.read_json(path / "eval_results.json", RunError)
-        else:
-            report.say(f"seed {seed}, {seed - first + 1} of {count}")
-            results = finetune(
-                task, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **options
-            ).results
-        runs.append(results | {"seed": seed})
-    values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
-    summary = {
-        "path": str(folder),
-        "runs": [
-            {"seed": run["seed"], "beats_majority": run["beats_majority"], **{n: run[n] for n in values}}
-            for run in runs
-        ],
-        "mean": {name: float(v.mean()) for name, v in values.items()},
-        "deviation": {name: float(v.std(ddof=1)) if count > 1 else 0.0 for name, v in values.items()},
-        "majority": {name: runs[0]["majority"][name] for name in task.metrics},
-        "failed": sum(not run["beats_majority"] for run in runs),
-    }
-    files.write_whole(folder / "seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
-    return summary
-
-
-def evaluate_run(
-    source: str | PathLike[str],
-    *,
-    task: str | None = None,
-    data_dir: str | Path | None = None,
-    split: str = "dev",
-    input_file: str | Path | None = None,
-    threads: int | None = None,
-) -> dict[str, Any]:
-    """The metrics of the model in a run directory or checkpoint, on a labelled split of a task or on a file.
-
-    Without `task` and `data_dir` they are the run's own. Outputs are matched to the task's labels by name.
-    """
-    source = fspath(source)
-    model = load(source, threads=threads)
-    description = read_description(Path(source)) or {"settings": {}}
-    trained = description["settings"].get("task")
-    name = task or trained
-    if input_file is not None:
-        columns = description.get("columns") or {}
-        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
-    elif name is None or name == "table":
-        raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
-    else:
-        chosen = tasks.get(name)
-    have = model.labels or ("score",)
-    order = column_order(have, chosen.labels or ("score",))
-    if order is None:
-        raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
-    if input_file is None:
-        own = description.get("data_dir") if name == trained else None
-        folder = Path(data_dir or own or datasets.fetch_task(chosen.name))
-    else:
-        folder = Path(input_file).parent
-    data = read_split(chosen, split, folder, model.tokenizer, model.max_seq_length)
-    return evaluate(model.bert, chosen, data, order)
-
-
-def _check_same(path: Path, was: dict[str, Any], options: dict[str, Any]) -> None:
-    """That a finished run had the settings that are given now."""
-    for name, value in options.items():
-        if name in was and was[name] != value:
-            raise RunError(f"{path}: was trained with {name} {was[name]}, not {value}; choose another --output-dir")
-
-
 def _finish(
     trainer: Trainer,
     run: RunDirectory,
@@ -228,22 +136,6 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     google["global_step"] = results["global_step"]
     text = "".join(f"{name} = {google[name]}\n" for name in sorted(google))
     files.write_whole(folder / "eval_results.txt", text.encode())
-
-
-def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> Split:
-    """Reads and encodes one part of a task, with labels."""
-    examples = task.read(name, folder)
-    features = tokenizer.encode([(e.text_a, e.text_b) for e in examples], max_seq_length)
-    return Split(name, features, label_array(task, examples), tuple(e.id for e in examples))
-
-
-def label_array(task: Task, examples: Sequence[Example]) -> np.ndarray:
-    labels = [e.label for e in examples]
-    if None in labels:
-        raise DataError(
-            f"{task.name}: the data have no labels; predict works without them, training and evaluation do not"
-        )
-    return np.array(labels, np.float32 if task.regression else np.int32)
 
 
 def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool) -> Path:

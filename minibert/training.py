@@ -8,35 +8,22 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from minibert import batch, metrics, optim
+from minibert import batch, optim
 from minibert.autograd import Tape
 from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
-from minibert.model import outputs
+from minibert.evaluation import Split, evaluate
 from minibert.optim import Adam
 from minibert.progress import Reporter
 from minibert.random import Key, order
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
-from minibert.tokenizer import Features
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
-GOOGLE_BATCH = 8  # its eval_batch_size
-
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of one part of a task, encoded: `labels` are class numbers (int32) or targets (float32)."""
-
-    name: str
-    features: Features
-    labels: np.ndarray
-    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -172,26 +159,3 @@ def _interrupts() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:
-    """The task's metrics over a labelled split, with the majority class beside them; `loss` is per example.
-
-    `batch_loss` is what Google's Estimator reports as "loss": the mean over batches of 8 of their means.
-
-    `columns` gives, for each label of the task, the model's output of that name.
-    """
-    logits = outputs(bert, data.features)
-    logits = logits if columns is None else logits[:, columns]
-    losses = _losses(logits, data.labels)
-    results = metrics.evaluate(task, logits, data.labels)
-    batches = [losses[i : i + GOOGLE_BATCH].mean() for i in range(0, len(losses), GOOGLE_BATCH)]
-    return results | {"loss": float(losses.mean()), "batch_loss": float(np.mean(batches))}
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if labels.dtype.kind == "f":
-        return (logits[:, 0].astype(np.float64) - labels) ** 2
-    logits = logits.astype(np.float64)
-    top = logits.max(-1)
-    return top + np.log(np.exp(logits - top[:, None]).sum(-1)) - logits[np.arange(len(labels)), labels]

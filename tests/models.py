@@ -41,7 +41,7 @@ def split(count: int = 48, config: BertConfig = CONFIG, longest: int = 33, seed:
     ids = rng.integers(0, config.vocab_size, offsets[-1]).astype(np.int32)
     segments = np.concatenate([np.arange(n) > n // 2 for n in lengths]).astype(np.int8)
     labels = rng.integers(0, 3, count).astype(np.int32)
-    return Split("train", Features(ids, segments, offsets), labels, tuple(map(str, range(count))))
+    return Split("train", Features(ids, segments, offsets), labels)
 
 
 def trainer(device: devices.Device | None = None, count: int = 48, config: BertConfig = CONFIG, **settings) -> Trainer:

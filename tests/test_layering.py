@@ -15,12 +15,14 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "cli": "*",
     "__main__": "cli",
-    "__init__": "errors finetuning model",  # on first use
-    "finetuning": "training bert tasks datasets hub checkpoint model runs settings progress random tokenizer files "
+    "__init__": "errors finetuning seeds model",  # on first use
+    "finetuning": "training evaluation bert tasks datasets hub checkpoint model runs settings progress random tokenizer files "
     "errors",
+    "seeds": "finetuning tasks runs progress files errors",
+    "evaluation": "bert metrics model runs tasks datasets tokenizer errors",
     "prediction": "model runs tasks files errors",
     "benchmarks": "kernels",
-    "training": "bert batch optim metrics model runs settings progress random tasks tokenizer autograd errors",
+    "training": "evaluation bert batch optim runs settings progress random tasks tokenizer autograd errors",
     "model": "bert batch checkpoint hub runs tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config parameters random kernels",

@@ -1,0 +1,103 @@
+"""Labelled data, encoded, and how well a model does on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibert import datasets, metrics, tasks
+from minibert.bert import Bert
+from minibert.errors import ConfigError, DataError
+from minibert.model import column_order, load, outputs
+from minibert.runs import read_description
+from minibert.tasks import Task
+from minibert.tasks.table import table
+from minibert.tokenizer import Features, Tokenizer
+
+GOOGLE_BATCH = 8  # its eval_batch_size
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one part of a task, encoded: `labels` are class numbers (int32) or targets (float32)."""
+
+    name: str
+    features: Features
+    labels: np.ndarray
+
+
+def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> Split:
+    """Reads and encodes one part of a task, with labels."""
+    examples = task.read(name, folder)
+    labels = [e.label for e in examples]
+    if None in labels:
+        raise DataError(
+            f"{task.name}: the data have no labels; predict works without them, training and evaluation do not"
+        )
+    features = tokenizer.encode([(e.text_a, e.text_b) for e in examples], max_seq_length)
+    return Split(name, features, np.array(labels, np.float32 if task.regression else np.int32))
+
+
+def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:
+    """The task's metrics over a labelled split, with the majority class beside them; `loss` is per example.
+
+    `batch_loss` is what Google's Estimator reports as "loss": the mean over batches of 8 of their means.
+
+    `columns` gives, for each label of the task, the model's output of that name.
+    """
+    logits = outputs(bert, data.features)
+    logits = logits if columns is None else logits[:, columns]
+    losses = _losses(logits, data.labels)
+    results = metrics.evaluate(task, logits, data.labels)
+    batches = [losses[i : i + GOOGLE_BATCH].mean() for i in range(0, len(losses), GOOGLE_BATCH)]
+    return results | {"loss": float(losses.mean()), "batch_loss": float(np.mean(batches))}
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind == "f":
+        return (logits[:, 0].astype(np.float64) - labels) ** 2
+    logits = logits.astype(np.float64)
+    top = logits.max(-1)
+    return top + np.log(np.exp(logits - top[:, None]).sum(-1)) - logits[np.arange(len(labels)), labels]
+
+
+def evaluate_run(
+    source: str | PathLike[str],
+    *,
+    task: str | None = None,
+    data_dir: str | Path | None = None,
+    split: str = "dev",
+    input_file: str | Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """The metrics of the model in a run directory or checkpoint, on a labelled split of a task or on a file.
+
+    Without `task` and `data_dir` they are the run's own. Outputs are matched to the task's labels by name.
+    """
+    source = fspath(source)
+    model = load(source, threads=threads)
+    description = read_description(Path(source)) or {"settings": {}}
+    trained = description["settings"].get("task")
+    name = task or trained
+    if input_file is not None:
+        columns = description.get("columns") or {}
+        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
+    elif name is None or name == "table":
+        raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
+    else:
+        chosen = tasks.get(name)
+    have = model.labels or ("score",)
+    order = column_order(have, chosen.labels or ("score",))
+    if order is None:
+        raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
+    if input_file is None:
+        own = description.get("data_dir") if name == trained else None
+        folder = Path(data_dir or own or datasets.fetch_task(chosen.name))
+    else:
+        folder = Path(input_file).parent
+    data = read_split(chosen, split, folder, model.tokenizer, model.max_seq_length)
+    return evaluate(model.bert, chosen, data, order)

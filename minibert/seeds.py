@@ -1,0 +1,68 @@
+"""One fine-tuning with several seeds, summed up: how much of a result is luck."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibert import files, tasks
+from minibert.errors import RunError
+from minibert.finetuning import finetune
+from minibert.progress import Reporter
+from minibert.runs import next_directory, read_description
+from minibert.tasks import Task
+
+
+def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, Any]:
+    """Fine-tunes with `count` seeds, from `seed` on, and sums up; the options are those of `finetune`.
+
+    Returns, and writes to seeds.json in the output directory: {runs: [{seed, metric: value, ...}], mean, deviation,
+    majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
+    seed-1 and so on; with `resume` the finished ones are kept.
+    """
+    task = tasks.get(task) if isinstance(task, str) else task
+    first = options.pop("seed", 1)
+    output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
+    if resume and not output:
+        raise RunError("--resume of --seeds does not know which: add --output-dir")
+    folder = Path(output or next_directory(task.name))
+    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
+    report = options.get("report") or Reporter()
+    runs = []
+    for seed in range(first, first + count):
+        path = folder / f"seed-{seed}"
+        done = read_description(path) if resume else None
+        if done and done["finished"]:
+            _check_same(path, done["settings"], options)
+            results = files.read_json(path / "eval_results.json", RunError)
+        else:
+            report.say(f"seed {seed}, {seed - first + 1} of {count}")
+            results = finetune(
+                task, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **options
+            ).results
+        runs.append(results | {"seed": seed})
+    values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
+    summary = {
+        "path": str(folder),
+        "runs": [
+            {"seed": run["seed"], "beats_majority": run["beats_majority"], **{n: run[n] for n in values}}
+            for run in runs
+        ],
+        "mean": {name: float(v.mean()) for name, v in values.items()},
+        "deviation": {name: float(v.std(ddof=1)) if count > 1 else 0.0 for name, v in values.items()},
+        "majority": {name: runs[0]["majority"][name] for name in task.metrics},
+        "failed": sum(not run["beats_majority"] for run in runs),
+    }
+    files.write_whole(folder / "seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
+    return summary
+
+
+def _check_same(path: Path, was: dict[str, Any], options: dict[str, Any]) -> None:
+    """That a finished run had the settings that are given now."""
+    for name, value in options.items():
+        if name in was and was[name] != value:
+            raise RunError(f"{path}: was trained with {name} {was[name]}, not {value}; choose another --output-dir")
