@@ -65,6 +65,11 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         code = _complain(1, str(error))
+    except (BrokenPipeError, SystemExit) as error:  # click makes the one of the other
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        code = 141  # The reader of stdout has gone, as `true` does: what a shell says of a command that SIGPIPE ended.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as below
     except OSError as error:  # of a file that nobody foresaw, or of stdout: a full disk behind a redirection
         if "--debug" in sys.argv:
             raise

@@ -13,7 +13,8 @@ from minibert.cli import show
 @click.argument("run")
 @click.option("--task", metavar="TASK", help="[default: the run's]")
 @click.option("--data-dir", type=click.Path(), help="The task's folder or the one that holds it.  [default: the run's]")
-@click.option("--split", metavar="SPLIT", help="dev, or another split that has labels.  [default: dev]")
+@click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
+              "dev-mismatched]")  # fmt: skip
 @click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")

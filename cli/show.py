@@ -22,17 +22,21 @@ def as_json(values: Any) -> None:
 
 
 def table(values: dict[str, Any]) -> None:
-    """Each metric with its interval and the majority class's figure; a warning where that is not beaten."""
+    """Each metric with its interval and the majority class's figure; what was undefined, and what does not beat it."""
     click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{'majority':>9}")
     for name, value in values.items():
         if isinstance(value, float) and name in values["interval"]:
             low, high = values["interval"][name]
             click.echo(f"{name:<14}{value:>9.4f}  {f'{low:.4f} to {high:.4f}':^17}{values['majority'][name]:>9.4f}")
     click.echo(f"{'loss':<14}{values['loss']:>9.4f}")
-    if not values["beats_majority"]:
-        click.echo(
-            "This is not above the majority class: the model has learned nothing that counts; see README, Failed runs"
-        )
+    for note in values["notes"]:
+        click.echo(f"note: {note}")
+    for name, majority in values["majority"].items():
+        if values[name] <= majority:
+            click.echo(
+                f"{name} {values[name]:.4f} is not above the majority class's {majority:.4f}: "
+                "a model that predicts one class scores that; see README, Failed runs"
+            )
     for name, part in values.items():
         if isinstance(part, dict) and "beats_majority" in part:
             click.echo(f"\n{name}")

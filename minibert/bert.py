@@ -16,9 +16,11 @@ from minibert import ops
 from minibert.autograd import Tensor, recompute
 from minibert.batch import Batch
 from minibert.config import BertConfig
+from minibert.errors import ConfigError
 from minibert.kernels.devices import Device
 from minibert.parameters import Group
 from minibert.random import Key
+from minibert.tokenizer import Features
 
 
 class Bert:
@@ -79,6 +81,20 @@ class Bert:
         """Copies a checkpoint's tensors, one for each parameter, into the model."""
         for name, view in self.arrays().items():
             view[...] = arrays[name]
+
+    def check(self, features: Features) -> None:
+        """Raises ConfigError where features reach beyond the embeddings: kernels check no index."""
+        config = self.config
+        for what, largest, size in (
+            ("word", features.ids.max(initial=0), config.vocab_size),
+            ("position", np.diff(features.offsets).max(initial=1) - 1, config.max_position_embeddings),
+            ("segment", features.segments.max(initial=0), config.type_vocab_size),
+        ):
+            if largest >= size:
+                raise ConfigError(
+                    f"the texts need {what} embedding number {largest}, the model has {size}; "
+                    "give another checkpoint, or single texts to a model with one segment"
+                )
 
     def encode(self, batch: Batch, key: Key | None, recompute_layers: bool = False) -> Tensor:
         """The last layer's output for every token: (T, C). Without a key nothing is dropped."""

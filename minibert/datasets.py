@@ -73,12 +73,17 @@ def fetch_task(name: str, progress: files.Progress | None = None) -> Path:
 
     `progress(file, bytes done, bytes in all or None)` is called as it goes. A checksum that is not published
     is recorded after the first good download, in checksums.json beside the data; later ones must repeat it.
+    Of several processes one downloads and the others wait for it.
     """
     task = find(name)
     if task is None:
         raise DataError(f"{name}: there is no such task to download: choose from {', '.join(TASKS)}")
-    with files.one_line(files.user_cache(), "use", DownloadError):
-        return cached(task) or _fetch_task(task, files.user_cache() / "glue", progress)
+    root = files.user_cache() / "glue"
+    with files.one_line(root, "use", DownloadError):
+        if folder := cached(task):
+            return folder
+        with files.locked(root / ".lock"):
+            return cached(task) or _fetch_task(task, root, progress)
 
 
 def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:

@@ -70,19 +70,23 @@ def evaluate_run(
     *,
     task: str | None = None,
     data_dir: str | Path | None = None,
-    split: str = "dev",
+    split: str | None = None,
     input_file: str | Path | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """The metrics of the model in a run directory or checkpoint, on a labelled split of a task or on a file.
 
-    Without `task` and `data_dir` they are the run's own. Outputs are matched to the task's labels by name.
+    Without `task` and `data_dir` they are the run's own; so is the file of a run on one's own files. Without `split`
+    it is the task's development set; the results of a second one stand under its name. Outputs are matched to the
+    task's labels by name.
     """
     source = fspath(source)
     model = load(source, threads=threads)
     description = read_description(Path(source)) or {"settings": {}}
     trained = description["settings"].get("task")
     name = task or trained
+    if name == trained == "table":
+        input_file = input_file or _own_dev_file(description)
     if input_file is not None:
         columns = description.get("columns") or {}
         chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
@@ -99,5 +103,15 @@ def evaluate_run(
         folder = Path(data_dir or own or datasets.fetch_task(chosen.name))
     else:
         folder = Path(input_file).parent
-    data = read_split(chosen, split, folder, model.tokenizer, model.max_seq_length)
-    return evaluate(model.bert, chosen, data, order)
+    splits = (split,) if split else chosen.dev_splits
+    parts = [read_split(chosen, part, folder, model.tokenizer, model.max_seq_length) for part in splits]
+    first, *others = (evaluate(model.bert, chosen, part, order) for part in parts)
+    return first | {part.name: results for part, results in zip(parts[1:], others, strict=True)}
+
+
+def _own_dev_file(description: dict[str, Any]) -> str | None:
+    """Where the development file of a run on one's own files was, if its run.json says so."""
+    found: Any = description
+    for key in ("data", "dev", "path"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None

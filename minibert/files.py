@@ -24,6 +24,11 @@ from typing import Any, BinaryIO
 
 from minibert.errors import DownloadError, MinibertError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CHUNK = 1 << 20
 OFFLINE_HELP = "without a network use --sample, or local files with --checkpoint DIR and --data-dir DIR"
 
@@ -39,8 +44,9 @@ def user_cache() -> Path:
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "minibert"
     folder = Path(os.path.expanduser("~")) / ".cache" / "minibert"
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    usable = folder.is_dir() or (there.is_dir() and os.access(there, os.W_OK))
+    # os.path's questions: Path's raise where a folder above must not be entered, such as root's home after su.
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    usable = os.path.isdir(folder) or (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK))
     return folder if folder.is_absolute() and usable else _temporary_cache()
 
 
@@ -94,6 +100,20 @@ def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until nobody else holds the lock `path`, an empty file that stays; a process that dies lets go of it.
+
+    Where the system or the file system has no such locks, nobody waits. Raises OSError where it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(path: Path | str) -> str:
@@ -203,7 +223,8 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
     """One request; returns the complete part, or raises and leaves what came for the next to continue."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = next(iter(_parts(path)), None)
-    have = old.stat().st_size if old else 0
+    # The last byte is asked for again, so that a complete part is answered with its version, not with an error.
+    have = max(0, old.stat().st_size - 1) if old else 0
     headers = {"User-Agent": "minibert", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -211,7 +232,7 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)  # noqa: S310
     except urllib.error.HTTPError as reason:
         if reason.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and old is not None:
-            old.unlink()  # the part is as long as the file or longer: begin again
+            old.unlink()  # the part is longer than the file: begin again
             raise ConnectionError("the partial file does not fit the server's") from None
         raise
     with response:
@@ -230,7 +251,8 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
         total = have + int(length) if length.isascii() and length.isdigit() else None
         if (total or 0) > limit:
             raise DownloadError(f"{url}: {total} bytes are more than the {limit} expected: check the address")
-        with open(part, "ab" if have else "wb") as file:
+        with open(part, "r+b" if have else "wb") as file:
+            file.seek(have)
             while block := response.read(CHUNK):
                 have += len(block)
                 if have > limit:

@@ -20,7 +20,7 @@ from minibert.evaluation import Split, evaluate, read_split
 from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, newest_unfinished, next_directory, read_description
+from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
@@ -74,10 +74,16 @@ def finetune(
     """
     report = report or Reporter()
     task = tasks.get(task) if isinstance(task, str) else task
+    if "train" not in task.splits or not task.dev_splits:
+        raise ConfigError(f"{task.name} cannot be trained on: it has no training or no dev file")
+    config = settings_of(task, checkpoint, sample, settings)
     output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task.name)
-    if resume and read_description(output) is None:
+    old = read_description(output)
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
+    if resume and old is None:
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
-    config = TrainConfig(task=task.name, **(_sample_settings(task) | settings if sample else settings))
+    check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
     source = checkpoint or (_sample_model() if sample else "base")
@@ -92,13 +98,16 @@ def finetune(
         "settings": config.to_dict(),
         "checkpoint": _describe_checkpoint(source, found),
         "data": _describe_data(task, folder),
-        "data_dir": str(folder.absolute()),
+        "data_dir": None if isinstance(task, TableTask) else str(folder.absolute()),
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
         "seed": config.seed,
         "versions": _versions(),
     }
     bert = _build(found, task, config, threads, report)
+    description["threads"] = bert.device.threads
+    if resume and old and old.get("threads") != bert.device.threads:
+        report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = Trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite) as run:
         _say_start(report, trainer, task, source, run)
@@ -159,13 +168,15 @@ def _sample_model() -> Path:
     return sample.model_path()
 
 
-def _sample_settings(task: Task) -> dict[str, Any]:
-    """What the embedded sample is trained with unless told otherwise."""
+def settings_of(task: Task, checkpoint: str | Path | None, use_sample: bool, given: dict[str, Any]) -> TrainConfig:
+    """The settings of a run; the embedded sample brings those that suit its model for what was not given."""
+    if not use_sample:
+        return TrainConfig(task=task.name, **given)
     from minibert.tasks import sample
 
     if task.name != "mrpc":
         raise ConfigError(f"--sample is made in the layout of mrpc, not {task.name}: minibert finetune mrpc --sample")
-    return sample.DEFAULTS
+    return TrainConfig(task=task.name, **((sample.DEFAULTS if checkpoint is None else {}) | given))
 
 
 def _load_checkpoint(source: str | Path, config: TrainConfig) -> Checkpoint:

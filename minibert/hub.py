@@ -111,7 +111,8 @@ def _snapshot(repository: str, cache: Path | None, local: bool) -> Path | None:
     from huggingface_hub import errors
 
     # The library that carries HTTP differs between versions of huggingface_hub: its own errors name it.
-    failures: tuple[type[BaseException], ...] = (OSError, ValueError, *errors.HfHubHTTPError.__bases__)
+    # RuntimeError is what hf_xet, which carries large files, raises for whatever goes wrong.
+    failures: tuple[type[BaseException], ...] = (OSError, ValueError, RuntimeError, *errors.HfHubHTTPError.__bases__)
     try:
         with _quiet():
             return Path(

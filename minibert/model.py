@@ -55,6 +55,7 @@ class Model:
 
 def outputs(bert: Bert, features: Features) -> np.ndarray:
     """The classifier's outputs, without dropout and without a tape: (N, K) float32."""
+    bert.check(features)
     device, rows = bert.device, []
     with device.session(), untaped():
         for numbers in batch.in_order(len(features), BATCH):
@@ -85,7 +86,8 @@ def load(source: str | PathLike[str], device: str = "auto", threads: int | None 
             f"{source}: has no classifier yet; make one with minibert finetune TASK --checkpoint {source}"
         )
     outputs = len(found.arrays["classifier.bias"])
-    labels = found.config.id2label if outputs > 1 else ()
+    # transformers leaves id2label out of config.json where it is the default
+    labels = () if outputs == 1 else found.config.id2label or tuple(f"LABEL_{i}" for i in range(outputs))
     longest = description["settings"]["max_seq_length"] if description else 128
     bert = Bert(found.config, outputs, open_device(device, threads))
     bert.fill(found.arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from minibert.errors import DataError
 from minibert.model import BATCH, Model, Prediction, load
 from minibert.runs import read_description
 from minibert.tasks import Example
-from minibert.tasks.table import read_pairs, table
+from minibert.tasks.table import read_pairs
 
 Row = Callable[[Example, Prediction], str]
 
@@ -28,17 +29,18 @@ def predict_file(run: str | Path, source: str, target: str, form: str, threads: 
 
     tsv: a header, then id, label and the probability of each label. jsonl: the same as objects. google:
     test_results.tsv, probabilities alone. A file is whole or not there; a stream gets each batch as it is done, and
-    no answer waits for the next question. Everything is UTF-8.
+    no answer waits for the next question. Everything is UTF-8. The columns that a run was told of are known by name.
     """
+    if source != "-" and not Path(source).is_file():
+        raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
+    model = load(run, threads=threads)
+    columns = (read_description(Path(run)) or {}).get("columns")
     if source == "-":
         arriving = Lines(sys.stdin.buffer)
-        batches = _batches(read_pairs(arriving), arriving.waiting)
-        lines = _lines(load(run, threads=threads), batches, form)
+        batches = _batches(read_pairs(arriving, columns=columns), arriving.waiting)
     else:
-        if not Path(source).is_file():
-            raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
-        model = load(run, threads=threads)
-        lines = _lines(model, _some(_batches(_examples(run, model, Path(source)), lambda: True), source), form)
+        batches = _some(_batches(read_pairs(source, columns=columns), lambda: True), source)
+    lines = _lines(model, batches, form)
     if target == "-":
         _stream(lines, sys.stdout.buffer)
     elif Path(target).exists() and not Path(target).is_file():  # a device or a pipe: nothing to be replaced
@@ -79,15 +81,6 @@ class Lines:
         return bool(block)
 
 
-def _examples(run: str | Path, model: Model, path: Path) -> Iterator[Example]:
-    """The texts in a file: in the columns that the run was told of, else in those whose names are known."""
-    columns = (read_description(Path(run)) or {}).get("columns")
-    if columns is None:
-        return read_pairs(path)
-    own = table(test=path, labels=model.labels, regression=not model.labels, **columns)
-    return iter(own.read("test"))
-
-
 def _batches(examples: Iterator[Example], waiting: Callable[[], bool]) -> Iterator[list[Example]]:
     """BATCH examples at a time, or fewer where no further input is waiting."""
     for first in examples:
@@ -124,8 +117,9 @@ def _form(labels: tuple[str, ...], form: str) -> tuple[str, Row]:
 
 
 def _tsv_row(example: Example, p: Prediction) -> str:
-    label = p.label if isinstance(p.label, str) else f"{p.label:.3f}"
-    return "\t".join((example.id, label, *(f"{value:.6f}" for value in p.probabilities.values()))) + "\n"
+    label = p.label if isinstance(p.label, str) else f"{p.label:.6g}"
+    id = re.sub(r"\s", " ", example.id)  # csv and jsonl can have tabs and line ends in it
+    return "\t".join((id, label, *(f"{value:.6f}" for value in p.probabilities.values()))) + "\n"
 
 
 def _json_row(example: Example, p: Prediction) -> str:

@@ -12,6 +12,7 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 class Progress:
     """Shows the steps of one run: loss, learning rate, real tokens a second, time left.
 
+    Speed and time left are known from the second step on: the first one compiles kernels and is not counted.
     Used as a context manager; `quiet` shows nothing, which is what library callers want.
     """
 
@@ -19,11 +20,10 @@ class Progress:
         self.total, self.done, self.first = total, done, done
         self.quiet, self.stream = quiet, stream or sys.stderr
         self.tokens, self.loss = 0, float("nan")
+        self._began, self._shown = 0.0, float("-inf")
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        self.began = time.perf_counter()
-        self._shown = self.began - PLAIN_SECONDS
         if not self.quiet and self.stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -52,19 +52,20 @@ class Progress:
         if self.quiet:
             return
         now = time.perf_counter()
-        speed = self.tokens / max(now - self.began, 1e-9)
-        text = f"loss {self.loss:.4f}  rate {rate:.2e}  {speed:,.0f} tokens/s"
+        text = f"loss {self.loss:.4f}  rate {rate:.2e}"
+        left = ""
+        if timed := self.done - self.first - 1:
+            taken = max(now - self._began, 1e-9)
+            text += f"  {self.tokens / taken:,.0f} tokens/s"
+            minutes, seconds = divmod(round(taken / timed * (self.total - self.done)), 60)
+            left = f"  {minutes}:{seconds:02d} left"
+        else:
+            self._began, self.tokens = now, 0
         if self._bar:
             self._bar.update(self._task, completed=self.done, description=text)
         elif now - self._shown >= PLAIN_SECONDS or self.done == self.total:
             self._shown = now
-            left = (now - self.began) / (self.done - self.first) * (self.total - self.done)
-            minutes, seconds = divmod(round(left), 60)
-            print(
-                f"step {self.done}/{self.total}  {text}  {minutes}:{seconds:02d} left",
-                file=self.stream,
-                flush=True,
-            )
+            print(f"step {self.done}/{self.total}  {text}{left}", file=self.stream, flush=True)
 
 
 class Reporter:
@@ -80,23 +81,44 @@ class Reporter:
     def steps(self, total: int, done: int) -> Progress:
         return Progress(total, done, self.quiet)
 
+    def transfer(self) -> Transfer:
+        return Transfer(self.quiet)
+
 
 class Transfer:
-    """Shows downloads: called with a file's name, the bytes that came and the bytes in all, if known."""
+    """Shows downloads: called with a file's name, the bytes that came and the bytes in all, if known.
+
+    Used as a context manager, which ends the line that a terminal shows; `quiet` shows nothing.
+    """
+
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None):
+        self.quiet, self.stream = quiet, stream or sys.stderr
+        self._name, self._shown, self._open = "", 0.0, False
 
     def __enter__(self) -> Transfer:
-        self._shown = (float("-inf"), "")
         return self
 
     def __exit__(self, *error: object) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if self._open:
+            print(file=self.stream, flush=True)
+        self._open = False
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        now = time.perf_counter()
-        every = 0.2 if sys.stderr.isatty() else PLAIN_SECONDS
-        if now - self._shown[0] < every and self._shown[1] == name and done != total:
+        now, live = time.perf_counter(), self.stream.isatty()
+        soon = now - self._shown < (0.2 if live else PLAIN_SECONDS)
+        if self.quiet or (name == self._name and soon and done != total):
             return
-        self._shown = (now, name)
-        size = f"{done / 1e6:,.1f} MB" + (f" of {total / 1e6:,.1f}" if total else "")
-        print(f"\r{name}  {size}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+        if name != self._name:
+            self._end_line()
+        self._name, self._shown = name, now
+        text = f"{name}  {done / 1e6:,.1f} MB" + (f" of {total / 1e6:,.1f}" if total else "")
+        if live:
+            print(f"\r{text}", end="", file=self.stream, flush=True)
+            self._open = True
+        else:
+            print(text, file=self.stream, flush=True)
+        if done == total:
+            self._end_line()

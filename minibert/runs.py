@@ -17,9 +17,15 @@ import re
 from collections.abc import Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import IO, Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from minibert import files
 from minibert.checkpoint.huggingface import write_safetensors
@@ -35,16 +41,22 @@ WRITTEN = (
 
 def next_directory(task: str, root: Path = Path("runs")) -> Path:
     """runs/mrpc-001, or the number after the highest that is there."""
-    numbers = [int(m[1]) for p in root.glob(f"{task}-*") if (m := re.fullmatch(rf"{re.escape(task)}-(\d+)", p.name))]
-    return root / f"{task}-{max(numbers, default=0) + 1:03d}"
+    runs = _numbered(task, root)
+    return root / f"{task}-{int(runs[-1].name.rpartition('-')[2]) + 1 if runs else 1:03d}"
 
 
 def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
-    """The last of runs/mrpc-* that has not finished; RunError when there is none."""
-    for path in sorted(root.glob(f"{task}-*"), reverse=True):
+    """The last of runs/mrpc-001, -002 ... that has not finished; RunError when there is none."""
+    for path in reversed(_numbered(task, root)):
         if (description := read_description(path)) and not description["finished"]:
             return path
     raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
+
+
+def _numbered(task: str, root: Path) -> list[Path]:
+    """The runs of a task in the order of their numbers."""
+    found = {int(m[1]): p for p in root.glob(f"{task}-*") if (m := re.fullmatch(rf"{re.escape(task)}-(\d+)", p.name))}
+    return [found[number] for number in sorted(found)]
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
@@ -58,9 +70,20 @@ def read_description(path: Path) -> dict[str, Any] | None:
         isinstance(description.get("finished"), bool)
         and isinstance(settings, dict)
         and all(isinstance(settings.get(name), kind) for name, kind in wanted.items())
+        and isinstance(description.get("data_dir"), (str, NoneType))
+        and _are_columns(description.get("columns"))
     ):
         raise RunError(f"{path / DESCRIPTION}: is not a run's description; choose another --output-dir or --overwrite")
     return description
+
+
+def _are_columns(value: Any) -> bool:
+    names = {"text_a", "text_b", "label", "id"}
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() <= names
+        and all(isinstance(column, (str, NoneType)) for column in value.values())
+    )
 
 
 class RunDirectory:
@@ -82,44 +105,47 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         with run._locked():
-            if overwrite:
-                with files.one_line(path, "remove what stands in it", RunError):
-                    for name in WRITTEN:
+            with files.one_line(path, "remove what stands in it", RunError):
+                for name in WRITTEN:
+                    for stale in path.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
+                        stale.unlink()
+                    if overwrite:
                         (path / name).unlink(missing_ok=True)
-            else:
-                _check_free(path, description, resume)
+            check_free(path, resume, overwrite)
+            _check_same(path, description, resume)
             run.describe(**description, finished=False)
             yield run
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        lock = self._lock()
         try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
             yield
-            return
-        with files.one_line(self.path, "write", RunError):
-            lock = open(self.path / LOCK, "w")  # noqa: SIM115 - closed below, with the lock
-        with lock:
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / LOCK).unlink()
+            lock.close()
+
+    def _lock(self) -> IO[str]:
+        """The directory's lock, held until the file is closed; Windows has none of this kind, and goes without."""
+        with files.one_line(self.path, "lock", RunError):
+            lock = open(self.path / LOCK, "w")  # noqa: SIM115 - the caller closes it
+            if fcntl is None:
+                return lock
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"{self.path}: another process is training into it; choose another --output-dir"
-                ) from None
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    (self.path / LOCK).unlink()
+                held = os.fstat(lock.fileno()).st_ino == os.stat(self.path / LOCK).st_ino
+            except (BlockingIOError, FileNotFoundError):
+                held = False  # taken, or removed by its last holder after we had opened it
+            if not held:
+                lock.close()
+                raise RunError(f"{self.path}: another process is training into it; choose another --output-dir")
+            return lock
 
     def describe(self, **entries: Any) -> None:
         """Adds to run.json."""
         self.description |= entries
-        self.write_json(DESCRIPTION, self.description)
-
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        files.write_whole(self.path / name, json.dumps(value, indent=2).encode() + b"\n")
+        files.write_whole(self.path / DESCRIPTION, json.dumps(self.description, indent=2).encode() + b"\n")
 
     def save_state(self, step: int, optimizer: Adam) -> None:
         """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
@@ -135,8 +161,14 @@ class RunDirectory:
         try:
             with safe_open(path, "numpy") as state:
                 for name, array in _state_arrays(optimizer):
-                    array[...] = state.get_tensor(name)
-                return int(state.metadata()["step"])
+                    saved = state.get_tensor(name)
+                    if saved.shape != array.shape or saved.dtype != array.dtype:
+                        raise ValueError(f"{name} is {saved.dtype} {saved.shape}, not {array.dtype} {array.shape}")
+                    array[...] = saved
+                step = int(state.metadata()["step"])
+                if step < 0:
+                    raise ValueError(f"step {step}")
+                return step
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             raise RunError(f"{path}: not this run's saved state ({error}); start again with --overwrite") from None
 
@@ -179,16 +211,23 @@ def _step_of(line: bytes) -> int:
         raise RunError(f"damaged line in {METRICS}: {line[:60]!r}; start again with --overwrite") from None
 
 
-def _check_free(path: Path, description: Mapping[str, Any], resume: bool) -> None:
+def check_free(path: Path, resume: bool, overwrite: bool) -> None:
+    """That nothing in `path` would be lost, as far as can be told before anything is loaded."""
+    old = None if overwrite else read_description(path)
+    if old is None:
+        if not overwrite and path.is_dir() and any(name != LOCK for name in os.listdir(path)):
+            raise RunError(f"{path}: is not empty and holds no run; choose another --output-dir or add --overwrite")
+    elif old["finished"] and resume:
+        raise RunError(f"{path}: the run is finished: nothing is left to resume; add --overwrite to train again")
+    elif old["finished"]:
+        raise RunError(f"{path}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
+
+
+def _check_same(path: Path, description: Mapping[str, Any], resume: bool) -> None:
+    """That an unfinished run in `path` is the one that `description` tells of, and that it is to go on."""
     old = read_description(path)
     if old is None:
-        if any(name != LOCK for name in os.listdir(path)):
-            raise RunError(f"{path}: is not empty and holds no run; choose another --output-dir or add --overwrite")
         return
-    if old["finished"] and resume:
-        raise RunError(f"{path}: the run is finished: nothing is left to resume; add --overwrite to train again")
-    if old["finished"]:
-        raise RunError(f"{path}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
     changed = [f"{name} was {was!r}, now {now!r}" for name, was, now in _differences(old, description)]
     if changed:
         raise RunError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 
 from minibert import files, tasks
 from minibert.errors import RunError
-from minibert.finetuning import finetune
+from minibert.finetuning import finetune, settings_of
 from minibert.progress import Reporter
 from minibert.runs import next_directory, read_description
+from minibert.settings import TrainConfig
 from minibert.tasks import Task
+
+SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, Any]:
@@ -26,8 +30,8 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     task = tasks.get(task) if isinstance(task, str) else task
     first = options.pop("seed", 1)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
-    if resume and not output:
-        raise RunError("--resume of --seeds does not know which: add --output-dir")
+    if resume and not (output and any(Path(output).glob("seed-*"))):
+        raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
     folder = Path(output or next_directory(task.name))
     if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
@@ -37,7 +41,7 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
         path = folder / f"seed-{seed}"
         done = read_description(path) if resume else None
         if done and done["finished"]:
-            _check_same(path, done["settings"], options)
+            _check_same(path, done, task, options | {"seed": seed})
             results = files.read_json(path / "eval_results.json", RunError)
         else:
             report.say(f"seed {seed}, {seed - first + 1} of {count}")
@@ -61,8 +65,12 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     return summary
 
 
-def _check_same(path: Path, was: dict[str, Any], options: dict[str, Any]) -> None:
-    """That a finished run had the settings that are given now."""
-    for name, value in options.items():
-        if name in was and was[name] != value:
-            raise RunError(f"{path}: was trained with {name} {was[name]}, not {value}; choose another --output-dir")
+def _check_same(path: Path, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
+    """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
+    given = {name: options[name] for name in SETTINGS & options.keys()}
+    wanted = settings_of(task, options.get("checkpoint"), options.get("sample", False), given).to_dict()
+    was = done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
+    wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
+    for name, value in wanted.items():
+        if was.get(name) != value:
+            raise RunError(f"{path}: was trained with {name} {was.get(name)}, not {value}; choose another --output-dir")

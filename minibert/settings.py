@@ -20,20 +20,21 @@ RECOMPUTE = ("none", "layers")
 class TrainConfig:
     """Everything that decides the numbers of a run; the defaults are those of Google's MRPC example.
 
-    `micro_batch` examples are computed at a time (None: the whole batch); gradients add up over the batch. `gelu`,
-    `schedule` and `bias_correction` override the checkpoint's and the recipe's when they are not None.
+    `micro_batch` examples are computed at a time; gradients add up over the batch. What is left None or "auto" is
+    settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
+    the recipe's schedule and bias correction, fp32 on the CPU. Only `gelu` may stay None: the checkpoint's.
     """
 
     task: str
     epochs: float = 3.0
     batch_size: int = 32
-    micro_batch: int | None = None
+    micro_batch: int = None  # type: ignore[assignment]
     learning_rate: float = 2e-5
     max_seq_length: int = 128
     warmup: float = 0.1
     recipe: str = "google"
-    schedule: str | None = None
-    bias_correction: bool | None = None
+    schedule: str = None  # type: ignore[assignment]
+    bias_correction: bool = None  # type: ignore[assignment]
     gelu: str | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -41,10 +42,21 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        _require("recipe", self.recipe, self.recipe in RECIPES, " or ".join(RECIPES))
+        schedule, bias_correction = RECIPES[self.recipe]
+        self._settle("micro_batch", None, self.batch_size)
+        self._settle("schedule", None, schedule)
+        self._settle("bias_correction", None, bias_correction)
+        self._settle("precision", "auto", "fp32")
+        self._settle("device", "auto", "cpu")
         _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
         _require("batch size", self.batch_size, self.batch_size >= 1, "at least 1")
-        micro = self.batch_size if self.micro_batch is None else self.micro_batch
-        _require("micro-batch", micro, 1 <= micro <= self.batch_size, f"from 1 to the batch size {self.batch_size}")
+        _require(
+            "micro-batch",
+            self.micro_batch,
+            1 <= self.micro_batch <= self.batch_size,
+            f"from 1 to the batch size {self.batch_size}",
+        )
         _require("learning rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
         _require(
             "max-seq-length",
@@ -54,22 +66,17 @@ class TrainConfig:
         )
         _require("warm-up", self.warmup, 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1")
         _require("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
-        _require("recipe", self.recipe, self.recipe in RECIPES, " or ".join(RECIPES))
-        _require("schedule", self.schedule, self.schedule in (None, *SCHEDULES), ", ".join(SCHEDULES))
+        _require("schedule", self.schedule, self.schedule in SCHEDULES, ", ".join(SCHEDULES))
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         _require("recompute", self.recompute, self.recompute in RECOMPUTE, " or ".join(RECOMPUTE))
-        if self.precision not in ("auto", "fp32"):
+        if self.precision != "fp32":
             raise BackendError(f"precision {self.precision} is not in this version; use --precision fp32")
-        if self.device not in ("auto", "cpu"):
+        if self.device != "cpu":
             raise BackendError(f"device {self.device} is not in this version; use --device cpu")
 
-    @property
-    def effective_schedule(self) -> str:
-        return self.schedule or RECIPES[self.recipe][0]
-
-    @property
-    def effective_bias_correction(self) -> bool:
-        return RECIPES[self.recipe][1] if self.bias_correction is None else self.bias_correction
+    def _settle(self, name: str, undecided: object, value: object) -> None:
+        if getattr(self, name) == undecided:
+            object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -45,7 +45,8 @@ class Trainer:
 
     def __init__(self, bert: Bert, data: Split, settings: TrainConfig):
         self.bert, self.data, self.settings = bert, data, settings
-        self.optimizer = Adam(bert.groups, settings.effective_bias_correction)
+        bert.check(data.features)
+        self.optimizer = Adam(bert.groups, settings.bias_correction)
         self.total, self.warmup = optim.step_counts(
             len(data.features), settings.batch_size, settings.epochs, settings.warmup
         )
@@ -67,7 +68,7 @@ class Trainer:
 
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
-        device, size = self.bert.device, self.settings.micro_batch or len(numbers)
+        device, size = self.bert.device, self.settings.micro_batch
         loss, tokens = 0.0, 0
         for start in range(0, len(numbers), size):
             part = batch.pack(device, self.data.features, numbers[start : start + size], self.data.labels)
@@ -89,7 +90,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise NotFinite(f"the gradients' norm is {norm}")
         s = self.settings
-        rate = optim.learning_rate(s.effective_schedule, step, s.learning_rate, self.total, self.warmup)
+        rate = optim.learning_rate(s.schedule, step, s.learning_rate, self.total, self.warmup)
         self.optimizer.update(step, rate, norm)
         return Step(loss, rate, norm, tokens)
 
@@ -127,7 +128,7 @@ def train(
                 progress.step(done.loss, done.rate, done.tokens)
                 if eval_every and (step + 1) % eval_every == 0:
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
-                if ((step + 1) % save_every == 0 or interrupted) and step + 1 < trainer.total:
+                if (step + 1) % save_every == 0 or step + 1 == trainer.total or interrupted:
                     run.save_state(step + 1, trainer.optimizer)
                 if interrupted:
                     raise KeyboardInterrupt(
@@ -150,8 +151,10 @@ def _interrupts() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(signal.SIGINT, before)
 
+    before = signal.getsignal(signal.SIGINT)
     try:
-        before = signal.signal(signal.SIGINT, receive)
+        if callable(before):  # else somebody has switched Ctrl-C off, as shells do for background jobs
+            signal.signal(signal.SIGINT, receive)
     except ValueError:  # not the main thread, which alone hears Ctrl-C
         yield received
         return

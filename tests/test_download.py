@@ -11,8 +11,10 @@ import socket
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from minibert import checkpoint, datasets, files, hub, models
 from minibert.checkpoint import names
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, DataError, DownloadError
+from minibert.progress import Progress, Reporter, Transfer
 
 SMALL = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -260,6 +263,19 @@ def test_hub_server_error(endpoint: Server, small: dict[str, bytes], tmp_path: P
     assert "\n" not in str(caught.value) and "403" in str(caught.value)
 
 
+def test_hub_broken_storage(endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf_xet, which fetches large files, knows no kinds of errors."""
+    import huggingface_hub
+
+    def broken(*arguments: object, **options: object) -> str:
+        raise RuntimeError("Data processing error: CAS service error :\n503 Service Unavailable")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(DownloadError, match="somebody/small-bert: download failed .Data processing") as caught:
+        hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert "\n" not in str(caught.value)
+
+
 def test_local_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
@@ -293,7 +309,7 @@ def test_fetch_resumes_a_cut_connection(server: Server, tmp_path: Path) -> None:
     server.cut["/file"] = 1_234_567
     fetch(server, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == DATA
-    assert [span for _, _, span in server.asked] == [None, "bytes=1234567-"]
+    assert [span for _, _, span in server.asked] == [None, "bytes=1234566-"]
 
 
 def test_fetch_resumes_in_a_later_run(server: Server, tmp_path: Path) -> None:
@@ -303,7 +319,22 @@ def test_fetch_resumes_in_a_later_run(server: Server, tmp_path: Path) -> None:
         fetch(server, tmp_path / "out", tries=1)
     assert not (tmp_path / "out").exists()
     fetch(server, tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == DATA and server.asked[-1][2] == "bytes=1000000-"
+    assert (tmp_path / "out").read_bytes() == DATA and server.asked[-1][2] == "bytes=999999-"
+
+
+def test_fetch_takes_a_part_that_is_complete(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is left by a process that is killed just before the part gets its name."""
+    server.files["file"] = DATA
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "sha256", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        fetch(server, tmp_path / "out")
+    (part,) = tmp_path.iterdir()
+    assert part.read_bytes() == DATA
+    fetch(server, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert [span for _, _, span in server.asked] == [None, f"bytes={len(DATA) - 1}-"], "not fetched again"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -369,9 +400,31 @@ def test_task_is_unpacked_and_cached(glue: Server, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         name.removeprefix("RTE/"): data for name, data in RTE.items()
     }
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["RTE", "checksums.json"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "RTE", "checksums.json"]
     glue.asked.clear()
     assert datasets.fetch_task("RTE") == folder and glue.asked == []
+
+
+def test_two_processes_want_the_same_task(glue: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl", reason="the locks of files are Unix's")
+    glue.files["glue/data/RTE.zip"] = archive(RTE)
+    real, inside, go = datasets.unpack, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        inside.set()
+        assert go.wait(10)
+        real(*arguments)
+
+    monkeypatch.setattr(datasets, "unpack", slow)
+    with ThreadPoolExecutor(2) as pool:  # the lock is one opening's of the file: threads wait as processes do
+        first = pool.submit(datasets.fetch_task, "rte")
+        assert inside.wait(10)
+        second = pool.submit(datasets.fetch_task, "rte")
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        go.set()
+        assert first.result(10) == second.result(10) == datasets.cached("rte")
+    assert len(glue.asked) == 1
 
 
 def test_task_that_changes_later_is_refused(glue: Server) -> None:
@@ -473,3 +526,63 @@ def test_download_takes_checkpoints_and_tasks(glue: Server, tmp_path: Path, monk
 @pytest.mark.parametrize("spelling, task", [("sst2", "SST-2"), ("SST-2", "SST-2"), ("sts_b", "STS-B"), ("x", None)])
 def test_spellings(spelling: str, task: str | None) -> None:
     assert datasets.find(spelling) == task
+
+
+# --- what is seen of it
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in its last entry, that progress goes by."""
+    now = [100.0]
+    monkeypatch.setattr("minibert.progress.time.perf_counter", lambda: now[-1])
+    return now
+
+
+def show_transfers(transfer: Transfer, clock: list[float]) -> None:
+    with transfer as shown:
+        for done in range(1, 4):
+            clock.append(clock[-1] + 6)
+            shown("QQP.zip", done * 10**6, 3 * 10**6)
+        shown("RTE.zip", 10**6, None)
+
+
+def test_transfers_on_a_terminal_are_one_line_a_file(clock: list[float]) -> None:
+    show_transfers(Transfer(stream=(terminal := Terminal())), clock)
+    steps = "\rQQP.zip  1.0 MB of 3.0\rQQP.zip  2.0 MB of 3.0\rQQP.zip  3.0 MB of 3.0\n"
+    assert terminal.getvalue() == steps + "\rRTE.zip  1.0 MB\n"
+    with Transfer(stream=(terminal := Terminal())):
+        pass
+    assert terminal.getvalue() == "", "nothing came, nothing is said"
+
+
+def test_transfers_elsewhere_are_plain_lines_now_and_then(clock: list[float]) -> None:
+    show_transfers(Transfer(stream=(pipe := io.StringIO())), clock)
+    assert pipe.getvalue() == "QQP.zip  1.0 MB of 3.0\nQQP.zip  3.0 MB of 3.0\nRTE.zip  1.0 MB\n"
+
+
+@pytest.mark.parametrize("quiet, said", [(True, ""), (False, "QQP.zip  1.0 MB of 3.0\n")])
+def test_a_reporter_shows_transfers(
+    quiet: bool, said: str, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_transfers(Reporter(quiet).transfer(), clock)
+    err = capsys.readouterr().err
+    assert err.startswith(said) and (err == "") == quiet
+
+
+def test_the_first_step_which_compiles_is_not_counted(clock: list[float]) -> None:
+    with Progress(total=14, done=10, stream=(pipe := io.StringIO())) as progress:
+        for seconds, tokens in ((30, 100), (10, 200), (10, 400), (10, 600)):
+            clock.append(clock[-1] + seconds)
+            progress.step(0.5, 1e-5, tokens)
+    assert pipe.getvalue().splitlines() == [
+        "step 11/14  loss 0.5000  rate 1.00e-05",
+        "step 12/14  loss 0.5000  rate 1.00e-05  20 tokens/s  0:20 left",
+        "step 13/14  loss 0.5000  rate 1.00e-05  30 tokens/s  0:10 left",
+        "step 14/14  loss 0.5000  rate 1.00e-05  40 tokens/s  0:00 left",
+    ]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def child_seconds(arguments: list[str]) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def run_kernel(root: Path, cache: Path | None, before: str = "", **env: str | None) -> tuple[float, int, str]:
+def run_kernel(
+    root: Path, cache: Path | None, before: str = "", prefix: list[str] | None = None, **env: str | None
+) -> tuple[float, int, str]:
     env = {"PYTHONPATH": str(root), "XDG_CACHE_HOME": cache and str(cache), **env}
-    code = [sys.executable, "-c", before + KERNEL]
+    code = [*(prefix or []), sys.executable, "-c", before + KERNEL]
     done = subprocess.run(code, cwd=root, capture_output=True, text=True, env=environment(env))
     assert done.returncode == 0, done.stderr
     value, compiled, folder = done.stdout.split()
@@ -81,6 +84,15 @@ def test_kernels_load_from_the_cache_until_a_helper_is_edited(copy: Path, tmp_pa
     assert run_kernel(copy, cache) == (2, 0, other)
 
 
+def powerless() -> list[str]:
+    """What makes a command heed the permissions of files: nothing, or for root the loss of its privilege."""
+    if os.geteuid() != 0:
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv to take that away")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
 @pytest.mark.parametrize("home", ["/dev/null/home", None])
 def test_a_user_without_a_home(home: str | None) -> None:
     """Not one in the environment, nor in the system's list of users."""
@@ -98,13 +110,41 @@ def test_a_user_without_a_home(home: str | None) -> None:
     place.rmdir()
 
 
-def powerless() -> list[str]:
-    """What makes a command heed the permissions of files: nothing, or for root the loss of its privilege."""
-    if os.geteuid() != 0:
-        return []
-    if not shutil.which("setpriv"):
-        pytest.skip("root may write everywhere, and there is no setpriv to take that away")
-    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of files are Unix's")
+@pytest.mark.parametrize("mode, home", [(0o000, "home"), (0o000, "."), (0o555, "nonexistent")])
+def test_a_home_that_is_closed_or_missing(tmp_path: Path, mode: int, home: str) -> None:
+    """As after su, which leaves HOME=/root, and as the system's own users have it: HOME=/nonexistent."""
+    prefix = powerless()
+    (tmp_path / "above" / "home").mkdir(parents=True)
+    (tmp_path / "temporary").mkdir()
+    env = {"HOME": str(tmp_path / "above" / home), "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "above").chmod(mode)
+    try:
+        _, _, folder = run_kernel(ROOT, None, prefix=prefix, **env)
+        code = [*prefix, sys.executable, "-c", "from minibert.files import user_cache\nprint(user_cache())"]
+        done = subprocess.run(code, capture_output=True, text=True, env=environment(env | {"XDG_CACHE_HOME": None}))
+    finally:
+        (tmp_path / "above").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert {Path(folder).parent, Path(done.stdout.strip()).parent} == {tmp_path / "temporary"}
+
+
+def test_old_kernels_are_cleared_away_when_new_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minibert.kernels.devices import cpu
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ages = {"unused": 31, "recent": 29}  # days
+    kernels = tmp_path / "minibert" / "kernels"
+    for name, days in ages.items():
+        (kernels / name / "inside").mkdir(parents=True)
+        os.utime(kernels / name, (time.time() - days * 86400,) * 2)
+    ours = cpu.cache_directory()
+    assert {path.name for path in kernels.iterdir()} == {"recent", ours.name}
+    long_ago = (time.time() - 31 * 86400,) * 2
+    os.utime(ours, long_ago)
+    os.utime(kernels / "recent", long_ago)
+    assert cpu.cache_directory() == ours and time.time() - ours.stat().st_mtime < 86400, "a use counts"
+    assert (kernels / "recent").exists(), "nothing new, nothing cleared"
 
 
 @pytest.mark.slow  # compiles all kernels

@@ -41,7 +41,7 @@ def load_bert(folder: Path) -> Bert:
 
 def split_of(sequences: parity.Sequences) -> Split:
     features = Features(sequences.ids, sequences.segments.astype(np.int8), sequences.offsets)
-    return Split("train", features, sequences.labels, ())
+    return Split("train", features, sequences.labels)
 
 
 def gradients(bert: Bert, sequences: parity.Sequences) -> tuple[float, dict[str, np.ndarray]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -100,7 +102,7 @@ def test_ragged_micro_batches_20_and_12_update_as_32_at_once():
         assert moved(after[None], after[micro]) <= 1e-4 * distance
 
 
-def test_the_mean_of_means_would_fail_the_comparison_above():
+def test_the_mean_of_means_would_fail_the_comparison_of_gradients():
     numbers, t = np.arange(32), trainer(batch_size=32)
     whole = gradients(t, numbers)
     first, second = gradients(t, numbers[:20]), gradients(t, numbers[20:])  # each divided by its own count
@@ -109,6 +111,20 @@ def test_the_mean_of_means_would_fail_the_comparison_above():
         assert_same_gradients(wrong, whole, 1e-5)
     right = {name: (20 * first[name] + 12 * second[name]) / 32 for name in whole}
     assert_same_gradients(right, whole, 1e-5)
+
+
+def test_the_mean_of_means_would_fail_the_comparison_of_parameters():
+    before, exact, means = weights(trainer()), trainer(batch_size=32), trainer(batch_size=32)
+    with exact.bert.device.session():
+        for step in range(10):
+            exact.step(step)
+            numbers, key = means.numbers(step), Key(means.settings.seed, step)
+            for part in (numbers[:20], numbers[20:]):
+                means.gradients(part, key)  # adds the mean over the part
+            for group in means.bert.groups:
+                group.gradients /= 2
+            means.optimizer.update(step, 1e-3 * (1 - step / means.total), means.optimizer.gradient_norm())
+    assert moved(weights(exact), weights(means)) > 1e-3 * moved(before, weights(exact))
 
 
 def test_recomputing_layers_gives_the_same_bits_after_20_steps_with_dropout():
@@ -180,6 +196,15 @@ def test_killed_at_ten_random_steps_and_resumed_gives_the_bits_of_a_straight_run
             np.testing.assert_array_equal(array, resumed[name], err_msg=f"{name} after a kill in step {stop}")
 
 
+def test_the_last_step_is_saved_until_the_results_are_there(tmp_path):
+    """What goes wrong after it, a full disk or Ctrl-C in the evaluation, must not cost the training."""
+    ended, _ = run_to(tmp_path / "run", None, 1000)
+    t = trainer(epochs=4)
+    assert RunDirectory(tmp_path / "run").load_state(t.optimizer) == t.total == 24
+    for name, array in weights(t).items():
+        np.testing.assert_array_equal(array, ended[name])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(tmp_path):
     t = trainer()
     t.bert.arrays()["classifier.weight"][...] = 3e38
@@ -219,6 +244,18 @@ def test_epochs_are_permutations_that_run_into_each_other():
 
 
 ORDER_7 = np.array([5, 1, 4, 2, 3, 0, 6])  # recorded: the order of every run hangs on it
+
+
+def test_texts_beyond_the_embeddings_are_refused():
+    """Kernels check no index: they would read and write past the tables."""
+    model = bert(devices.open("cpu"))
+    for change, word in (("ids", "word"), ("segments", "segment"), ("offsets", "position")):
+        data = split(4).features
+        array = getattr(data, change).copy()
+        array[-1] += 100
+        with pytest.raises(ConfigError, match=word):
+            model.check(dataclasses.replace(data, **{change: array}))
+    model.check(split(4).features)
 
 
 def test_no_whole_batch_is_an_error():

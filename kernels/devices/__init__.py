@@ -93,6 +93,11 @@ class Device:
         array[...] = host
         return array
 
+    @property
+    def threads(self) -> int:
+        """How many threads of the host compute."""
+        return 1
+
     def session(self) -> AbstractContextManager[None]:
         """Held while kernels run, by training and prediction: a device sets up here what it changes globally."""
         return nullcontext()

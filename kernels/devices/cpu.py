@@ -7,10 +7,13 @@ it compiles three times faster, needs no OpenMP at run time, and BLAS calls shar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -35,7 +38,7 @@ def cache_directory() -> Path:
     """Where compiled kernels are kept: a folder for these sources, this Numba and these cores.
 
     Numba does not notice an edited helper in another file: the folder's name does, being a hash of them all.
-    A user without a writable home gets a temporary folder.
+    A user without a writable home gets a temporary folder. A new folder replaces those unused for 30 days.
     """
     digest = hashlib.sha256(f"{numba.__version__} {cpu_features()}".encode())
     for source in sorted(KERNELS.rglob("*.py")):
@@ -43,9 +46,15 @@ def cache_directory() -> Path:
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         folder = base / "minibert" / "kernels" / digest.hexdigest()[:16]
+        new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            os.utime(folder)  # its time is that of its last use
+        with contextlib.suppress(OSError):  # another process may be clearing up too
+            for old in folder.parent.iterdir() if new else ():
+                if old.stat().st_mtime < time.time() - 30 * 86400:
+                    shutil.rmtree(old, ignore_errors=True)
+        return folder
     except (OSError, RuntimeError):  # RuntimeError: a user whom the system does not know
         return Path(tempfile.mkdtemp(prefix="minibert-kernels-"))
 
@@ -132,6 +141,10 @@ class Cpu(Device):
 
     def __init__(self) -> None:
         super().__init__("cpu")
+
+    @property
+    def threads(self) -> int:
+        return threads()
 
     def session(self) -> AbstractContextManager[None]:
         """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""

@@ -197,7 +197,7 @@ TASKS = (
         _three("#1 String", "#2 String", "Quality"),
         closed=True,
     ),
-    GlueTask("sts-b", (), ("pearson", "spearman"), True, "STS-B", _three("sentence1", "sentence2", "score")),
+    GlueTask("sts-b", (), ("pearson", "spearman"), True, "STS-B", _three("sentence1", "sentence2", "score"), closed=True),
     GlueTask(
         "qqp",
         BINARY,
@@ -209,7 +209,7 @@ TASKS = (
     ),
     GlueTask("mnli", NLI, ("accuracy",), True, "MNLI", _mnli()),
     GlueTask("qnli", ENTAILMENT, ("accuracy",), True, "QNLI", _three("question", "sentence", "label")),
-    GlueTask("rte", ENTAILMENT, ("accuracy",), True, "RTE", _three(*_PAIR)),
+    GlueTask("rte", ENTAILMENT, ("accuracy",), True, "RTE", _three(*_PAIR), closed=True),
     GlueTask("wnli", BINARY, ("accuracy",), True, "WNLI", _three(*_PAIR)),
     GlueTask("ax", NLI, ("matthews",), True, "AX", _AX),
     GlueTask("xnli", NLI, ("accuracy",), True, "XNLI", _xnli(), {"contradictory": "contradiction"}),

@@ -66,7 +66,7 @@ def read_rows(path: Path, advice: str) -> Iterator[Row]:
                 yield number, json_cells(line, str(path), number)
     else:
         cells = _csv_cells(text, path) if kind == "csv" else tsv_cells(split_lines(text))
-        yield from _named(cells, path)
+        yield from named(cells, str(path))
 
 
 def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -85,17 +85,18 @@ def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: line {line}: {error}; check the quotes of the row that starts there") from None
 
 
-def _named(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[Row]:
+def named(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row]:
+    """The rows below a header, which is the first of them; each must have what the header names."""
     _, header = next(rows)
     header = [name.strip() for name in header]
     if twice := [name for name in header if header.count(name) > 1]:
-        raise DataError(f"{path}: line 1: column {twice[0]!r} stands twice; give each column its own name")
+        raise DataError(f"{where}: line 1: column {twice[0]!r} stands twice; give each column its own name")
     for number, cells in rows:
         if cells in ([], [""]) and len(header) > 1:
             continue  # an empty line
         if len(cells) != len(header):
             raise DataError(
-                f"{path}: line {number}: {len(cells)} columns where the header has {len(header)}; "
+                f"{where}: line {number}: {len(cells)} columns where the header has {len(header)}; "
                 "look for a stray or missing delimiter, or a file cut off"
             )
         yield number, dict(zip(header, cells, strict=True))

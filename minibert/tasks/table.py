@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -10,7 +11,7 @@ from pathlib import Path
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
 from minibert.tasks.glue import score
-from minibert.tasks.rows import Row, decode, format_of, json_cells, read_rows, tsv_cells
+from minibert.tasks.rows import Row, decode, format_of, json_cells, named, read_rows, tsv_cells
 
 # Column names that are known without being told, the first that all are there; GLUE's own are among them.
 KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
@@ -26,6 +27,8 @@ KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
 KNOWN_IDS = ("id", "index")
 ADVICE = "check the path and what the file holds"
 
+Columns = Mapping[str, str | None]  # column names under `text_a`, `text_b`, `label` and `id`, as TableTask.columns
+
 
 @dataclass(frozen=True)
 class TableTask(Task):
@@ -39,8 +42,8 @@ class TableTask(Task):
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """The columns' names as `table` takes them, for another file like these."""
-        return {"text_a": self.text_a, "text_b": self.text_b, "label": self.label}
+        """The columns' names as `table` and `read_pairs` take them, for another file like these."""
+        return {"text_a": self.text_a, "text_b": self.text_b, "label": self.label, "id": self.id}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -118,22 +121,26 @@ def table(
     return TableTask("table", found, metrics, text_b is not None, files, text_a, text_b, label, id)
 
 
-def read_pairs(source: Path | str | Iterable[bytes | str], format: str | None = None) -> Iterator[Example]:
+def read_pairs(
+    source: Path | str | Iterable[bytes | str], format: str | None = None, columns: Columns | None = None
+) -> Iterator[Example]:
     """Texts to predict, without labels: a file, or an open stream such as sys.stdin.buffer, read as it comes.
 
     tsv has a header with column names of KNOWN_TEXTS, and perhaps id or index, or no header and one or two
-    columns; jsonl has those names as keys; csv, of files only, has the header. format: by the file's ending;
-    a stream whose first line begins an object is jsonl, any other tsv. DataError names the line.
+    columns; jsonl has those names as keys; csv, of files only, has the header. The names in `columns` are known
+    too, and come first; a label is not read. format: by the file's ending; a stream whose first line begins an
+    object is jsonl, any other tsv. DataError names the line.
     """
+    columns = columns or {}
     if isinstance(source, (str, Path)):
         path = Path(source)
         format = format or format_of(path)
         if format == "csv":
-            return _examples(read_rows(path, ADVICE), str(path))
+            return _examples(read_rows(path, ADVICE), str(path), columns)
         if not path.is_file():
             raise DataError(f"{path}: no such file; {ADVICE}")
-        return _stream(_lines_of(path), str(path), format)
-    return _stream(_decoded(source, "<stdin>"), "<stdin>", format)
+        return _stream(_lines_of(path), str(path), format, columns)
+    return _stream(_decoded(source, "<stdin>"), "<stdin>", format, columns)
 
 
 def _lines_of(path: Path) -> Iterator[str]:
@@ -149,58 +156,66 @@ def _decoded(lines: Iterable[bytes | str], where: str) -> Iterator[str]:
         yield text.removesuffix("\n").removesuffix("\r")
 
 
-def _stream(lines: Iterator[str], where: str, format: str | None) -> Iterator[Example]:
+def _stream(lines: Iterator[str], where: str, format: str | None, columns: Columns) -> Iterator[Example]:
     first = next(lines, None)
     if first is None:
         return
     lines = chain([first], lines)
-    if format == "jsonl" or (format is None and first.lstrip().startswith('{"')):
+    if format == "jsonl" or (format is None and re.match(r'\s*\{\s*["}]', first)):
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        yield from _examples(((number, json_cells(line, where, number)) for number, line in numbered), where)
+        yield from _examples(((number, json_cells(line, where, number)) for number, line in numbered), where, columns)
         return
     if format not in (None, "tsv"):
         raise ConfigError(f"{where}: no format {format!r} for a stream of texts; tsv or jsonl")
-    yield from _examples(_tsv_rows(tsv_cells(lines), where), where)
+    rows = tsv_cells(lines)
+    _, header = next(rows)
+    rows = chain([(1, header)], rows)
+    if _texts_among((name.strip() for name in header), columns):
+        yield from _examples(named(rows, where), where, columns)
+    else:
+        yield from _examples(_headless(rows, where, len(header)), where, {})
 
 
-def _tsv_rows(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row]:
-    number, names = next(rows)
-    if _texts_among(names) is None:
-        if len(names) > 2:
-            raise DataError(
-                f"{where}: line 1: {len(names)} columns and no header; begin with one: sentence1, sentence2"
-            )
-        rows = chain([(number, names)], rows)
-        names = ["sentence1", "sentence2"] if len(names) == 2 else ["sentence"]
+def _headless(rows: Iterator[tuple[int, list[str]]], where: str, width: int) -> Iterator[Row]:
+    if width > 2:
+        raise DataError(f"{where}: line 1: {width} columns and no header; begin with one: sentence1, sentence2")
+    names = ["sentence1", "sentence2"] if width == 2 else ["sentence"]
     for number, cells in rows:
-        if len(cells) != len(names):
-            raise DataError(f"{where}: line {number}: {len(cells)} columns, not {len(names)}; correct the row")
+        if len(cells) != width:
+            raise DataError(f"{where}: line {number}: {len(cells)} columns, not {width}; correct the row")
         yield number, dict(zip(names, cells, strict=True))
 
 
-def _examples(rows: Iterator[Row], where: str) -> Iterator[Example]:
+def _examples(rows: Iterator[Row], where: str, columns: Columns) -> Iterator[Example]:
+    own_id = columns.get("id")
     for i, (number, cells) in enumerate(rows):
-        texts = _texts_among(cells)
-        if texts is None:
-            raise DataError(f"{where}: line {number}: no sentence, nor sentence1 and sentence2{_have(cells)}")
-        a, b = texts
         here = f"{where}: line {number}"
+        texts = _texts_among(cells, columns)
+        if texts is None:
+            raise DataError(f"{here}: no sentence, nor {_wanted(columns)}{_have(cells)}")
+        a, b = texts
         yield Example(
-            id=_id(cells, None, i, here),
+            id=_id(cells, own_id if own_id in cells else None, i, here),
             text_a=_cell(cells, a, here),
             text_b=None if b is None else _cell(cells, b, here),
             label=None,
         )
 
 
-def _texts_among(names: Iterable[str]) -> tuple[str, str | None] | None:
-    names = set(names)
-    return next(((a, b) for a, b in KNOWN_TEXTS if a in names and (b is None or b in names)), None)
+def _texts_among(names: Iterable[str], columns: Columns) -> tuple[str, str | None] | None:
+    """The text columns that are there: those of `columns`, else the first of KNOWN_TEXTS."""
+    names, own = set(names), columns.get("text_a")
+    known = ((own, columns.get("text_b")), *KNOWN_TEXTS) if own else KNOWN_TEXTS
+    return next(((a, b) for a, b in known if a in names and (b is None or b in names)), None)
+
+
+def _wanted(columns: Columns) -> str:
+    return " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name) or "sentence1 and sentence2"
 
 
 def _find_texts(path: Path) -> tuple[str, str | None]:
     for _, cells in read_rows(path, ADVICE):
-        if texts := _texts_among(cells):
+        if texts := _texts_among(cells, {}):
             return texts
         raise DataError(f"{path}: no sentence1 and sentence2{_have(cells)}; name the columns: --text-a, --text-b")
     raise DataError(f"{path}: no rows below the header; {ADVICE}")
@@ -214,6 +229,8 @@ def _find_labels(path: Path, column: str) -> tuple[str, ...]:
         text = _cell(cells, column, where).strip()
         if not text:
             raise DataError(f"{where}: empty label; fill it in or remove the row")
+        if re.search(r"[\t\r\n]", text):
+            raise DataError(f"{where}: a tab or line end in the label {text!r}; remove it: no tsv can hold such a label")
         found.add(text)
         rows += 1
     if rows == 0:

@@ -1,0 +1,73 @@
+"""Run directories: numbers, locks, leftovers of killed processes, and saved states that are not this run's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import minibert
+from minibert import runs
+from minibert.checkpoint.huggingface import write_safetensors
+from minibert.errors import ConfigError, RunError
+from minibert.runs import RunDirectory
+from models import trainer
+
+DESCRIPTION = {"settings": {"task": "mrpc", "max_seq_length": 16}, "checkpoint": {}, "data": {}}
+
+
+def claim(path, resume=False, overwrite=False, **changes):
+    return RunDirectory.claim(path, DESCRIPTION | changes, resume, overwrite)
+
+
+def test_runs_are_numbered_and_the_newest_unfinished_is_found_by_number(tmp_path):
+    for name in ("mrpc-999", "mrpc-1000", "mrpc-notes", "mrpc-5-old", "rte-2000"):
+        with claim(tmp_path / name):
+            pass
+    assert runs.next_directory("mrpc", tmp_path).name == "mrpc-1001"
+    assert runs.next_directory("cola", tmp_path).name == "cola-001"
+    assert runs.newest_unfinished("mrpc", tmp_path).name == "mrpc-1000"
+    with claim(tmp_path / "mrpc-1000", resume=True) as run:
+        run.describe(finished=True)
+    assert runs.newest_unfinished("mrpc", tmp_path).name == "mrpc-999"
+
+
+def test_one_process_at_a_time_and_the_lock_goes_with_it(tmp_path):
+    second = claim(tmp_path / "run", resume=True)
+    with claim(tmp_path / "run"), pytest.raises(RunError, match="another process"), second:
+        pass
+    assert not (tmp_path / "run" / ".lock").exists()
+    with claim(tmp_path / "run", resume=True):
+        pass
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run.json.x1y2.tmp").write_text("{")
+    (folder / ".state.safetensors.ab.tmp").write_bytes(bytes(100))
+    with claim(folder):
+        assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("change", ["shape", "step", "missing"])
+def test_a_state_of_another_run_is_refused(tmp_path, change):
+    t = trainer()
+    arrays = dict(runs._state_arrays(t.optimizer))
+    name = next(iter(arrays))
+    if change == "shape":
+        arrays[name] = np.zeros(1, np.float32)  # NumPy would spread it over the weights
+    elif change == "missing":
+        del arrays[name]
+    write_safetensors(tmp_path / runs.STATE, arrays, {"step": "-5" if change == "step" else "5"})
+    with pytest.raises(RunError, match="not this run's saved state"):
+        RunDirectory(tmp_path).load_state(t.optimizer)
+
+
+def test_resume_and_overwrite_contradict_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="one of them"):
+        minibert.finetune("mrpc", output_dir=tmp_path / "run", resume=True, overwrite=True)
+
+
+def test_a_task_without_training_data_is_refused_before_anything_is_fetched(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        minibert.finetune("ax", output_dir=tmp_path / "run")
