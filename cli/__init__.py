@@ -65,10 +65,10 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         code = _complain(1, str(error))
-    except (BrokenPipeError, SystemExit) as error:  # click makes the one of the other
-        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
-            raise
-        code = 141  # The reader of stdout has gone, as `true` does: what a shell says of a command that SIGPIPE ended.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of stdout has gone, as `true` does: click makes an exit with 1 of that, and exits so nowhere else
+        # but after shell completion. 141 is what a shell says of a command that SIGPIPE has ended.
+        code = 141 if isinstance(error, BrokenPipeError) or error.code == 1 else error.code
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as below
     except OSError as error:  # of a file that nobody foresaw, or of stdout: a full disk behind a redirection
         if "--debug" in sys.argv:

@@ -16,7 +16,8 @@ def predict(run: str, source: str, target: str, form: str, threads: int | None) 
     """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).
 
     The input has one text or pair a line, tab-separated, with or without a header that names the columns
-    (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. Each answer is written as soon as its batch is done.
+    (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. Each answer
+    is written as soon as its batch is done.
     """
     from minibert import prediction
 

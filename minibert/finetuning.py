@@ -91,7 +91,7 @@ def finetune(
     if found.path and found.path.resolve() == output.resolve():
         raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
     tokenizer = tokenizer_of(found)
-    folder = _data_folder(task, data_dir, sample)
+    folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     description = {
@@ -147,7 +147,7 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     files.write_whole(folder / "eval_results.txt", text.encode())
 
 
-def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool) -> Path:
+def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool, report: Reporter) -> Path:
     """Where the task's data lie; they are written or downloaded first where need be."""
     if use_sample:
         from minibert.tasks import sample
@@ -159,7 +159,10 @@ def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool) -> P
         return folder
     if isinstance(task, TableTask):
         return Path()  # it knows its files
-    return Path(data_dir) if data_dir else datasets.fetch_task(task.name)
+    if data_dir:
+        return Path(data_dir)
+    with report.transfer() as progress:
+        return datasets.fetch_task(task.name, progress)
 
 
 def _sample_model() -> Path:

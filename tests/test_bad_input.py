@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -259,10 +258,26 @@ def test_a_checkpoint_without_a_classifier(here: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
-@pytest.mark.parametrize("damage", [b"", b"{}", b'{"finished": true, "settings": {"task": 5}}', b"\xff", b"["])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{}", b'{"finished": true, "settings": {"task": 5}}', b"\xff", b"["]
+    + [
+        json.dumps({"finished": True, "settings": {"task": "table", "max_seq_length": 32}} | entry).encode()
+        for entry in (
+            {"columns": "abc"}, {"columns": {"foo": 1}}, {"columns": {"text_a": 1}}, {"columns": [1]}, {"data_dir": 5},
+        )
+    ],
+)  # fmt: skip
 def test_a_damaged_run_json(here: Path, command: str, damage: bytes) -> None:
     write(here / "run" / "run.json", damage)
     assert_one_line(COMMANDS[command][0](here), 1, str(here / "run" / "run.json"))
+
+
+@pytest.mark.parametrize("data", [None, 5, {}, {"dev": []}, {"dev": {"path": 5}}])
+def test_a_run_on_own_files_that_does_not_say_where_they_were(here: Path, data: object) -> None:
+    settings = {"task": "table", "max_seq_length": 32}
+    write(here / "run" / "run.json", json.dumps({"finished": True, "settings": settings, "data": data}).encode())
+    assert_one_line(evaluate(here), 1, str(here / "run"), "does not say", "--input FILE")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
@@ -441,6 +456,7 @@ def test_output_directory_is_the_checkpoint(here: Path) -> None:
 
 
 def test_output_directory_in_use(here: Path) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="this system has no such locks")
     (here / "new").mkdir()
     with open(here / "new" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # which leaves room for other shared ones, and none for ours

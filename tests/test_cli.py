@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import shutil
@@ -30,7 +31,7 @@ from commands import (
     write_mrpc,
 )
 from minibert import checkpoint
-from minibert.cli import cli
+from minibert.cli import cli, show
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 SIZE = ("--batch-size", "8", "--max-seq-length", "32")
@@ -173,6 +174,22 @@ def test_a_result_at_the_majority_is_called_one(run: Path) -> None:
     assert ("not above the majority class" in out) == (not results["beats_majority"])
 
 
+def test_the_figure_that_is_not_above_the_majority_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {
+        "accuracy": 0.7, "f1": 0.8120, "majority": {"accuracy": 0.6838, "f1": 0.8122}, "beats_majority": False,
+        "interval": {"accuracy": [0.6, 0.8], "f1": [0.7, 0.9]}, "loss": 0.5, "notes": ["all predictions are strange"],
+    }  # fmt: skip
+    show.table(values)
+    said = capsys.readouterr().out
+    assert "\nf1 0.8120 is not above the majority class's 0.8122: a model that predicts one class" in said
+    assert said.count("is not above") == 1 and "\nnote: all predictions are strange\n" in said
+    show.table(values | {"f1": 0.8122})
+    assert "\nf1 0.8122 is not above the majority class's 0.8122" in capsys.readouterr().out
+    show.table(values | {"f1": 0.82, "beats_majority": True, "notes": []})
+    said = capsys.readouterr().out
+    assert "not above" not in said and "note" not in said
+
+
 def test_runs_are_numbered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mrpc-notes").mkdir(parents=True)
@@ -293,9 +310,17 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             checkpoint.load(output).arrays["classifier.weight"], found.arrays["classifier.weight"], atol=1e-6
         )
-    out = minibert_in_process("evaluate", tmp_path / "run-second", "--json", "--data-dir", GLUE)
-    assert json_of(tmp_path / "run-second" / "eval_results.json")["dev-mismatched"]["examples"] == 10
-    assert json.loads(out.out)["confusion"] == results[0]["confusion"]
+    out = json.loads(minibert_in_process("evaluate", tmp_path / "run-second", "--json", "--data-dir", GLUE).out)
+    assert out["confusion"] == results[0]["confusion"] and out["dev-mismatched"]["examples"] == 10
+    # Both development sets, as the run has them; --split gives one.
+    wanted = json_of(tmp_path / "run-second" / "eval_results.json")
+    del wanted["global_step"]
+    assert out == wanted
+    one = minibert_in_process("evaluate", tmp_path / "run-second", "--json", "--split", "dev-mismatched")
+    assert json.loads(one.out) == wanted["dev-mismatched"]
+    plain = minibert_in_process("evaluate", tmp_path / "run-second").out
+    first, second = plain.split("\ndev-mismatched\n")
+    assert all(re.search(r"^accuracy +0\.\d{4} ", part, re.M) for part in (first, second))
 
 
 # --- predict
@@ -343,6 +368,14 @@ def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
         assert [str(np.float32(value)) for value in one["probabilities"].values()] == row
 
 
+def test_an_id_cannot_break_the_table(classifier: Path) -> None:
+    stdin = json.dumps({"id": "a\tb\nc", "sentence1": "The cat .", "sentence2": "The dog ."}).encode()
+    header, row = minibert_in_process("predict", classifier, stdin=stdin).out.splitlines()
+    assert len(row.split("\t")) == len(header.split("\t")) and row.startswith("a b c\t")
+    done = minibert_in_process("predict", classifier, "--format", "jsonl", stdin=stdin)
+    assert json.loads(done.out)["id"] == "a\tb\nc"
+
+
 def test_predict_nothing(classifier: Path) -> None:
     done = minibert_in_process("predict", classifier, stdin=b"")
     assert done == (0, "id\tprediction\tother\tsame\n", "")
@@ -350,8 +383,6 @@ def test_predict_nothing(classifier: Path) -> None:
 
 def test_predict_into_a_device(classifier: Path, tmp_path: Path) -> None:
     """What is no file is written to and stays what it is."""
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
     process = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
@@ -404,6 +435,17 @@ def test_a_reader_that_goes_away_is_no_error(classifier: Path, tmp_path: Path) -
     assert done.stdout == b"id\tprediction\tother\tsame\n0\n" and done.stderr == b""
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["--version"], ["evaluate", "run"]])
+def test_a_reader_that_has_gone_before_the_first_line(run: Path, arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command(*arguments), stdout=write, stderr=subprocess.PIPE, env=environment({}), cwd=run.parent
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_bad_line_in_the_middle_names_itself(classifier: Path) -> None:
     done = minibert_in_process("predict", classifier, stdin=lines_of_pairs() * 8 + b"only one column\n")
     assert done.code == 1 and done.out.count("\n") == 65, "the whole batches before it are answered"
@@ -427,7 +469,7 @@ def test_regression_end_to_end(folder: Path, tmp_path: Path) -> None:
     assert header == ["id", "prediction"] and all(np.isfinite(float(row[1])) for row in rows)
     objects = minibert_in_process("predict", tmp_path / "run", "--format", "jsonl", stdin=lines_of_pairs()).out
     for line, row in zip(objects.splitlines(), rows, strict=True):
-        assert json.loads(line)["prediction"] == pytest.approx(float(row[1]), abs=1e-3)
+        assert json.loads(line)["prediction"] == pytest.approx(float(row[1]), rel=5e-6, abs=0)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -456,10 +498,25 @@ def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
     dev = ("--input", tmp_path / f"dev.{kind}")
     evaluated = minibert_in_process("evaluate", tmp_path / "run", "--json", *dev)
     assert json.loads(evaluated.out)["accuracy"] == results["accuracy"]
-    assert_one_line(minibert_in_process("evaluate", tmp_path / "run"), 1, "--input FILE")
+    # Without a file it is the run's own development file.
+    results.pop("global_step")
+    for more in ([], ["--task", "table"], ["--split", "dev"]):
+        assert json.loads(minibert_in_process("evaluate", tmp_path / "run", "--json", *more).out) == results
     predicted = minibert_in_process("predict", tmp_path / "run", *dev)
     assert predicted.out.splitlines()[0] == "id\tprediction\tno\tperhaps\tyes, quite"
     assert predicted.out.count("\n") == 10
+    # The columns are known on stdin too, and labels are not looked at.
+    rows = [(*PAIRS[i % 8], "?") for i in range(9)]
+    tsv = "".join("\t".join(row) + "\n" for row in (names, *rows)).encode()
+    lines = "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows).encode()
+    for stdin in (tsv, lines):
+        assert minibert_in_process("predict", tmp_path / "run", stdin=stdin) == predicted
+    (tmp_path / "unlabelled.jsonl").write_bytes(lines)
+    unlabelled = ("--input", tmp_path / "unlabelled.jsonl")
+    assert minibert_in_process("predict", tmp_path / "run", *unlabelled) == predicted
+    assert_one_line(minibert_in_process("evaluate", tmp_path / "run", *unlabelled), 1, "line 1: unknown label '?'")
+    (tmp_path / f"dev.{kind}").unlink()
+    assert_one_line(minibert_in_process("evaluate", tmp_path / "run"), 1, f"dev.{kind}: no such file")
 
 
 def test_the_rows_of_the_helpers_are_balanced() -> None:

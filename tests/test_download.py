@@ -322,9 +322,7 @@ def test_fetch_resumes_in_a_later_run(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == DATA and server.asked[-1][2] == "bytes=999999-"
 
 
-def test_fetch_takes_a_part_that_is_complete(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_takes_a_part_that_is_complete(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is left by a process that is killed just before the part gets its name."""
     server.files["file"] = DATA
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

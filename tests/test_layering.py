@@ -17,8 +17,8 @@ ALLOWED = {
     "cli": "*",
     "__main__": "cli",
     "__init__": "errors finetuning seeds model",  # on first use
-    "finetuning": "training evaluation bert tasks datasets hub checkpoint model runs settings progress random tokenizer files "
-    "errors",
+    "finetuning": "training evaluation bert tasks datasets hub checkpoint model runs settings progress random "
+    "tokenizer files errors",
     "seeds": "finetuning settings tasks runs progress files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer errors",
     "prediction": "model runs tasks files errors",

@@ -180,7 +180,10 @@ def test_a_missing_file_or_folder_says_what_to_give(tmp_path: Path) -> None:
     [
         ("sts-b", "STS-B/train.tsv", b"sentence1\tsentence2\tscore\na\tb\tx\n", "line 2: the label 'x' is no number"),
         ("sts-b", "STS-B/train.tsv", b"sentence1\tsentence2\tscore\na\tb\tnan\n", "line 2: the label 'nan' is no num"),
-        ("rte", "RTE/train.tsv", b"sentence1\tsentence2\tlabel\na\tb\tentail", "line 2: unknown label 'entail'"),
+        ("rte", "RTE/train.tsv", b"sentence1\tsentence2\tlabel\na\tb\tentail\n", "line 2: unknown label 'entail'"),
+        ("rte", "RTE/train.tsv", b"sentence1\tsentence2\tlabel\na\tb\tentailment", "no newline at the end: cut off"),
+        ("sts-b", "STS-B/train.tsv", b"sentence1\tsentence2\tscore\na\tb\t4", "no newline at the end: cut off"),
+        ("wnli", "WNLI/train.tsv", b"sentence1\tsentence2\tlabel\na\tb", "line 2: 2 of 3 columns: the file is cut off"),
         ("qqp", "QQP/train.tsv", b"question1\tquestion2\tis_duplicate\na\tb\t1\na\tb", "line 3: 2 of 3 .*cut off"),
         ("cola", "CoLA/train.tsv", b"x\t1\t\tGood.\nx\t1\n", "line 2: 2 of 4 columns"),
         ("xnli", "XNLI/xnli.dev.tsv", b"language\tgold_label\tsentence1\tsentence2\nen\tneutral\ta\tb\n",
@@ -283,6 +286,8 @@ def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
         ("a.csv", "text,class\na,0\n", r"line 2: no column 'label' \(there are: text, class\)"),
         ("a.csv", "text,label\na,0\nb,\n", "line 3: empty label"),
         ("a.csv", "text,label\na,0\nb,0\n", "holds the one label '0'"),
+        ("a.csv", 'text,label\na,0\nb,"1\t2"\n', "line 3: a tab or line end in the label"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "1\\n2"}\n', "line 2: a tab or line end"),
         ("a.csv", "text,label\n" + "".join(f"a,{i}\n" for i in range(30)), "holds 30 labels in 30 rows"),
         ("a.tsv", "text\tlabel\na\t0\nb\t1\tx\n", "line 3: 3 columns where the header has 2"),
         ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b",\n', "line 2: not JSON"),
@@ -313,9 +318,9 @@ def test_a_label_that_only_dev_has(tmp_path: Path) -> None:
 # Texts to predict
 
 
-def predicted(text: str | bytes) -> list[tuple[str, str, str | None]]:
+def predicted(text: str | bytes, **columns: str | None) -> list[tuple[str, str, str | None]]:
     stream = io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text)
-    return [(e.id, e.text_a, e.text_b) for e in read_pairs(stream)]
+    return [(e.id, e.text_a, e.text_b) for e in read_pairs(stream, columns=columns)]
 
 
 def test_streams_to_predict() -> None:
@@ -329,6 +334,24 @@ def test_streams_to_predict() -> None:
     ]
     assert predicted('"quoted\tb\n') == [("0", '"quoted', "b")]
     assert predicted("") == []
+    for first in ('{ "text": "a"}', ' \t{"text":"a"}', '{\t"text" : "a"}'):
+        assert predicted(first + "\n") == [("0", "a", None)]
+    for first in ("{ x | x > 0 }", "{a} is a set"):
+        assert predicted(first + "\n") == [("0", first, None)]
+
+
+def test_the_columns_that_a_run_was_told_of_come_first() -> None:
+    own = {"text_a": "question", "text_b": "answer", "label": "verdict", "id": "number"}
+    assert predicted("question\tanswer\na\tb\n\nc\td\n", **own) == [("0", "a", "b"), ("1", "c", "d")]
+    assert predicted(" number\tanswer\tsentence\tquestion\tverdict\n7\tb\tx\ta\t?\n", **own) == [("7", "a", "b")]
+    assert predicted('{"question": "a", "answer": "b"}\n', **own) == [("0", "a", "b")]
+    assert predicted("sentence1\tsentence2\na\tb\n", **own) == [("0", "a", "b")]
+    assert predicted("a\tb\n", **own) == [("0", "a", "b")]
+    # A text alone; of what has no header both columns are texts, whatever they are called inside.
+    assert predicted("sentence2\tsentence1\na\tb\n", text_a="sentence2", text_b=None) == [("0", "a", None)]
+    assert predicted("a\tb\n", text_a="sentence2", text_b=None) == [("0", "a", "b")]
+    with pytest.raises(DataError, match=r"line 1: no question and answer, nor .* \(there are: words\)"):
+        predicted('{"words": "a"}\n', **own)
 
 
 def test_a_stream_is_read_as_it_comes() -> None:
@@ -349,6 +372,9 @@ def test_a_stream_is_read_as_it_comes() -> None:
         (b"a\nb\0\n", "<stdin>: line 2: a NUL byte"),
         (b'{"sentence": "a"}\n{"words": "a"}\n', "<stdin>: line 2: no sentence"),
         (b'{"sentence": "a"}\nb\n', "<stdin>: line 2: not JSON"),
+        (b'{ "sentence": "a"\n{"sentence": "b"}\n', "<stdin>: line 1: not JSON"),
+        (b"sentence1\tsentence1\tsentence2\na\tb\tc\n", "<stdin>: line 1: column 'sentence1' stands twice"),
+        (b"sentence1\tsentence2\na\n", "<stdin>: line 2: 1 columns where the header has 2"),
     ],
 )
 def test_bad_streams(text: bytes, message: str) -> None:

@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+import safetensors.numpy
 
-from minibert import ops
+from minibert import files, ops
 from minibert.autograd import Tape, Tensor
 from minibert.batch import Batch, pack
 from minibert.bert import Bert
@@ -41,7 +41,7 @@ from minibert.tokenizer import SPECIAL, Features, Tokenizer
 
 CONFIG = {
     "hidden_size": 128,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "intermediate_size": 512,
     "hidden_act": "gelu",
@@ -53,7 +53,7 @@ CONFIG = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-PASSAGES, STEPS, BATCH, MASKED = 60000, 6000, 32, 0.4
+PASSAGES, STEPS, BATCH, MASKED = 60000, 4000, 32, 0.4
 RATE, WARMUP, SEED = 1e-3, 0.05, 1
 ONLY_FILLING = 0.1  # of the steps: before it can fill in, the network's guesses teach nothing
 GUESSED = 0.3  # of the masked words keep the guess
@@ -197,17 +197,13 @@ def slice_of(text: Features, numbers: np.ndarray) -> Features:
 
 def save(bert: Bert, config: dict[str, object], vocab: list[str], directory: Path) -> None:
     """A checkpoint as Hugging Face has it, in half precision and without a classifier."""
-    directory.mkdir(parents=True, exist_ok=True)
     kept = {name: array for name, array in bert.arrays().items() if not name.startswith("classifier")}
-    save_file(
-        {name: np.ascontiguousarray(array, np.float16) for name, array in kept.items()},
-        directory / "model.safetensors",
-        {"format": "pt"},
-    )
-    (directory / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tensors = {name: np.ascontiguousarray(array, np.float16) for name, array in kept.items()}
     tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 128}
-    (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+    files.write_whole(directory / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}))
+    files.write_whole(directory / "vocab.txt", ("\n".join(vocab) + "\n").encode())
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        files.write_whole(directory / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def main() -> None:

@@ -197,7 +197,9 @@ TASKS = (
         _three("#1 String", "#2 String", "Quality"),
         closed=True,
     ),
-    GlueTask("sts-b", (), ("pearson", "spearman"), True, "STS-B", _three("sentence1", "sentence2", "score"), closed=True),
+    GlueTask(
+        "sts-b", (), ("pearson", "spearman"), True, "STS-B", _three("sentence1", "sentence2", "score"), closed=True
+    ),
     GlueTask(
         "qqp",
         BINARY,

@@ -192,7 +192,8 @@ def _examples(rows: Iterator[Row], where: str, columns: Columns) -> Iterator[Exa
         here = f"{where}: line {number}"
         texts = _texts_among(cells, columns)
         if texts is None:
-            raise DataError(f"{here}: no sentence, nor {_wanted(columns)}{_have(cells)}")
+            own = " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name)
+            raise DataError(f"{here}: no {own or 'sentence'}, nor sentence1 and sentence2{_have(cells)}")
         a, b = texts
         yield Example(
             id=_id(cells, own_id if own_id in cells else None, i, here),
@@ -207,10 +208,6 @@ def _texts_among(names: Iterable[str], columns: Columns) -> tuple[str, str | Non
     names, own = set(names), columns.get("text_a")
     known = ((own, columns.get("text_b")), *KNOWN_TEXTS) if own else KNOWN_TEXTS
     return next(((a, b) for a, b in known if a in names and (b is None or b in names)), None)
-
-
-def _wanted(columns: Columns) -> str:
-    return " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name) or "sentence1 and sentence2"
 
 
 def _find_texts(path: Path) -> tuple[str, str | None]:
@@ -230,7 +227,7 @@ def _find_labels(path: Path, column: str) -> tuple[str, ...]:
         if not text:
             raise DataError(f"{where}: empty label; fill it in or remove the row")
         if re.search(r"[\t\r\n]", text):
-            raise DataError(f"{where}: a tab or line end in the label {text!r}; remove it: no tsv can hold such a label")
+            raise DataError(f"{where}: a tab or line end in the label {text!r}; remove it, or predictions are no tsv")
         found.add(text)
         rows += 1
     if rows == 0:
