@@ -238,7 +238,7 @@ def _describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any
 
 def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
     paths = {name: task.paths(name, folder)[0] for name in ("train", *task.dev_splits)}
-    return {name: {"path": str(path), "sha256": files.sha256(path)} for name, path in paths.items()}
+    return {name: {"path": str(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -41,10 +41,6 @@ class Features:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def length(self, i: int) -> int:
-        """Tokens of example i, special ones included."""
-        return int(self.offsets[i + 1] - self.offsets[i])
-
 
 class Tokenizer:
     """BERT's WordPiece over one vocabulary; make one with load() or from_vocab()."""

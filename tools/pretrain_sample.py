@@ -79,7 +79,8 @@ class Pretrainer:
         self.device, self.steps, self.continuing, self.counts = device, steps, continuing, counts
         self.bert = Bert(config, 2, device)
         self.filling = Group(device, "filling", {
-            "transform.weight": (c, c), "transform.bias": (c,), "words.bias": (v,),
+            "transform.weight": (c, c), "transform.bias": (c,),
+            "LayerNorm.weight": (c,), "LayerNorm.bias": (c,), "words.bias": (v,),
         })  # fmt: skip
         shapes = {name: array.shape for name, array in self.bert.arrays().items()}
         self.bert.fill(initial_weights(shapes, 0.02, SEED))
@@ -88,10 +89,12 @@ class Pretrainer:
         self.optimizer = Adam([*self.bert.groups, self.filling])
         self.draws = np.random.Generator(np.random.Philox(SEED))
 
-    def words(self, x: Tensor) -> Tensor:
+    def words(self, x: Tensor, batch: Batch) -> Tensor:
         """What each row's token could be: (S, C) to (S, V), through the word embeddings."""
-        x = ops.bias_gelu(ops.linear(x, self.filling["transform.weight"], None), self.filling["transform.bias"], "erf")
-        return ops.linear(x, self.bert.embeddings["embeddings.word_embeddings.weight"], self.filling["words.bias"])
+        p, words = self.filling, self.bert.embeddings["embeddings.word_embeddings.weight"]
+        y = ops.bias_gelu(ops.linear(x, p["transform.weight"], None), p["transform.bias"], "erf")
+        y = ops.dropout_add_layer_norm(y, x, p["LayerNorm.weight"], p["LayerNorm.bias"], batch, 1e-12, 0.0, None)
+        return ops.linear(y, words, p["words.bias"])
 
     def step(self, step: int, text: Features) -> dict[str, float]:
         masked = self._choose(text)
@@ -123,9 +126,10 @@ class Pretrainer:
         lengths = np.add.reduceat(seen, first, dtype=np.int64)
         part = Features(ids[seen], text.segments[seen], np.concatenate([[0], np.cumsum(lengths)]))
         rows, wanted = np.flatnonzero(masked[seen]).astype(np.int32), text.ids[masked]
+        batch = self._pack(part)
         with Tape() as tape:
-            x = self.bert.encode(self._pack(part), None)
-            logits = self.words(ops.take_rows(x, self.device.array(rows)))
+            x = ops.take_rows(self.bert.encode(batch, None), self.device.array(rows))
+            logits = self.words(x, batch)
             loss = ops.softmax_cross_entropy(logits, self.device.array(wanted))
         tape.backward(loss, self._weights(np.ones(len(rows))))
         scores = self.device.numpy(logits.data)[:, len(SPECIAL) :]

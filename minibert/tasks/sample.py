@@ -125,8 +125,8 @@ def _changed(draws: _Draws, event: Event, facts: dict[str, str], unseen: bool) -
     ways = ["swap"] * (3 * bool(event.swaps)) + ["state"] * (2 * bool(event.states)) + ["value"]
     way = draws.choice(ways)
     if way == "swap":
-        x, y = draws.choice(event.swaps)
-        return facts | {x: facts[y], y: facts[x]}
+        pair = draws.choice(event.swaps)
+        return facts | {pair[0]: facts[pair[1]], pair[1]: facts[pair[0]]}
     if way == "state":
         return facts | {"state": "10"[int(facts["state"])]}
     slot = draws.choice(event.facts)
