@@ -1,4 +1,4 @@
-"""BERT fine-tuning from scratch: a small autograd over Numba and CUDA kernels.
+"""BERT fine-tuning from scratch: a small autograd over Numba kernels.
 
 run = minibert.finetune("mrpc", sample=True); model = minibert.load(run.path); model.predict([("one", "other")])
 """
