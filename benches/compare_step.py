@@ -29,7 +29,7 @@ def prepare(shape: str, data_dir: Path, batches: int, folder: Path) -> None:
     """Writes what both sides load: a checkpoint of random weights, and MRPC's first examples, tokenized."""
     from minibert import checkpoint, tasks
     from minibert.checkpoint.names import shapes
-    from minibert.finetuning import read_split
+    from minibert.evaluation import read_split
     from minibert.random import initial_weights, order
     from minibert.tokenizer import Tokenizer
 
@@ -55,16 +55,17 @@ class Ours:
     def __init__(self, folder: Path, threads: int):
         from minibert import checkpoint
         from minibert.bert import Bert
+        from minibert.evaluation import Split
         from minibert.kernels import devices
         from minibert.settings import TrainConfig
         from minibert.tokenizer import Features
-        from minibert.training import Split, Trainer
+        from minibert.training import Trainer
 
         found, self.examples = checkpoint.load(folder), load_examples(folder)
         bert = Bert(found.config, 2, devices.open("cpu", threads=threads))
         bert.fill(found.arrays)
         features = Features(*(self.examples[name] for name in ("ids", "segments", "offsets")))
-        split = Split("train", features, self.examples["labels"], ())
+        split = Split("train", features, self.examples["labels"])
         settings = TrainConfig(task="mrpc", batch_size=BATCH, epochs=1, learning_rate=RATE, warmup=0, seed=SEED)
         self.trainer, self.session = Trainer(bert, split, settings), bert.device.session()
 

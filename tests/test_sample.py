@@ -76,10 +76,10 @@ def test_every_template_tells_every_fact(event: Event) -> None:
 
 
 def test_the_label_says_whether_a_fact_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "_changed", lambda draws, event, facts, unseen: facts | {"n": "90", "t": "Nowhere"})
-    for e in sample.examples("dev"):
-        assert "Nowhere" not in e.text_a
-        assert e.label == 0 or "Nowhere" not in f"{e.text_b}"
+    monkeypatch.setattr(sample, "_changed", lambda draws, event, facts, unseen: facts | {"t": "Nowhere"})
+    pairs = sample.examples("dev")
+    assert not any("Nowhere" in e.text_a for e in pairs)
+    assert {e.label for e in pairs if "Nowhere" in (e.text_b or "")} == {0}
 
 
 def test_mrpc_reads_what_is_written(tmp_path: Path, train: list[Example], dev: list[Example]) -> None:
@@ -134,7 +134,7 @@ def bag_of_words(train: list[Example], dev: list[Example]) -> tuple[float, float
     owner = np.repeat(np.arange(len(train)), np.diff(np.append(starts, len(columns))))
     weights = np.zeros(len(numbers))
     pace, bias = np.zeros_like(weights), 0.0
-    for _ in range(200):
+    for _ in range(120):
         error = 1 / (1 + np.exp(-np.add.reduceat(weights[columns], starts) - bias)) - truth
         slope = np.bincount(columns, error[owner], len(numbers)) / len(train) + 1e-3 * weights
         pace = 0.9 * pace - 0.05 * slope

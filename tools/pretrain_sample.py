@@ -53,9 +53,9 @@ CONFIG = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-PASSAGES, STEPS, BATCH, MASKED = 60000, 3000, 32, 0.4
+PASSAGES, STEPS, BATCH, MASKED = 60000, 4000, 32, 0.4
 RATE, WARMUP, SEED = 1e-3, 0.05, 1
-ONLY_FILLING = 0.1  # of the steps: before it can fill in, the network's guesses teach nothing
+ONLY_FILLING = 0.2  # of the steps: before it can fill in, the network's guesses teach nothing
 GUESSED = 0.3  # of the masked words keep the guess
 TELLING_WEIGHT, WHOLE_WEIGHT = 4.0, 10.0
 
