@@ -7,11 +7,12 @@ import numpy as np
 from minibert.bert import Bert
 from minibert.checkpoint import names
 from minibert.config import BertConfig
+from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.random import truncated_normal
 from minibert.settings import TrainConfig
 from minibert.tokenizer import Features
-from minibert.training import Split, Trainer
+from minibert.training import Trainer
 
 CONFIG = BertConfig(
     vocab_size=97, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,

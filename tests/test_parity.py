@@ -14,10 +14,11 @@ import pytest
 from golden import parity
 from minibert import checkpoint, optim, parameters
 from minibert.bert import Bert
+from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.settings import TrainConfig
 from minibert.tokenizer import Features, Tokenizer
-from minibert.training import Split, Trainer
+from minibert.training import Trainer
 
 
 @pytest.fixture(params=parity.CASES)
@@ -107,7 +108,7 @@ def test_ten_steps_see_the_decay(case: str, folder: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_first_losses_of_mrpc(shared: Path, tmp_path: Path) -> None:
     from minibert import tasks
-    from minibert.finetuning import read_split
+    from minibert.evaluation import read_split
 
     recorded = json.loads(parity.MRPC_FILE.read_text())
     settings = dict(recorded["settings"])
