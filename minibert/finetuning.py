@@ -83,6 +83,8 @@ def finetune(
         raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
     if resume and old is None:
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
+    if sample and data_dir:
+        raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
     check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
@@ -152,8 +154,6 @@ def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool, repo
     if use_sample:
         from minibert.tasks import sample
 
-        if data_dir:
-            raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
         folder = files.user_cache() / "sample"
         sample.write(folder)
         return folder

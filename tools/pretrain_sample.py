@@ -1,14 +1,15 @@
 """Pre-trains the small model that ships with the embedded sample: minibert/models/sample.
 
 The text is minibert.tasks.sample.passages: an event told twice, with train's templates and names, from draws of their
-own. It has no labels and nothing of dev's templates and names. Two self-supervised tasks take turns on every batch:
+own. It has no labels and nothing of dev's templates and names. There are two self-supervised tasks:
 
-1. Words of one sentence are masked and filled in again. In half of the passages the other sentence is there to help: a
-   masked name has to be copied from its role there. In the rest it is hidden, so that what the network draws from its
-   distribution suits the sentence but seldom the other one.
-2. In the passages where it was hidden, some words are replaced by those guesses or two like words of a sentence trade
-   places. For every token the network tells whether it is the original one (as in ELECTRA, Clark et al. 2020), and at
-   [CLS] whether all are. This goes through the pooler.
+1. Words are masked and filled in again. A masked name has to be copied from its role in the other sentence.
+2. In every second passage one sentence is hidden and the other filled in alone: what the network then draws from its
+   distribution suits the sentence but seldom the hidden one. Some words are replaced by these guesses, or two like
+   words of a sentence trade places, and with both sentences in view the network tells for every token whether it is
+   the original one (as in ELECTRA, Clark et al. 2020), and at [CLS] whether all are. This goes through the pooler.
+
+The first part of the steps does the first task only.
 
 The engine is minibert's own. From the checkout:
 
@@ -53,9 +54,9 @@ CONFIG = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-PASSAGES, STEPS, BATCH, MASKED = 60000, 4000, 32, 0.4
-RATE, WARMUP, SEED = 1e-3, 0.05, 1
-ONLY_FILLING = 0.2  # of the steps: before it can fill in, the network's guesses teach nothing
+PASSAGES, STEPS, BATCH, MASKED = 60000, 4500, 32, 0.25
+RATE, WARMUP, SEED = 1e-3, 0.07, 1
+ONLY_FILLING = 0.3  # of the steps: before it can fill in, the network's guesses teach nothing
 GUESSED = 0.3  # of the masked words keep the guess
 TELLING_WEIGHT, WHOLE_WEIGHT = 4.0, 10.0
 
@@ -97,30 +98,33 @@ class Pretrainer:
         return ops.linear(y, words, p["words.bias"])
 
     def step(self, step: int, text: Features) -> dict[str, float]:
-        masked = self._choose(text)
-        guesses, measured = self._fill(text, masked)
-        if step >= ONLY_FILLING * self.steps:
+        telling = step >= ONLY_FILLING * self.steps
+        masked = self._choose(text, one_sentence=telling)
+        guesses, measured = self._fill(text, masked, hide=telling)
+        if telling:
             measured |= self._tell(text, self._corrupt(text, guesses))
         rate = learning_rate("google", step, RATE, self.steps, int(WARMUP * self.steps))
         self.optimizer.update(step, rate, self.optimizer.gradient_norm())
         return measured
 
-    def _choose(self, text: Features) -> np.ndarray:
-        """Where to mask: whole words of the first or of the second sentence of each passage, (T,) bool."""
+    def _choose(self, text: Features, one_sentence: bool) -> np.ndarray:
+        """Where to mask: whole words, of both sentences or of the first or second of each passage, (T,) bool."""
         word = np.cumsum(~self.continuing[text.ids]) - 1
-        chosen = self.draws.random(word[-1] + 1) < MASKED
-        sentence = np.repeat(self.draws.integers(2, size=len(text)), np.diff(text.offsets))
-        return chosen[word] & (text.segments == sentence) & (text.ids >= len(SPECIAL))
+        chosen = (self.draws.random(word[-1] + 1) < (2 if one_sentence else 1) * MASKED)[word]
+        if one_sentence:
+            chosen &= text.segments == np.repeat(self.draws.integers(2, size=len(text)), np.diff(text.offsets))
+        return chosen & (text.ids >= len(SPECIAL))
 
-    def _fill(self, text: Features, masked: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    def _fill(self, text: Features, masked: np.ndarray, hide: bool) -> tuple[np.ndarray, dict[str, float]]:
         """Adds the gradients of filling in; returns the ids with the masked ones drawn by the network.
 
-        Passages with even numbers are told from one sentence alone.
+        With `hide`, passages with even numbers are told from the masked sentence alone.
         """
         first = text.offsets[:-1]
         passage = np.repeat(np.arange(len(text)), np.diff(text.offsets))
         sentence = np.maximum.reduceat(np.where(masked, text.segments, 0), first)
-        seen = (passage % 2 == 1) | (text.segments == sentence[passage])
+        alone = hide & (passage % 2 == 0)
+        seen = ~alone | (text.segments == sentence[passage])
         seen[first] = True
         ids = np.where(masked, SPECIAL.index("[MASK]"), text.ids).astype(np.int32)
         lengths = np.add.reduceat(seen, first, dtype=np.int64)
@@ -135,8 +139,8 @@ class Pretrainer:
         scores = self.device.numpy(logits.data)[:, len(SPECIAL) :]
         ids[masked] = len(SPECIAL) + (scores + self.draws.gumbel(size=scores.shape)).argmax(1)
         right = scores.argmax(1) + len(SPECIAL) == wanted
-        paired = passage[masked] % 2 == 1
-        return ids, {"paired": float(right[paired].mean()), "alone": float(right[~paired].mean())}
+        measured = {"paired": float(right[~alone[masked]].mean())}
+        return ids, measured | ({"alone": float(right[alone[masked]].mean())} if hide else {})
 
     def _corrupt(self, text: Features, guesses: np.ndarray) -> np.ndarray:
         """The passages' ids: of four, one with some guesses, one with two words traded, two as they were."""
