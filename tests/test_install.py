@@ -216,3 +216,25 @@ def test_a_wheel_holds_everything_and_works_where_it_is_installed(tmp_path: Path
     arguments = [script, "finetune", "mrpc", *more, "--output-dir", "run"]
     done = subprocess.run(arguments, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+GRADIENTS = """
+import sys, zlib
+sys.path.insert(0, sys.argv[1])
+from models import trainer
+t = trainer()
+with t.bert.device.session():
+    for step in range(2):
+        t.step(step)
+print([zlib.crc32(a.tobytes()) for a in t.bert.arrays().values()])
+"""
+
+
+def test_kernels_give_the_same_bits_freshly_compiled_and_from_the_cache(tmp_path):
+    """A helper that is not inlined has a copy in every caller's object, and which one is linked depends on that."""
+    variables = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-c", GRADIENTS, str(ROOT / "tests")]
+    first, second = (
+        subprocess.run(call, env=variables, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first == second

@@ -10,7 +10,7 @@ import numpy as np
 
 from minibert.kernels.common.elementary import exp_bounded
 from minibert.kernels.common.philox_cpu import attention_words, settings, stack_words
-from minibert.kernels.devices.cpu import exact, jit, run, threads
+from minibert.kernels.devices.cpu import exact, inlined, jit, run, threads
 
 QUERIES = 32
 STRIP = 128  # columns of a product's tile: with its four rows 2 KB, a corner of the first cache
@@ -208,7 +208,7 @@ def _copy_back(x, block, first, rows, column, width, factor):
             row[i] = source[i] * factor
 
 
-@jit
+@inlined
 def _softmax_row(row, length):
     """Scores to exponentials, zeros after `length`; returns 1 / their sum and the log-sum-exp."""
     highest = row[0]
@@ -225,7 +225,7 @@ def _softmax_row(row, length):
     return np.float32(1) / total, highest + np.log(total)
 
 
-@jit
+@inlined
 def _gradient_row(p, ds, bits, lse, threshold, scale, length):
     """Scores to mask * p, and dy vT to ds; zeros after `length`.
 
