@@ -11,10 +11,13 @@ import sys
 
 import click
 
+from minibert.cli.convert import convert
 from minibert.cli.download import download
 from minibert.cli.evaluate import evaluate
 from minibert.cli.finetune import finetune
+from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
+from minibert.cli.run_classifier import run_classifier
 from minibert.errors import MinibertError
 
 
@@ -47,7 +50,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (finetune, evaluate, predict, download):
+for command in (finetune, evaluate, predict, run_classifier, download, convert, inspect):
     cli.add_command(command)
 
 

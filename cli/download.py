@@ -8,7 +8,7 @@ import click
 @click.command(epilog="\b\nExample:\n  minibert download base mrpc")
 @click.argument("names", nargs=-1, required=True, metavar="CHECKPOINT|TASK...")
 def download(names: tuple[str, ...]) -> None:
-    """Fetches checkpoints (aliases or hub ids) and the data of GLUE tasks into the cache.
+    """Fetches checkpoints (aliases, hub ids, google:ALIAS) and the data of GLUE tasks into the cache.
 
     Interrupted downloads go on where they stopped; a file whose checksum is not the published one is refused.
     """

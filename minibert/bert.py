@@ -7,8 +7,9 @@ one below the other and are one product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +70,15 @@ class Bert:
 
     def arrays(self, gradients: bool = False) -> dict[str, np.ndarray]:
         """Every parameter (or its gradient) by checkpoint name; on the CPU these are views and can be written."""
+        return self.views([group.gradients if gradients else group.weights for group in self.groups])
+
+    def views(self, buffers: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The same of flat buffers, one a group, laid out as its weights are: Adam's moments for example."""
         found: dict[str, np.ndarray] = {}
-        for group in self.groups:
+        for group, buffer in zip(self.groups, buffers, strict=True):
             prefix = f"{group.name}." if group in self.layers else ""
             for param in group:
-                value = self.device.numpy(param.grad if gradients else param.data)
+                value = self.device.numpy(buffer[param.span].reshape(param.shape))
                 found.update(_checkpoint_views(prefix + param.name, value))
         return found
 

@@ -42,10 +42,12 @@ def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_se
     return Split(name, features, np.array(labels, np.float32 if task.regression else np.int32))
 
 
-def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = None) -> dict[str, Any]:
+def evaluate(
+    bert: Bert, task: Task, data: Split, columns: list[int] | None = None, loss_batch: int = GOOGLE_BATCH
+) -> dict[str, Any]:
     """The task's metrics over a labelled split, with the majority class beside them; `loss` is per example.
 
-    `batch_loss` is what Google's Estimator reports as "loss": the mean over batches of 8 of their means.
+    `batch_loss` is what Google's Estimator reports as "loss": the mean over batches of `loss_batch` of their means.
 
     `columns` gives, for each label of the task, the model's output of that name.
     """
@@ -53,7 +55,7 @@ def evaluate(bert: Bert, task: Task, data: Split, columns: list[int] | None = No
     logits = logits if columns is None else logits[:, columns]
     losses = _losses(logits, data.labels)
     results = metrics.evaluate(task, logits, data.labels)
-    batches = [losses[i : i + GOOGLE_BATCH].mean() for i in range(0, len(losses), GOOGLE_BATCH)]
+    batches = [losses[i : i + loss_batch].mean() for i in range(0, len(losses), loss_batch)]
     return results | {"loss": float(losses.mean()), "batch_loss": float(np.mean(batches))}
 
 

@@ -89,7 +89,7 @@ def finetune(
     if sample:
         report.say(SAMPLE_NOTE)
     source = checkpoint or (_sample_model() if sample else "base")
-    found = _load_checkpoint(source, config)
+    found = _load_checkpoint(source, config, report)
     if found.path and found.path.resolve() == output.resolve():
         raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
     tokenizer = tokenizer_of(found)
@@ -182,8 +182,10 @@ def settings_of(task: Task, checkpoint: str | Path | None, use_sample: bool, giv
     return TrainConfig(task=task.name, **((sample.DEFAULTS if checkpoint is None else {}) | given))
 
 
-def _load_checkpoint(source: str | Path, config: TrainConfig) -> Checkpoint:
-    found = checkpoint.load(hub.resolve(str(source)), seed=config.seed)
+def _load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter) -> Checkpoint:
+    with report.transfer() as progress:
+        path = hub.resolve(str(source), progress=progress)
+    found = checkpoint.load(path, seed=config.seed)
     if config.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(
             f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
@@ -232,8 +234,7 @@ def _say_start(report: Reporter, trainer: Trainer, task: Task, source: str | Pat
 
 
 def _describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:
-    weights = found.path and found.path / "model.safetensors"
-    return {"source": str(source), "sha256": files.sha256(weights) if weights and weights.is_file() else None}
+    return {"source": str(source), "sha256": files.sha256(found.file) if found.file else None}
 
 
 def _describe_data(task: Task, folder: Path) -> dict[str, Any]:

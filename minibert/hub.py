@@ -1,4 +1,4 @@
-"""Checkpoints by name: an alias such as `base`, a directory, or a hub id, fetched through huggingface_hub.
+"""Checkpoints by name: an alias such as `base`, a path, or a hub id, fetched through huggingface_hub; google:ALIAS.
 
 HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN mean what they mean to huggingface_hub.
 """
@@ -14,16 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert import files
+from minibert import files, google
+from minibert.checkpoint import sources
 from minibert.errors import CheckpointError, ConfigError, DownloadError
 
 # SHA-256 of what is published; a file that differs is refused.
-_UNCASED = {"vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"}
-_CASED = {"vocab.txt": "eeaa9875b23b04b4c54ef759d03db9d1ba1554838f8fb26c5d96fa551df93d02"}
-_MULTILINGUAL = {"vocab.txt": "fe0fda7c425b48c516fc8f160d594c8022a0808447475c1a7c6d6479763f310c"}
 _MINILM = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    **_UNCASED,
+    **google.UNCASED,
 }
 
 
@@ -33,55 +31,52 @@ class Source(NamedTuple):
 
 
 ALIASES = {
-    "base": Source("google-bert/bert-base-uncased", _UNCASED),
-    "large": Source("google-bert/bert-large-uncased", _UNCASED),
-    "base-cased": Source("google-bert/bert-base-cased", _CASED),
-    "large-cased": Source("google-bert/bert-large-cased", _CASED),
-    "multilingual": Source("google-bert/bert-base-multilingual-cased", _MULTILINGUAL),
-    "chinese": Source("google-bert/bert-base-chinese", {}),
-    "tiny": Source("google/bert_uncased_L-2_H-128_A-2", {}),
-    "mini": Source("google/bert_uncased_L-4_H-256_A-4", {}),
-    "small": Source("google/bert_uncased_L-4_H-512_A-8", {}),
-    "medium": Source("google/bert_uncased_L-8_H-512_A-8", {}),
+    "base": Source("google-bert/bert-base-uncased", google.UNCASED),
+    "large": Source("google-bert/bert-large-uncased", google.UNCASED),
+    "base-cased": Source("google-bert/bert-base-cased", google.CASED),
+    "large-cased": Source("google-bert/bert-large-cased", google.CASED),
+    "large-wwm": Source("google-bert/bert-large-uncased-whole-word-masking", {}),
+    "large-cased-wwm": Source("google-bert/bert-large-cased-whole-word-masking", {}),
+    "multilingual": Source("google-bert/bert-base-multilingual-cased", google.MULTILINGUAL),
+    "chinese": Source("google-bert/bert-base-chinese", google.CHINESE),
     "minilm": Source("sentence-transformers/all-MiniLM-L6-v2", _MINILM),
+    **{name: Source(f"google/bert_{stem}", {}) for name, stem in google.MINIATURES.items()},
 }
+ALIASES |= {name: ALIASES[size] for name, size in google.NICKNAMES.items()}
 
 _CONFIG = "config.json"
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _WANTED = (
     _CONFIG,
-    *_WEIGHTS,
+    "model.safetensors",
+    "model.safetensors.index.json",
     "model-*-of-*.safetensors",
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+_PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def resolve(name: str, cache: Path | None = None) -> Path:
-    """What `checkpoint.load` reads for `name`: an alias, a path, a hub id as OWNER/NAME, or random:SHAPE.
+def resolve(name: str, cache: Path | None = None, progress: files.Progress | None = None) -> Path:
+    """What `checkpoint.load` reads for `name`: an alias, google:ALIAS, a path, a hub id as OWNER/NAME, random:SHAPE.
 
-    An alias comes before a path: `./base` is the folder. A complete copy in the cache is used without asking
-    the network, an incomplete one is continued; `cache` is huggingface_hub's unless given. Raises
-    CheckpointError where the name means nothing or the repository has no weights that can be read,
-    DownloadError where the network or a checksum fails.
+    An alias comes before a path: `./base` is the folder. A path may also be TensorFlow's prefix. A complete copy in
+    the cache is used without asking the network, an incomplete one is continued; `cache` is huggingface_hub's unless
+    given; `progress` is told of downloads from Google. Raises CheckpointError where the name means nothing or the
+    repository has no weights that can be read, DownloadError where the network or a checksum fails.
     """
-    if name not in ALIASES and (name.startswith("random:") or os.path.exists(name)):
+    if name.startswith(google.PREFIX):
+        return google.fetch(name, progress)
+    if name not in ALIASES and (name.startswith("random:") or os.path.exists(name) or os.path.exists(f"{name}.index")):
         return Path(name)
     source = ALIASES.get(name) or Source(name, {})
     if not _HUB_ID.fullmatch(source.repository):
-        raise CheckpointError(f"{name}: is no folder, hub id (OWNER/NAME) or alias: choose from {', '.join(ALIASES)}")
-    folder = _snapshot(source.repository, cache, local=True)
+        raise CheckpointError(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
+    folder = _snapshot(source.repository, cache, _WANTED, local=True)
     if folder is None or not _complete(folder):
-        folder = _snapshot(source.repository, cache, local=False)
-    assert folder is not None
-    if not any((folder / weights).is_file() for weights in _WEIGHTS):
-        raise CheckpointError(
-            f"{source.repository}: has no model.safetensors on the hub; other formats (pytorch_model.bin, "
-            "TensorFlow) are not read yet: choose another checkpoint or convert it"
-        )
+        folder = _download(source.repository, cache)
     for file, known in source.checksums.items():
         path = folder / file
         if path.exists() and (got := files.sha256(path)) != known:
@@ -91,22 +86,46 @@ def resolve(name: str, cache: Path | None = None) -> Path:
     return folder
 
 
+def _choice() -> str:
+    return f"{google.listed(list(ALIASES))}; {google.PREFIX}ALIAS is Google's own file"
+
+
+def _weights(folder: Path) -> str:
+    """The name of what holds or lists the weights in a snapshot; empty where there are none."""
+    return next((name for name in sources.USUAL if (folder / name).is_file()), "")
+
+
 def _complete(folder: Path) -> bool:
     """Whether an earlier download got everything that loading needs; what is there is whole."""
     words = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
-    if not words or not (folder / _CONFIG).is_file():
+    weights = _weights(folder)
+    if not words or not weights or not (folder / _CONFIG).is_file():
         return False
-    if (folder / _WEIGHTS[0]).is_file():
+    if not weights.endswith(sources.SHARDED):
         return True
-    index = folder / _WEIGHTS[1]
-    if not index.is_file():
-        return False
-    shards = files.read_json(index, CheckpointError).get("weight_map")
-    return isinstance(shards, dict) and all((folder / str(shard)).is_file() for shard in shards.values())
+    shards = files.read_json(folder / weights, CheckpointError).get("weight_map")
+    # os.path's question: Path's raises for a name that is too long.
+    return isinstance(shards, dict) and all(os.path.isfile(folder / shard) for shard in set(map(str, shards.values())))
 
 
-def _snapshot(repository: str, cache: Path | None, local: bool) -> Path | None:
-    """The snapshot in the cache (None where there is none), or with `local` false from the hub."""
+def _download(repository: str, cache: Path | None) -> Path:
+    """The snapshot from the hub: safetensors, or where it has none what PyTorch wrote.
+
+    One after the other, since most repositories hold the same weights in both.
+    """
+    folder = _snapshot(repository, cache, _WANTED, local=False)
+    if folder and "safetensors" not in _weights(folder):
+        folder = _snapshot(repository, cache, _WANTED + _PYTORCH, local=False)
+    if not folder or not _weights(folder):
+        raise CheckpointError(
+            f"{repository}: has neither model.safetensors nor pytorch_model.bin on the hub: choose another checkpoint "
+            "or convert it"
+        )
+    return folder
+
+
+def _snapshot(repository: str, cache: Path | None, patterns: tuple[str, ...], local: bool) -> Path | None:
+    """The files of these patterns in the cache (None where it has none), or with `local` false from the hub."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -117,7 +136,7 @@ def _snapshot(repository: str, cache: Path | None, local: bool) -> Path | None:
         with _quiet():
             return Path(
                 huggingface_hub.snapshot_download(
-                    repository, cache_dir=cache, allow_patterns=list(_WANTED), local_files_only=local
+                    repository, cache_dir=cache, allow_patterns=list(patterns), local_files_only=local
                 )
             )
     except errors.LocalEntryNotFoundError as reason:
@@ -166,8 +185,10 @@ def download(names: list[str], progress: files.Progress | None = None) -> dict[s
     from minibert import datasets
 
     for name in names:  # all of them first: a typo should not wait for a gigabyte
-        if datasets.find(name) is None and name not in ALIASES and not _HUB_ID.fullmatch(name):
-            raise ConfigError(
-                f"{name}: is no checkpoint (OWNER/NAME, {', '.join(ALIASES)}) and no task ({', '.join(datasets.TASKS)})"
-            )
-    return {name: datasets.fetch_task(name, progress) if datasets.find(name) else resolve(name) for name in names}
+        if not (datasets.find(name) or name in ALIASES or google.find(name) or _HUB_ID.fullmatch(name)):
+            tasks = ", ".join(datasets.TASKS)
+            raise ConfigError(f"{name}: is no checkpoint (OWNER/NAME, {_choice()}) and no task ({tasks})")
+    return {
+        name: datasets.fetch_task(name, progress) if datasets.find(name) else resolve(name, progress=progress)
+        for name in names
+    }

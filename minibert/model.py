@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from minibert import batch, checkpoint, hub
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
+from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
@@ -107,13 +109,18 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
         tokenizer = Tokenizer.from_vocab(found.vocab)
     else:
         raise CheckpointError("random weights of this shape have no vocabulary; put a vocab.txt beside the config")
+    check_vocabulary(tokenizer, found.config, found.path)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: Path | None) -> None:
+    """Raises ConfigError where the tokenizer's vocabulary, found at `where`, is not the model's."""
     # Some models have rows to spare, up to a round number; more than that is another vocabulary, or one cut off.
-    if not 0 <= found.config.vocab_size - tokenizer.vocab_size < SPARE_ROWS:
+    if not 0 <= config.vocab_size - tokenizer.vocab_size < SPARE_ROWS:
         raise ConfigError(
-            f"{found.path}: the vocabulary has {tokenizer.vocab_size} entries, the model {found.config.vocab_size}; "
+            f"{where}: the vocabulary has {tokenizer.vocab_size} entries, the model {config.vocab_size}; "
             "give the model its own vocab.txt"
         )
-    return tokenizer
 
 
 def column_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:

@@ -112,7 +112,7 @@ def _form(labels: tuple[str, ...], form: str) -> tuple[str, Row]:
     if form == "jsonl":
         return "", _json_row
     if form == "google":
-        return "", _google_row
+        return "", google_row
     return "\t".join(("id", "prediction", *labels)) + "\n", _tsv_row
 
 
@@ -126,8 +126,8 @@ def _json_row(example: Example, p: Prediction) -> str:
     return json.dumps({"id": example.id, "prediction": p.label, "probabilities": p.probabilities}) + "\n"
 
 
-def _google_row(example: Example, p: Prediction) -> str:
-    # Google writes str() of float32 values, and nothing else.
+def google_row(example: Example, p: Prediction) -> str:
+    """A line of test_results.tsv: Google writes str() of float32 values, and nothing else."""
     values = p.probabilities.values() or [p.label]
     return "\t".join(str(np.float32(value)) for value in values) + "\n"
 

@@ -28,7 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from minibert import files
-from minibert.checkpoint.huggingface import write_safetensors
+from minibert.checkpoint import huggingface
+from minibert.checkpoint.tensors import of_array
 from minibert.errors import RunError
 from minibert.optim import Adam
 
@@ -104,7 +105,7 @@ class RunDirectory:
         with files.one_line(path, "write", RunError):
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        with run._locked():
+        with run.locked():
             with files.one_line(path, "remove what stands in it", RunError):
                 for name in WRITTEN:
                     for stale in path.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
@@ -117,7 +118,8 @@ class RunDirectory:
             yield run
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process out of the directory, which exists."""
         lock = self._lock()
         try:
             yield
@@ -149,7 +151,8 @@ class RunDirectory:
 
     def save_state(self, step: int, optimizer: Adam) -> None:
         """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
-        write_safetensors(self.path / STATE, dict(_state_arrays(optimizer)), {"step": str(step)})
+        entries = {name: of_array(name, array) for name, array in _state_arrays(optimizer)}
+        huggingface.write(self.path / STATE, entries, {"step": str(step)})
 
     def load_state(self, optimizer: Adam) -> int:
         """Fills weights and moments from the saved state; the number of updates they have had, 0 without a state."""

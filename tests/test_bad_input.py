@@ -193,7 +193,7 @@ def nan(arrays: dict[str, np.ndarray]) -> None:
 
 MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no folder": (shutil.rmtree, ()),
-    "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], ("model.safetensors",)),
+    "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], ("holds no weights",)),
     "a tensor is missing": (tensors(lambda a: a.pop("bert." + TENSOR)), (TENSOR, "missing", "checkpoint")),
     "a tensor is extra": (tensors(lambda a: a.update({"bert.other": np.ones(3, np.float32)})), ("bert.other",)),
     "a layer is extra": (
@@ -207,7 +207,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a tensor holds NaN": (tensors(nan), (TENSOR, "NaN", "checkpoint")),
     "a tensor of whole numbers": (
         tensors(lambda a: a.update({"bert." + TENSOR: np.ones((24, 16), np.int32)})),
-        (TENSOR, "I32"),
+        (TENSOR, "int32", "convert"),
     ),
     "weights cut off": (weights(lambda data: data[:-100]), ("model.safetensors", "damaged")),
     "weights cut off in the header": (weights(lambda data: data[:200]), ("model.safetensors", "damaged")),
@@ -216,7 +216,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a PyTorch file": (instead_of_weights("pytorch_model.bin", b"PK\x03\x04rest"), ("pytorch_model.bin", "PyTorch")),
     "a TensorFlow checkpoint": (
         instead_of_weights("bert_model.ckpt.index", b"index" + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"),
-        ("bert_model.ckpt.index", "TensorFlow", "model.safetensors"),
+        ("bert_model.ckpt.index", "TensorFlow", "again"),
     ),
     "config missing": (lambda folder: (folder / "config.json").unlink(), ("config.json",)),
     "config not JSON": (lambda folder: write(folder / "config.json", b"{'a': 1}"), ("config.json", "JSON")),
@@ -379,6 +379,7 @@ def offline(tmp_path: Path) -> Iterator[dict[str, str]]:
             "HF_HUB_CACHE": str(tmp_path / "hub"),
             "HF_HUB_OFFLINE": "0",
             "MINIBERT_DATA_URL": nowhere,
+            "MINIBERT_GOOGLE_URL": nowhere,
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
         }
 

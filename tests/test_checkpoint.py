@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from minibert import checkpoint, models
-from minibert.checkpoint import names
-from minibert.checkpoint.huggingface import INDEX, SINGLE, read_safetensors
+from minibert.checkpoint import huggingface, names
+from minibert.checkpoint.huggingface import INDEX, SINGLE
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, MinibertError
 
@@ -150,7 +150,7 @@ def test_save_refuses_what_load_would(tmp_path: Path) -> None:
         "pooler.dense.bias is missing": {k: v for k, v in good.items() if k != "pooler.dense.bias"},
         "more is extra": good | {"more": good[QUERY]},
         "classifier.bias is (3,), not (2,)": good | {"classifier.bias": np.zeros(3, np.float32)},
-        "float64 instead of float32": good | {"classifier.bias": np.zeros(2)},
+        "classifier.bias is float64, not float32": good | {"classifier.bias": np.zeros(2)},
         "3 outputs, but the config names 2": weights(outputs=3),
     }
     for said, arrays in bad.items():
@@ -242,7 +242,7 @@ F32 = np.float32
     "arrays, said",
     [
         (changed(pooler__dense__bias=None), "tensor pooler.dense.bias is missing"),
-        (changed(classifier__bias=None), "has classifier.weight but not the rest"),
+        (changed(classifier__bias=None), "has classifier.weight without the rest"),
         (changed(pooler__dense__bias=np.zeros(9, F32)), "'pooler.dense.bias': is (9,), the config says (8,)"),
         (changed(pooler__dense__bias=np.array([0] * 7 + [np.nan], F32)), "'pooler.dense.bias': holds NaN"),
         (
@@ -250,7 +250,7 @@ F32 = np.float32
             "'pooler.dense.bias': holds NaN or inf",
         ),
         (changed(pooler__dense__bias=np.full(8, 1e300)), "'pooler.dense.bias': holds NaN or inf"),
-        (changed(pooler__dense__bias=np.arange(8)), "type I64 is not F32"),
+        (changed(pooler__dense__bias=np.arange(8)), "int64 is not float32"),
         (changed(bert__pooler__dense__bias=np.zeros(8, F32)), "are the same parameter pooler.dense.bias"),
         (
             changed(embeddings__LayerNorm__gamma=np.zeros(8, F32)),
@@ -320,7 +320,7 @@ def test_gaps_tails_and_duplicate_keys(tmp_path: Path) -> None:
         ("twice", "'a' stands twice"),
     ):
         with pytest.raises(CheckpointError, match=said):
-            read_safetensors(tmp_path / name)
+            huggingface.read(tmp_path / name)
 
 
 def test_every_truncation_and_flipped_byte_is_an_error_or_harmless(tmp_path: Path) -> None:
@@ -378,25 +378,25 @@ def test_sharded_index_is_not_believed(tmp_path: Path) -> None:
     refused(tmp_path, "no weight_map")
 
 
-def test_formats_that_are_not_read_yet(tmp_path: Path) -> None:
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path / "gone", "there is no such checkpoint")
     refused(tmp_path / ("long" * 100), "File name too long")
-    refused(tmp_path, "has no model.safetensors")
-    ends = {
-        "torch.bin": (b"PK\x03\x04" + b"\0" * 30, "zip archive"),
-        "old.pt": (b"\x80\x02\x8a\x0al\xfc\x9c", "old PyTorch"),
-        "some.index": (b"\0" * 40 + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "TensorFlow"),
-        "model.h5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    refused(tmp_path, "holds no weights", "give safetensors")
+    starts = {
+        "torch.bin": b"PK\x03\x04" + b"\0" * 30,
+        "old.pt": b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
+        "some.index": b"\0" * 40 + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb",
+        "model.h5": b"\x89HDF\r\n\x1a\n",
     }
-    for name, (data, said) in ends.items():
+    for name, data in starts.items():
         place = tmp_path / name
         place.mkdir()
-        (place / "weights").write_bytes(data)
-        refused(place, said, "not read yet", "model.safetensors")
-        refused(place / "weights", said, "not a directory")
+        (place / name).write_bytes(data)
+        refused(place, str(place / name.removesuffix(".index")))
+        refused(place / name, str(place / name.removesuffix(".index")))
         folder(place, weights())
         (place / SINGLE).write_bytes(data)
-        refused(place, said, "in spite of its name")
+        refused(place, SINGLE)
     folder(tmp_path, weights())
     (tmp_path / "config.json").unlink()
     refused(tmp_path, "has no config.json")

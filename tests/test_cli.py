@@ -82,9 +82,9 @@ def json_of(path: Path) -> dict:
 def test_help_has_an_example_that_parses(name: str) -> None:
     done = minibert_in_process(name, "--help")
     assert done.code == 0 and done.err == ""
-    example = re.search(rf"^ *Example:\n +.*?minibert {name} (.*)$", done.out, re.M)
+    example = re.search(rf"^ *Example:\n +.*?minibert {name} ((?:.*\\\n)*.*)$", done.out, re.M)
     assert example, done.out
-    arguments = example[1].split()
+    arguments = example[1].replace("\\\n", " ").split()
     with cli.commands[name].make_context(name, arguments) as context:
         assert context.params
 

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from minibert import checkpoint, datasets, files, hub, models
-from minibert.checkpoint import names
+from minibert import checkpoint, datasets, files, google, hub, models
+from minibert.checkpoint import conversion, names, sources
+from minibert.checkpoint.pytorch import write as write_pytorch
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, DataError, DownloadError
 from minibert.progress import Progress, Reporter, Transfer
@@ -225,18 +227,65 @@ def test_hub_wrong_checksum_is_refused(
             hub.resolve("bad", cache=tmp_path / "hub")
 
 
-def test_hub_without_safetensors(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
-    del small["model.safetensors"]
+def pytorch(tmp_path: Path, shards: int) -> dict[str, bytes]:
+    """The small checkpoint as PyTorch's file, or as an index and several of them."""
+    conversion.convert(tmp_path / "made", tmp_path / "torch", "torch")
+    held = {path.name: path.read_bytes() for path in (tmp_path / "torch").iterdir()} | {"vocab.txt": b"[PAD]\n"}
+    if shards == 1:
+        return held
+    entries = sources.find(tmp_path / "torch").stored.entries
+    placed = {name: f"pytorch_model-{1 + i % shards:05d}-of-{shards:05d}.bin" for i, name in enumerate(entries)}
+    for shard in set(placed.values()):
+        write_pytorch(tmp_path / shard, {name: entries[name] for name in entries if placed[name] == shard})
+        held[shard] = (tmp_path / shard).read_bytes()
+    del held["pytorch_model.bin"]
+    return held | {"pytorch_model.bin.index.json": json.dumps({"weight_map": placed}).encode()}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_hub_without_safetensors(endpoint: Server, small: dict[str, bytes], tmp_path: Path, shards: int) -> None:
+    """PyTorch's files are fetched where there are no others; a complete copy needs no network, a lost file returns."""
+    endpoint.repositories[REPOSITORY] = held = pytorch(tmp_path, shards) | {"tf_model.h5": b"x", "other.bin": b"x"}
+    place = hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert {path.name for path in place.iterdir()} == held.keys() - {"tf_model.h5", "other.bin"}
+    found = checkpoint.load(place).arrays
+    for name, array in checkpoint.load(tmp_path / "made").arrays.items():
+        assert np.array_equal(found[name], array), name
+    endpoint.asked.clear()
+    assert hub.resolve(REPOSITORY, cache=tmp_path / "hub") == place
+    assert endpoint.asked == []
+    lost = sorted(place.glob("*.bin"))[-1]
+    lost.resolve().unlink()
+    lost.unlink()
+    assert hub.resolve(REPOSITORY, cache=tmp_path / "hub") == place and lost.exists()
+
+
+def test_hub_without_weights(endpoint: Server, small: dict[str, bytes], tmp_path: Path) -> None:
+    del small["model.safetensors"], small["pytorch_model.bin"]
     endpoint.repositories[REPOSITORY] = small
-    with pytest.raises(CheckpointError, match="somebody/small-bert: has no model.safetensors .*pytorch_model.bin"):
+    with pytest.raises(CheckpointError, match="small-bert: has neither .*safetensors nor .*bin on the hub") as caught:
         hub.resolve(REPOSITORY, cache=tmp_path / "hub")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"a": "x" * 300}, {"a": "\0"}, {"a": None}])
+def test_hub_index_of_nonsense(
+    endpoint: Server, small: dict[str, bytes], tmp_path: Path, weight_map: dict[str, object] | None
+) -> None:
+    """What it places nowhere is for the reader to refuse; here it only is not complete."""
+    del small["model.safetensors"]
+    small["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    endpoint.repositories[REPOSITORY] = small
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=COMMIT):
+            checkpoint.load(hub.resolve(REPOSITORY, cache=tmp_path / "hub"))
 
 
 def test_hub_unknown_id(endpoint: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DownloadError, match="nobody/nothing: no such repository on the hub") as caught:
         hub.resolve("nobody/nothing", cache=tmp_path / "hub")
     assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="bert-huge: is no folder, hub id .OWNER/NAME. or alias: .*base, large"):
+    with pytest.raises(CheckpointError, match="bert-huge: is no path, hub id .OWNER/NAME. or alias: .*base, large"):
         hub.resolve("bert-huge", cache=tmp_path / "hub")
     assert capfd.readouterr().err == ""
 
@@ -281,8 +330,188 @@ def test_local_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     assert hub.resolve("mine") == Path("mine")
     assert str(hub.resolve("random:base")) == "random:base"
-    assert {"base", "large", "tiny", "mini", "small", "medium", "minilm"} <= hub.ALIASES.keys()
+    (tmp_path / "model.ckpt.index").touch()
+    assert hub.resolve("model.ckpt") == Path("model.ckpt"), "TensorFlow's prefix is no file itself"
     assert models.NAMES == ("base", "large", "tiny", "mini", "small", "medium", "minilm")
+
+
+def test_aliases() -> None:
+    sizes = [(layers, hidden) for layers in (2, 4, 6, 8, 10, 12) for hidden in (128, 256, 512, 768)]
+    for layers, hidden in sizes:
+        stem = f"uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
+        assert hub.ALIASES[f"L-{layers}_H-{hidden}"].repository == f"google/bert_{stem}"
+        assert google.ZIPS[f"L-{layers}_H-{hidden}"].url == f"2020_02_20/{stem}.zip"
+    rest = "base large base-cased large-cased large-wwm large-cased-wwm multilingual chinese".split()
+    nicknames = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512)}
+    for name, (layers, hidden) in nicknames.items():
+        assert hub.ALIASES[name] == hub.ALIASES[f"L-{layers}_H-{hidden}"]
+        assert google.find(f"google:{name}") == f"L-{layers}_H-{hidden}"
+    assert len(hub.ALIASES) == len(sizes) + len(rest) + len(nicknames) + 1, "and minilm"
+    assert set(google.ZIPS) == {f"L-{layers}_H-{hidden}" for layers, hidden in sizes} | set(rest)
+    assert len({zip.url for zip in google.ZIPS.values()}) == 32
+    assert hub.ALIASES["large-cased-wwm"].repository == "google-bert/bert-large-cased-whole-word-masking"
+    for source in (*hub.ALIASES.values(), *google.ZIPS.values()):
+        assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in source.checksums.values())
+    assert hub.ALIASES["chinese"].checksums.items() <= google.ZIPS["chinese"].checksums.items()
+
+
+# --- checkpoints from Google
+
+
+@pytest.fixture
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("MINIBERT_GOOGLE_URL", server.url + "/")
+    return server
+
+
+@pytest.fixture
+def googles(small: dict[str, bytes], tmp_path: Path) -> dict[str, bytes]:
+    """The files of Google's zip of the small checkpoint."""
+    conversion.convert(tmp_path / "made", tmp_path / "google", "tensorflow")
+    held = {path.name: path.read_bytes() for path in (tmp_path / "google").iterdir()}
+    return {f"uncased_L-1_H-8_A-2/{name}": data for name, data in (held | {"vocab.txt": b"[PAD]\n[UNK]\n"}).items()}
+
+
+TINY = "2020_02_20/uncased_L-2_H-128_A-2.zip"
+BASE = "2018_10_18/uncased_L-12_H-768_A-12.zip"
+
+
+def test_google_download_then_offline(bucket: Server, googles: dict[str, bytes], tmp_path: Path) -> None:
+    bucket.files[TINY] = archive(googles | {"uncased_L-1_H-8_A-2/bert_model.ckpt.meta": b"graph"})
+    bucket.cut["/" + TINY] = 900
+    seen: list[str] = []
+    place = hub.resolve("google:tiny", progress=lambda name, done, total: seen.append(name))
+    root = tmp_path / "cache" / "minibert" / "google"
+    assert place == root / "L-2_H-128" and set(seen) == {"L-2_H-128.zip"}
+    assert [span for _, _, span in bucket.asked] == [None, "bytes=899-"], "goes on where it was cut"
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {
+        name.partition("/")[2]: data for name, data in googles.items()
+    }
+    assert sorted(path.name for path in root.iterdir()) == [".lock", "L-2_H-128", "checksums.json"]
+    found = checkpoint.load(place)
+    assert found.vocab == place / "vocab.txt"
+    for name, array in checkpoint.load(tmp_path / "made").arrays.items():
+        assert np.array_equal(found.arrays[name], array), name
+    bucket.asked.clear()
+    assert hub.download(["google:L-2_H-128"]) == {"google:L-2_H-128": place} and bucket.asked == []
+
+
+def test_google_checksums(
+    bucket: Server, googles: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are published count from the first download, the others from the second."""
+    root = tmp_path / "cache" / "minibert" / "google"
+    bucket.files[BASE] = bucket.files[TINY] = archive(googles)
+    with pytest.raises(DownloadError, match="L-12_H-768_A-12.zip: vocab.txt has SHA-256 .*, not 07eced375cec144d"):
+        hub.resolve("google:base")
+    assert [path.name for path in root.iterdir()] == [".lock"]
+    sums = {name.partition("/")[2]: hashlib.sha256(data).hexdigest() for name, data in googles.items()}
+    for wrong in ("vocab.txt", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"):
+        assert wrong in google.ZIPS["base"].checksums
+        monkeypatch.setitem(google.ZIPS, "base", google.Zip(BASE, sums | {wrong: "0" * 64}))
+        with pytest.raises(DownloadError, match=f"zip: {wrong} has SHA-256 {sums[wrong]}, not 00000"):
+            hub.resolve("google:base")
+    monkeypatch.setitem(google.ZIPS, "base", google.Zip(BASE, sums))
+    base, tiny = hub.resolve("google:base"), hub.resolve("google:tiny")
+    (tiny / "vocab.txt").unlink()
+    assert hub.resolve("google:tiny") == tiny and (tiny / "vocab.txt").exists(), "what got lost is fetched again"
+    (tiny / "vocab.txt").unlink()
+    bucket.files[TINY] = archive(googles | {"uncased_L-1_H-8_A-2/bert_config.json": b"{}"})
+    with pytest.raises(DownloadError, match="_A-2.zip: bert_config.json has SHA-256 44136fa355b3678a.*, not "):
+        hub.resolve("google:tiny")
+    assert sorted(path.name for path in root.iterdir()) == [".lock", "L-2_H-128", "base", "checksums.json"]
+    assert hub.resolve("google:base") == base
+
+
+def test_google_zips_of_the_same_name(bucket: Server, googles: dict[str, bytes], monkeypatch) -> None:
+    """BERT-Base of 2018 and the largest miniature of 2020 are both called uncased_L-12_H-768_A-12.zip."""
+    monkeypatch.setitem(google.ZIPS, "base", google.Zip(BASE, {}))
+    other = googles | {"uncased_L-1_H-8_A-2/vocab.txt": b"other"}
+    bucket.files = {BASE: archive(googles), BASE.replace("2018_10_18", "2020_02_20"): archive(other)}
+    assert (hub.resolve("google:base") / "vocab.txt").read_bytes() == b"[PAD]\n[UNK]\n"
+    assert (hub.resolve("google:L-12_H-768") / "vocab.txt").read_bytes() == b"other"
+
+
+def test_google_damaged_zip(bucket: Server, googles: dict[str, bytes], tmp_path: Path) -> None:
+    good, root = archive(googles), tmp_path / "cache" / "minibert" / "google"
+    without = {name: data for name, data in googles.items() if not name.endswith("vocab.txt")}
+    for bad, said in (
+        (b"<html>", "L-2_H-128.zip: File is not a zip file: the zip is damaged"),
+        (good[:-30], "the zip is damaged: get it again"),
+        (good[:60] + b"\xff\xff\xff\xff" + good[64:], "the zip is damaged: get it again"),
+        (archive(without), "A-2.zip: holds no vocab.txt: check the address"),
+    ):
+        bucket.files[TINY] = bad
+        with pytest.raises((CheckpointError, DownloadError), match=said) as caught:
+            hub.resolve("google:tiny")
+        assert "\n" not in str(caught.value)
+        assert [path.name for path in root.iterdir()] == [".lock"], "nothing of it stays"
+    bucket.files[TINY] = good
+    assert hub.resolve("google:tiny").is_dir()
+
+
+def test_google_interrupted_while_unpacking(
+    bucket: Server, googles: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zip that has come is used by the next run; what a killed process had unpacked is thrown away."""
+    root = tmp_path / "cache" / "minibert" / "google"
+    bucket.files[TINY] = archive(googles)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(google, "_check", Mock(side_effect=KeyboardInterrupt))
+        hub.resolve("google:tiny")
+    assert sorted(path.name for path in root.iterdir()) == [".lock", "L-2_H-128.zip"]
+    (root / ".L-2_H-128.tmp").mkdir()
+    (root / ".L-2_H-128.tmp" / "stale.ckpt.index").touch()
+    place = hub.resolve("google:tiny")
+    assert len(list(place.iterdir())) == 4 and len(bucket.asked) == 1
+    assert sorted(path.name for path in root.iterdir()) == [".lock", "L-2_H-128", "checksums.json"]
+
+
+def test_google_for_two_processes(bucket: Server, googles: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl", reason="the locks of files are Unix's")
+    bucket.files[TINY] = archive(googles)
+    real, inside, go = google.archive.unpack_to, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        inside.set()
+        assert go.wait(10)
+        real(*arguments)
+
+    monkeypatch.setattr(google.archive, "unpack_to", slow)
+    with ThreadPoolExecutor(2) as pool:  # as for tasks: threads wait as processes do
+        first = pool.submit(hub.resolve, "google:tiny")
+        assert inside.wait(10)
+        second = pool.submit(hub.resolve, "google:tiny")
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        go.set()
+        assert first.result(10) == second.result(10)
+    assert len(bucket.asked) == 1
+
+
+def test_google_names(bucket: Server, tmp_path: Path) -> None:
+    for name in ("google:huge", "google:", "google:minilm", "google:../x", "google:BASE", "google:google:base"):
+        with pytest.raises(CheckpointError, match=f"{name}: Google has published no such .* base, large, .*L-.2,4"):
+            hub.resolve(name)
+        with pytest.raises(ConfigError, match=f"{name}: is no checkpoint"):
+            hub.download(["base", name])
+    assert google.find("base") is None
+    assert bucket.asked == [] and not (tmp_path / "cache").exists()
+    with pytest.raises(DownloadError, match="the server answered 404"):
+        hub.resolve("google:base")
+
+
+def test_google_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MINIBERT_GOOGLE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(DownloadError) as caught:
+            hub.resolve("google:base")
+    assert "\n" not in str(caught.value) and "--checkpoint DIR" in str(caught.value)
+    (tmp_path / "cache" / "minibert").rename(tmp_path / "elsewhere")
+    (tmp_path / "cache" / "minibert").write_bytes(b"a file where the folder should be")
+    with pytest.raises(DownloadError, match="cannot use: Not a directory"):
+        hub.resolve("google:base")
 
 
 # --- data
@@ -510,7 +739,7 @@ def test_a_cache_that_cannot_be_written(glue: Server, tmp_path: Path) -> None:
 
 def test_download_takes_checkpoints_and_tasks(glue: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     glue.files["glue/data/RTE.zip"] = archive(RTE)
-    monkeypatch.setattr(hub, "resolve", lambda name: tmp_path / name)
+    monkeypatch.setattr(hub, "resolve", lambda name, progress: tmp_path / name)
     places = hub.download(["rte", "base", "owner/name"])
     assert places == {
         "rte": datasets.cached("rte"), "base": tmp_path / "base", "owner/name": tmp_path / "owner/name",

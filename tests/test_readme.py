@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     """Every call of minibert in README's shell blocks, without what it is piped to."""
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     calls = [re.search(r"(?:^|[|&] ?|/bin/)minibert (.*)$", line) for line in lines]
     return [re.split(r" [|#]", call[1])[0] for call in calls if call]
 

@@ -7,7 +7,8 @@ import pytest
 
 import minibert
 from minibert import runs
-from minibert.checkpoint.huggingface import write_safetensors
+from minibert.checkpoint import huggingface
+from minibert.checkpoint.tensors import of_array
 from minibert.errors import ConfigError, RunError
 from minibert.runs import RunDirectory
 from models import trainer
@@ -58,7 +59,8 @@ def test_a_state_of_another_run_is_refused(tmp_path, change):
         arrays[name] = np.zeros(1, np.float32)  # NumPy would spread it over the weights
     elif change == "missing":
         del arrays[name]
-    write_safetensors(tmp_path / runs.STATE, arrays, {"step": "-5" if change == "step" else "5"})
+    entries = {name: of_array(name, array) for name, array in arrays.items()}
+    huggingface.write(tmp_path / runs.STATE, entries, {"step": "-5" if change == "step" else "5"})
     with pytest.raises(RunError, match="not this run's saved state"):
         RunDirectory(tmp_path).load_state(t.optimizer)
 

@@ -9,14 +9,14 @@ own. It has no labels and nothing of dev's templates and names. There are two se
    words of a sentence trade places, and with both sentences in view the network tells for every token whether it is
    the original one (as in ELECTRA, Clark et al. 2020), and at [CLS] whether all are. This goes through the pooler.
 
-The first part of the steps does the first task only. The engine is minibert's own. From the checkout:
+The steps begin with the first task alone, and with each passage's first sentence twice. Passages whose sentences are
+more and more unlike take over by and by: told in different words from the start, the network does not find out in
+several thousand steps that it could copy. Half of the steps mask single pieces of words, so that the rest of a name
+shows where to look, and names, which alone can be copied, are masked more often than other words.
+
+The engine is minibert's own. From the checkout, some minutes on two cores:
 
     python tools/pretrain_sample.py [--output DIR] [--steps N] [--threads N]
-
-The packaged weights do not come from a run of this file as it stands. They were made in stages of these two tasks, the
-first in a PyTorch prototype, while tasks and generator still changed; the early text had other templates, and names
-that dev has now (they occur in 29 % of its pairs). A run with the constants below was stopped at step 1750 of 4500,
-before copying had set in; they are not yet shown to work from random weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.optim import Adam, learning_rate
 from minibert.parameters import Group
-from minibert.random import initial_weights, order
+from minibert.random import initial_weights
 from minibert.tasks import sample
 from minibert.tasks.sample_events import ENDS, STARTS
 from minibert.tokenizer import SPECIAL, Features, Tokenizer
@@ -57,9 +57,13 @@ CONFIG = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-PASSAGES, STEPS, BATCH, MASKED = 60000, 4500, 32, 0.25
+PASSAGES, STEPS, BATCH = 60000, 6000, 32
 RATE, WARMUP, SEED = 1e-3, 0.07, 1
-ONLY_FILLING = 0.3  # of the steps: before it can fill in, the network's guesses teach nothing
+DEVIATION = 0.06  # of the initial weights; with 0.02 so narrow a network hardly learns to attend
+MASKED, MASKED_NAMES = 0.08, 0.3  # of words of one piece and of several, when both sentences are masked
+PIECES = 0.5  # of the steps mask pieces of words
+TWICE, MIXED, ALL = 800, 1500, 2600  # steps: until then the same sentence twice; then fewer, none; all passages
+ONLY_FILLING = 3700  # steps: before it can fill in, the network's guesses teach nothing
 GUESSED = 0.3  # of the masked words keep the guess
 TELLING_WEIGHT, WHOLE_WEIGHT = 4.0, 10.0
 
@@ -87,8 +91,8 @@ class Pretrainer:
             "LayerNorm.weight": (c,), "LayerNorm.bias": (c,), "words.bias": (v,),
         })  # fmt: skip
         shapes = {name: array.shape for name, array in self.bert.arrays().items()}
-        self.bert.fill(initial_weights(shapes, 0.02, SEED))
-        for name, value in initial_weights({p.name: p.shape for p in self.filling}, 0.02, SEED).items():
+        self.bert.fill(initial_weights(shapes, DEVIATION, SEED))
+        for name, value in initial_weights({p.name: p.shape for p in self.filling}, DEVIATION, SEED).items():
             self.filling[name].data[...] = value
         self.optimizer = Adam([*self.bert.groups, self.filling])
         self.draws = np.random.Generator(np.random.Philox(SEED))
@@ -101,7 +105,7 @@ class Pretrainer:
         return ops.linear(y, words, p["words.bias"])
 
     def step(self, step: int, text: Features) -> dict[str, float]:
-        telling = step >= ONLY_FILLING * self.steps
+        telling = step >= ONLY_FILLING
         masked = self._choose(text, one_sentence=telling)
         guesses, measured = self._fill(text, masked, hide=telling)
         if telling:
@@ -111,9 +115,12 @@ class Pretrainer:
         return measured
 
     def _choose(self, text: Features, one_sentence: bool) -> np.ndarray:
-        """Where to mask: whole words, of both sentences or of the first or second of each passage, (T,) bool."""
+        """Where to mask, in both sentences or in the first or second of each passage: (T,) bool."""
         word = np.cumsum(~self.continuing[text.ids]) - 1
-        chosen = (self.draws.random(word[-1] + 1) < (2 if one_sentence else 1) * MASKED)[word]
+        rate = np.where(np.bincount(word) > 1, MASKED_NAMES, MASKED)[word] * (2 if one_sentence else 1)
+        if self.draws.random() < PIECES:
+            word = np.arange(len(word))
+        chosen = self.draws.random(len(word))[word] < rate
         if one_sentence:
             chosen &= text.segments == np.repeat(self.draws.integers(2, size=len(text)), np.diff(text.offsets))
         return chosen & (text.ids >= len(SPECIAL))
@@ -198,12 +205,35 @@ class Pretrainer:
         return self.device.array((weights / weights.sum()).astype(self.device.float_type))
 
 
+class Curriculum:
+    """The passages of each step: from the same sentence twice, over sentences that are much alike, to all."""
+
+    def __init__(self, passages: list[tuple[str, str]], tokenizer: Tokenizer):
+        alike = sorted(passages, key=lambda pair: -sample.overlap(*pair))
+        self.passages = tokenizer.encode(alike, 128)
+        self.twice = tokenizer.encode([(first, first) for first, _ in alike], 128)
+
+    def batch(self, step: int, draws: np.random.Generator) -> Features:
+        share = min(1.0, max(0.03, (step - TWICE) / (ALL - TWICE)))
+        numbers = draws.integers(int(share * len(self.passages)), size=BATCH)
+        twice = round(BATCH * min(1.0, max(0.0, (MIXED - step) / (MIXED - TWICE))))
+        return join(slice_of(self.twice, numbers[:twice]), slice_of(self.passages, numbers[twice:]))
+
+
 def slice_of(text: Features, numbers: np.ndarray) -> Features:
     """The passages of these numbers."""
     lengths = np.diff(text.offsets)[numbers]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     rows = np.repeat(text.offsets[numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
     return Features(text.ids[rows], text.segments[rows], offsets)
+
+
+def join(a: Features, b: Features) -> Features:
+    return Features(
+        np.concatenate([a.ids, b.ids]),
+        np.concatenate([a.segments, b.segments]),
+        np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
+    )
 
 
 def save(bert: Bert, config: dict[str, object], vocab: list[str], directory: Path) -> None:
@@ -225,18 +255,16 @@ def main() -> None:
     options = parser.parse_args()
     began = time.perf_counter()
     vocab = vocabulary()
-    text = Tokenizer.from_vocab(vocab).encode(sample.passages(PASSAGES), 128)
+    curriculum = Curriculum(sample.passages(PASSAGES), Tokenizer.from_vocab(vocab))
     config = {"architectures": ["BertModel"], "model_type": "bert", "vocab_size": len(vocab), **CONFIG}
     device = devices.open("cpu", threads=options.threads)
     continuing = np.array([token.startswith("##") for token in vocab])
-    counts = np.bincount(text.ids, minlength=len(vocab)) + 1
+    counts = np.bincount(curriculum.passages.ids, minlength=len(vocab)) + 1
     pretrainer = Pretrainer(device, BertConfig.from_dict(config, "pretrain_sample"), options.steps, continuing, counts)
     recent: list[dict[str, float]] = []
     with device.session():
         for step in range(options.steps):
-            places = np.arange(step * BATCH, (step + 1) * BATCH)
-            numbers = order(PASSAGES, SEED, int(places[0] // PASSAGES))[places % PASSAGES]
-            recent.append(pretrainer.step(step, slice_of(text, numbers)))
+            recent.append(pretrainer.step(step, curriculum.batch(step, pretrainer.draws)))
             if (step + 1) % 250 == 0:
                 means = {k: np.mean([r[k] for r in recent if k in r]) for k in recent[-1]}
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items())

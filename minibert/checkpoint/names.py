@@ -1,7 +1,8 @@
 """One table of BERT's tensors: our name, TensorFlow's name, shape, and whether that one is transposed.
 
 Our names are those of Hugging Face's BertModel without the prefix `bert.`, matrices as [outputs, inputs].
-TensorFlow's: google-research/bert, modeling.py, run_classifier.py; its dense kernels are [inputs, outputs].
+TensorFlow's: google-research/bert, modeling.py, run_classifier.py, run_pretraining.py and run_squad.py; its dense
+kernels are [inputs, outputs]. What is read may lack the prefix, or name LayerNorm's parameters as Google did.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import re
 from typing import NamedTuple
 
 from minibert.config import BertConfig
-from minibert.errors import CheckpointError
 
 
 class Row(NamedTuple):
@@ -54,11 +54,27 @@ TABLE = (
 )
 HEAD = ("classifier.weight", "classifier.bias")
 
-# Other heads and counters that BERT checkpoints carry: no parameters of this model, so they stay unused.
-EXTRAS = ("embeddings.position_ids", "cls.", "qa_outputs.")
+# Heads that this model has not: kept in a conversion, unused in training.
+OTHER_HEADS = (
+    Row("cls.predictions.transform.dense.weight", "cls/predictions/transform/dense/kernel", "C C", True),
+    Row("cls.predictions.transform.dense.bias", "cls/predictions/transform/dense/bias", "C"),
+    Row("cls.predictions.transform.LayerNorm.weight", "cls/predictions/transform/LayerNorm/gamma", "C"),
+    Row("cls.predictions.transform.LayerNorm.bias", "cls/predictions/transform/LayerNorm/beta", "C"),
+    Row("cls.predictions.bias", "cls/predictions/output_bias", "V"),
+    Row("cls.seq_relationship.weight", "cls/seq_relationship/output_weights", "2 C"),
+    Row("cls.seq_relationship.bias", "cls/seq_relationship/output_bias", "2"),
+    Row("qa_outputs.weight", "cls/squad/output_weights", "2 C"),
+    Row("qa_outputs.bias", "cls/squad/output_bias", "2"),
+)
+# What else BERT checkpoints carry: copies of tied weights, counters, buffers. These have one name everywhere.
+EXTRAS = ("embeddings.position_ids", "cls.", "cls/", "qa_outputs.")
+# Google's optimizer in its checkpoints: VARIABLE/adam_m, VARIABLE/adam_v and the number of updates.
+SLOTS, GLOBAL_STEP = ("adam_m", "adam_v"), "global_step"
 
-_OURS = {row.name: row for row in TABLE}
-_TENSORFLOWS = {row.tensorflow: row for row in TABLE}
+_OURS = {row.name: row for row in (*TABLE, *OTHER_HEADS)}
+_TENSORFLOWS = {row.tensorflow: row for row in (*TABLE, *OTHER_HEADS)}
+_OTHERS = {row.name for row in OTHER_HEADS}
+_ROOTS = {*HEAD, *_OTHERS}  # never below bert. or bert/
 _PREFIX = "bert."
 # Google's names of LayerNorm's parameters, which the first PyTorch conversions kept.
 _OLDER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -92,38 +108,52 @@ def shapes(config: BertConfig, num_outputs: int | None = None) -> dict[str, tupl
     return result
 
 
-def to_huggingface(name: str) -> str:
-    """The name in transformers' BertForSequenceClassification."""
-    return name if name in HEAD else _PREFIX + name
+def to_huggingface(name: str, prefix: bool = True) -> str:
+    """The name in transformers' models with heads, or without the prefix in its BertModel."""
+    return _PREFIX + name if prefix and _pattern(name) in _OURS and name not in _ROOTS else name
 
 
 def from_huggingface(name: str) -> str | None:
-    """Our name for a tensor of a Hugging Face checkpoint, with prefix or without; None where not ours."""
+    """Our name for a tensor of a Hugging Face checkpoint, with prefix or without; None where not in the table."""
     bare = name.removeprefix(_PREFIX)
     for older, newer in _OLDER.items():
         if bare.endswith(older):
             bare = bare.removesuffix(older) + newer
-    if _pattern(bare) not in _OURS or (bare in HEAD and name != bare):
+    if _pattern(bare) not in _OURS or (bare in _ROOTS and name.startswith(_PREFIX)):
         return None
     return bare
 
 
 def to_tensorflow(name: str) -> tuple[str, bool]:
-    """TensorFlow's name, and whether its array is ours transposed."""
+    """TensorFlow's name, and whether its array is ours transposed; a name of no row stays as it is."""
     row = _OURS.get(_pattern(name))
-    if row is None:
-        raise CheckpointError(f"{name} is not a tensor of BERT")
-    return row.tensorflow.format(n=_layer(name)), row.transposed
+    return (name, False) if row is None else (row.tensorflow.format(n=_layer(name)), row.transposed)
 
 
 def from_tensorflow(name: str) -> tuple[str, bool] | None:
-    """Our name for a TensorFlow variable, and whether its array is ours transposed; None where not ours."""
-    row = _TENSORFLOWS.get(_pattern(name))
+    """Our name for a TensorFlow variable, and whether its array is ours transposed; None where not in the table."""
+    row = _TENSORFLOWS.get(_pattern(name)) or _TENSORFLOWS.get("bert/" + _pattern(name))
     return None if row is None else (row.name.format(n=_layer(name)), row.transposed)
 
 
+def split_slot(name: str) -> tuple[str, str]:
+    """A variable's name and its slot's with the slash: ("x", "/adam_m") of "x/adam_m", ("x", "") of "x"."""
+    variable, _, slot = name.rpartition("/")
+    return (variable, "/" + slot) if slot in SLOTS else (name, "")
+
+
+def is_parameter(name: str) -> bool:
+    """True for our name of a tensor that some BERT of this kind has."""
+    return _pattern(name) in _OURS and name not in _OTHERS
+
+
+def is_other_head(name: str) -> bool:
+    """True for our name of a tensor of a head that this model has not."""
+    return name in _OTHERS
+
+
 def is_extra(name: str) -> bool:
-    """True for a tensor that belongs to another head or is a counter, and may stay unused."""
+    """True for a tensor of a file that is known to be no parameter of this model, and may stay unused."""
     return name.removeprefix(_PREFIX).startswith(EXTRAS)
 
 

@@ -1,0 +1,45 @@
+"""minibert inspect: what is in a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from minibert.cli import show
+
+
+@click.command(epilog="\b\nExample:\n  minibert inspect uncased_L-12_H-768_A-12/bert_model.ckpt")
+@click.argument("checkpoint", metavar="CKPT")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect(checkpoint: str, as_json: bool) -> None:
+    """Shows a checkpoint's format, config and tensors, what is missing or left over, and whether it is damaged.
+
+    CKPT is a directory, a file, TensorFlow's prefix, Google's zip, a hub id or an alias; it need not be a BERT.
+    """
+    from minibert import hub
+    from minibert.checkpoint import inspection
+    from minibert.progress import Transfer
+
+    with Transfer() as progress:
+        path = hub.resolve(checkpoint, progress=progress)
+    found = inspection.inspect(path)
+    show.as_json(found) if as_json else _table(found)
+
+
+def _table(found: dict[str, Any]) -> None:
+    width = max((len(tensor["name"]) for tensor in found["tensors"]), default=4)
+    click.echo(f"{'tensor':<{width}}  {'shape':<16}{'type':<10}{'bytes':>14}")
+    for tensor in found["tensors"]:
+        shape = " x ".join(map(str, tensor["shape"])) or "scalar"
+        click.echo(f"{tensor['name']:<{width}}  {shape:<16}{tensor['dtype']:<10}{tensor['bytes']:>14,}")
+    count, size = len(found["tensors"]), found["bytes"] / 1e6
+    click.echo(f"\n{found['path']}\nformat {found['format']}, {count} tensors, {found['parameters']:,} parameters, "
+               f"{size:,.1f} MB, sha256 {found['sha256']}")  # fmt: skip
+    if found["config"]:
+        click.echo("config " + ", ".join(f"{k} {v}" for k, v in found["config"].items() if isinstance(v, int | str)))
+    for title in ("missing", "left_over", "damaged"):
+        if found[title]:
+            click.echo(f"{title.replace('_', ' ')}: {', '.join(found[title])}")
+    if found["note"]:
+        click.echo(f"note: {found['note']}")

@@ -1,0 +1,241 @@
+"""Google's run_classifier.py on this engine: its flags, its files, and the rules of the Estimator that matter.
+
+The output directory holds TensorFlow checkpoints, model.ckpt-N of the last five savings and `checkpoint`, which names
+the newest. One that is there wins over --init_checkpoint: training goes on from it, with Adam's moments, and is skipped
+where it has had all its steps. Source: google-research/bert, run_classifier.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minibert import checkpoint, files, prediction, tasks, training
+from minibert.bert import Bert
+from minibert.checkpoint import names, sources, tensorflow
+from minibert.checkpoint.tensors import Entry, of_array
+from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
+from minibert.evaluation import evaluate, read_split
+from minibert.model import Model, check_vocabulary, open_device
+from minibert.optim import Adam
+from minibert.progress import Reporter
+from minibert.random import initial_weights
+from minibert.runs import RunDirectory
+from minibert.settings import TrainConfig
+from minibert.tasks import Task
+from minibert.tokenizer import Tokenizer
+from minibert.training import Trainer
+
+KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
+PREFIX = "model.ckpt-"
+_NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """run_classifier.py's flags by their names, with its defaults."""
+
+    task_name: str
+    data_dir: Path
+    bert_config_file: Path
+    vocab_file: Path
+    output_dir: Path
+    init_checkpoint: str | None = None
+    do_lower_case: bool = True
+    max_seq_length: int = 128
+    do_train: bool = False
+    do_eval: bool = False
+    do_predict: bool = False
+    train_batch_size: int = 32
+    eval_batch_size: int = 8
+    learning_rate: float = 5e-5
+    num_train_epochs: float = 3.0
+    warmup_proportion: float = 0.1
+    save_checkpoints_steps: int = 1000
+    use_tpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.use_tpu:
+            raise BackendError("--use_tpu=True: TPUs are not in this version; leave it out to train on this machine")
+        if not (self.do_train or self.do_eval or self.do_predict):
+            raise ConfigError("nothing to do: give at least one of --do_train=true, --do_eval=true, --do_predict=true")
+        for name in ("eval_batch_size", "save_checkpoints_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name}={getattr(self, name)} is out of range: it must be at least 1")
+
+
+def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
+    """Trains, evaluates and predicts as the flags say; returns what eval_results.txt holds, or nothing.
+
+    Raises a MinibertError that says what to do about it.
+    """
+    task = tasks.get(flags.task_name)
+    settings = TrainConfig(
+        task=task.name, batch_size=flags.train_batch_size, epochs=flags.num_train_epochs,
+        learning_rate=flags.learning_rate, warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length,
+    )  # fmt: skip
+    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
+    bert = _build(flags, task, tokenizer, settings, report)
+    directory = ModelDirectory(flags.output_dir, bert)
+    step = directory.step() or 0
+    if flags.do_train:
+        step = _train(flags, task, tokenizer, settings, directory, report)
+    results: dict[str, str] = {}
+    if flags.do_eval:
+        dev = read_split(task, task.dev_splits[0], flags.data_dir, tokenizer, flags.max_seq_length)
+        found = evaluate(bert, task, dev, loss_batch=flags.eval_batch_size)
+        if not found["beats_majority"]:
+            report.say(f"no better than always predicting the most frequent label, which gives {found['majority']}")
+        results = _write_results(flags.output_dir, found, step)
+    if flags.do_predict:
+        _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length))
+    return results
+
+
+def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, report: Reporter) -> Bert:
+    """The model with the weights of the output directory's newest checkpoint, else of --init_checkpoint."""
+    newest = tensorflow.latest(flags.output_dir)
+    source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
+    if newest and flags.init_checkpoint:
+        report.say(f"{source} is used, not --init_checkpoint={flags.init_checkpoint}: it is newer")
+    if source is None:
+        if not flags.do_train:
+            raise CheckpointError(f"{flags.output_dir}: holds no checkpoint: give --init_checkpoint or --do_train=true")
+        report.say("no --init_checkpoint: training begins from random weights")
+        source = f"{checkpoint.RANDOM}{flags.bert_config_file}"
+    found = checkpoint.load(source, seed=settings.seed, config_file=flags.bert_config_file)
+    check_vocabulary(tokenizer, found.config, flags.vocab_file)
+    if flags.max_seq_length > found.config.max_position_embeddings:
+        raise ConfigError(
+            f"--max_seq_length={flags.max_seq_length} is over the {found.config.max_position_embeddings} positions of "
+            f"{flags.bert_config_file}; give at most that"
+        )
+    arrays = dict(found.arrays)
+    outputs = None if found.missing_head else len(arrays["classifier.bias"])
+    if outputs is None:
+        if not flags.do_train:
+            raise CheckpointError(f"{source}: has no classifier yet; train one with --do_train=true")
+        sizes = names.shapes(found.config, task.num_outputs)
+        config = found.config
+        arrays |= initial_weights({n: sizes[n] for n in names.HEAD}, config.initializer_range, settings.seed)
+    elif outputs != task.num_outputs:
+        raise CheckpointError(f"{source}: its classifier has {outputs} outputs, {task.name} needs {task.num_outputs}")
+    if found.unused:
+        report.say(f"not used of {source}: {', '.join(found.unused)}")
+    labelled = dataclasses.replace(
+        found.config,
+        id2label=task.labels or ("score",),
+        problem_type="regression" if task.regression else "single_label_classification",
+    )
+    bert = Bert(labelled, task.num_outputs, open_device("auto", None))
+    bert.fill(arrays)
+    return bert
+
+
+def _train(
+    flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, directory: ModelDirectory, report: Reporter
+) -> int:
+    """Trains from the step that the output directory has reached; returns the last step."""
+    data = read_split(task, "train", flags.data_dir, tokenizer, flags.max_seq_length)
+    trainer = Trainer(directory.bert, data, settings)
+    done = directory.step() or 0
+    if done >= trainer.total:
+        report.say(
+            f"TRAINING IS SKIPPED: {flags.output_dir} holds a checkpoint after step {done}, and these flags ask for "
+            f"{trainer.total} steps. Choose another --output_dir to train anew."
+        )
+        return done
+    report.say(
+        f"***** Running training *****\n  Num examples = {len(data.features)}\n  Batch size = {settings.batch_size}\n"
+        f"  Num steps = {trainer.total}"
+    )
+    dev = read_split(task, task.dev_splits[0], flags.data_dir, tokenizer, flags.max_seq_length)
+    with files.one_line(flags.output_dir, "write", RunError):
+        flags.output_dir.mkdir(parents=True, exist_ok=True)
+    with directory.locked():
+        training.train(trainer, directory, task, dev, None, flags.save_checkpoints_steps, report)
+    return trainer.total
+
+
+def _write_results(folder: Path, found: dict[str, Any], step: int) -> dict[str, str]:
+    """eval_results.txt with Google's keys, and its numbers' form: those of a float32."""
+    metrics = {f"eval_{name}": value for name, value in found.items() if name in ("accuracy", "loss")}
+    metrics = metrics or {f"eval_{name}": found[name] for name in found["majority"]}
+    results = {name: str(np.float32(value)) for name, value in metrics.items()}
+    results |= {"global_step": str(step), "loss": str(np.float32(found["batch_loss"]))}
+    text = "".join(f"{name} = {results[name]}\n" for name in sorted(results))
+    files.write_whole(folder / "eval_results.txt", text.encode())
+    return results
+
+
+def _predict(flags: Flags, task: Task, model: Model) -> None:
+    """test_results.tsv: a line of probabilities for each row of the test file."""
+    test = next(split for split in task.splits if split.startswith("test"))
+    examples = task.read(test, flags.data_dir)
+    answers = model.predict([(e.text_a, e.text_b) for e in examples])
+    lines = (prediction.google_row(e, p) for e, p in zip(examples, answers, strict=True))
+    files.write_whole(flags.output_dir / "test_results.tsv", "".join(lines).encode())
+
+
+class ModelDirectory(RunDirectory):
+    """The output directory as the Estimator keeps it: TensorFlow checkpoints with Adam's moments."""
+
+    def __init__(self, path: Path, bert: Bert):
+        super().__init__(path)
+        self.bert = bert
+
+    def step(self) -> int | None:
+        """The number of updates of the newest checkpoint; None where there is none."""
+        newest = tensorflow.latest(self.path)
+        return None if newest is None else self._step(sources.find(self.path / newest).slots)
+
+    def save_state(self, step: int, optimizer: Adam) -> None:
+        """Writes model.ckpt-STEP and names it the newest; of the older ones the last four stay."""
+        newest = f"{PREFIX}{step}"
+        entries: dict[str, Entry] = {}
+        for name, array in self._state(optimizer).items():
+            variable, slot = names.split_slot(name)
+            theirs, transposed = names.to_tensorflow(variable)
+            entries[theirs + slot] = of_array(name, array.T if transposed else array)
+        entries[names.GLOBAL_STEP] = of_array(names.GLOBAL_STEP, np.array(step, np.int64))
+        tensorflow.write(self.path / newest, entries)
+        written = {int(m[1]): m[0] for p in self.path.iterdir() if (m := _NUMBERED.match(p.name))}
+        kept = [written[number] for number in sorted(written) if number <= step][-KEPT:]
+        tensorflow.write_latest(self.path, newest, kept)
+        for path in list(self.path.iterdir()):
+            if (m := _NUMBERED.match(path.name)) and m[0] not in kept:
+                path.unlink()
+
+    def load_state(self, optimizer: Adam) -> int:
+        """Fills weights and moments from the newest checkpoint; its number of updates, 0 where there is none."""
+        newest = tensorflow.latest(self.path)
+        if newest is None:
+            return 0
+        found = sources.find(self.path / newest)
+        for name, array in self._state(optimizer).items():
+            entry = found.slots.get(name) or found.tensors.get(name)
+            if entry is None or entry.shape != array.shape:
+                raise CheckpointError(
+                    f"{found.path}: {name} is missing or has another shape: training cannot go on from it; "
+                    "choose another --output_dir"
+                )
+            array[...] = entry.read()
+        return self._step(found.slots)
+
+    def _state(self, optimizer: Adam) -> dict[str, np.ndarray]:
+        """Views of weights and moments by our names, NAME/adam_m and NAME/adam_v."""
+        state = dict(self.bert.arrays())
+        for slot, buffers in zip(names.SLOTS, (optimizer.m, optimizer.v), strict=True):
+            state |= {f"{name}/{slot}": view for name, view in self.bert.views(buffers).items()}
+        return state
+
+    def _step(self, slots: dict[str, Entry]) -> int:
+        entry = slots.get(names.GLOBAL_STEP)
+        if entry is None or entry.shape != () or entry.dtype not in ("int64", "int32"):
+            raise CheckpointError(f"{self.path}: its newest checkpoint has no global_step: choose another --output_dir")
+        return int(entry.stored())

@@ -1,0 +1,243 @@
+"""`minibert run-classifier`: Google's flags, files and rules; the commands of Google's README as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import (
+    CONFIG,
+    Done,
+    assert_one_line,
+    contents,
+    make_checkpoint,
+    minibert_in_process,
+    minibert_process,
+    mrpc_rows,
+    write_mrpc,
+)  # fmt: skip
+from minibert import checkpoint, tasks
+from minibert.checkpoint import conversion, sources, tensorflow
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with a small Google checkpoint in `bert` and MRPC's layout in `glue`."""
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "bert", "tensorflow")
+    write_mrpc(tmp_path / "glue", train=32, dev=11)
+    rows = [f"{i}\t{row.partition(chr(9))[2]}" for i, row in enumerate(mrpc_rows(9)[1:])]
+    text = "\n".join(["index\t#1 ID\t#2 ID\t#1 String\t#2 String", *rows])
+    (tmp_path / "glue" / "MRPC" / "test.tsv").write_text(text + "\n")
+    return tmp_path
+
+
+def flags(here: Path, **more: object) -> list[str]:
+    given = {
+        "task_name": "MRPC", "data_dir": here / "glue" / "MRPC", "vocab_file": here / "bert" / "vocab.txt",
+        "bert_config_file": here / "bert" / "bert_config.json", "init_checkpoint": here / "bert" / "bert_model.ckpt",
+        "max_seq_length": 32, "train_batch_size": 8, "output_dir": here / "out", **more,
+    }  # fmt: skip
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def classify(here: Path, **more: object) -> Done:
+    return minibert_in_process("run-classifier", *flags(here, **more))
+
+
+def block(done: Done) -> dict[str, str]:
+    """The eval block on stdout."""
+    title, *lines = done.out.splitlines()
+    assert title == "***** Eval results *****"
+    return dict(line.removeprefix("  ").split(" = ") for line in lines)
+
+
+def test_train_evaluate_and_predict_write_googles_files(here: Path) -> None:
+    done = classify(here, do_train="true", do_eval="True", do_predict=1)
+    assert done.code == 0, done.err
+    said = block(done)
+    assert list(said) == ["eval_accuracy", "eval_loss", "global_step", "loss"]
+    assert said["global_step"] == "12"  # 32 / 8 * 3
+    assert str(np.float32(said["eval_accuracy"])) == said["eval_accuracy"]
+    text = (here / "out" / "eval_results.txt").read_text()
+    assert text == "".join(f"{name} = {value}\n" for name, value in said.items())
+    rows = (here / "out" / "test_results.tsv").read_text().splitlines()
+    probabilities = np.array([row.split("\t") for row in rows], float)
+    assert probabilities.shape == (9, 2) and np.allclose(probabilities.sum(1), 1, atol=1e-6)
+    assert {p.name for p in (here / "out").iterdir()} == {
+        "checkpoint", "eval_results.txt", "test_results.tsv", "metrics.jsonl",
+        "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001",
+    }  # fmt: skip
+    assert tensorflow.latest(here / "out") == "model.ckpt-12"
+
+
+@pytest.mark.parametrize("form", ["", "/model.ckpt-12"])
+def test_what_was_trained_is_evaluated_alike_in_another_run(here: Path, form: str) -> None:
+    first = classify(here, do_train="true", do_eval="true", do_predict="true")
+    trained = f"{here / 'out'}{form}"
+    done = classify(here, do_eval="true", do_predict="true", init_checkpoint=trained, output_dir=here / "again")
+    assert done.code == 0, done.err
+    same = block(first) | {"global_step": "0"}  # a run of its own, which has made no step
+    assert block(done) == same
+    assert (here / "again" / "test_results.tsv").read_bytes() == (here / "out" / "test_results.tsv").read_bytes()
+
+
+def test_the_trained_checkpoint_converts_to_what_transformers_reads(here: Path) -> None:
+    classify(here, do_train="true")
+    for name in ("bert_config.json", "vocab.txt"):
+        (here / "out" / name).write_bytes((here / "bert" / name).read_bytes())
+    conversion.convert(here / "out", here / "hf", "hf")
+    found = checkpoint.load(here / "hf")
+    assert not found.missing_head and found.config.id2label == ("LABEL_0", "LABEL_1")
+
+
+def test_a_checkpoint_in_the_output_directory_comes_first(here: Path) -> None:
+    first = classify(here, do_train="true", do_eval="true")
+    done = classify(here, do_eval="true")
+    assert block(done) == block(first)
+    assert "model.ckpt-12 is used, not --init_checkpoint" in done.err
+
+
+def test_complete_training_is_skipped_loudly(here: Path) -> None:
+    first = classify(here, do_train="true", do_eval="true")
+    before = contents(here / "out")
+    done = classify(here, do_train="true", do_eval="true")
+    assert "TRAINING IS SKIPPED" in done.err and block(done) == block(first)
+    assert contents(here / "out") == before
+
+
+def test_training_goes_on_where_it_stopped(here: Path) -> None:
+    """To the bit: weights, moments and the step come back from TensorFlow's checkpoint."""
+    classify(here, do_train="true", save_checkpoints_steps=5)
+    whole = sources.find(here / "out" / "model.ckpt-12")
+    for name in ("model.ckpt-10.index", "model.ckpt-12.index"):
+        (here / "out" / name).rename(here / f"moved-{name}")
+    tensorflow.write_latest(here / "out", "model.ckpt-5", ["model.ckpt-5"])
+    done = classify(here, do_train="true", save_checkpoints_steps=5)
+    assert done.code == 0 and "going on after step 5" in done.err
+    again = sources.find(here / "out" / "model.ckpt-12")
+    assert again.tensors.keys() == whole.tensors.keys() and again.slots.keys() == whole.slots.keys()
+    for part in ("tensors", "slots"):
+        for name, entry in getattr(whole, part).items():
+            assert getattr(again, part)[name].bytes() == entry.bytes(), name
+
+
+def test_five_checkpoints_are_kept(here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "model.ckpt-mine").write_text("not ours")
+    classify(here, do_train="true", save_checkpoints_steps=2, num_train_epochs=4)
+    kept = sorted(int(p.stem.rpartition("-")[2]) for p in (here / "out").glob("*.index"))
+    assert kept == [8, 10, 12, 14, 16]
+    assert len(list((here / "out").glob("model.ckpt-*"))) == 11
+    listed = re.findall(r'all_model_checkpoint_paths: "(.*)"', (here / "out" / "checkpoint").read_text())
+    assert listed == [f"model.ckpt-{n}" for n in kept]
+
+
+@pytest.mark.parametrize(
+    "written", [["--do_eval"], ["-do_eval=t"], ["--do_eval", "--nodo_train"], ["--do_eval=TRUE", "--do_train=0"]]
+)
+def test_booleans_as_absl_reads_them(here: Path, written: list[str]) -> None:
+    classify(here, do_train="true")
+    done = minibert_in_process("run-classifier", *flags(here), *written)
+    assert done.code == 0, done.err
+    assert "eval_accuracy" in block(done)
+
+
+def test_flags_that_mean_nothing_say_so_once_and_unknown_ones_are_errors(here: Path) -> None:
+    done = classify(here, do_train="true", iterations_per_loop=1000, num_tpu_cores=8, tpu_name="x")
+    assert done.code == 0
+    for name in ("iterations_per_loop", "num_tpu_cores", "tpu_name"):
+        assert done.err.count(f"--{name} means nothing here") == 1
+    assert_one_line(classify(here, do_train="true", learning_rat=1), 2, "--learning_rat")
+    assert_one_line(classify(here, do_train="yes"), 2, "neither true nor false")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, ["--do_train=true"]),
+        ({"do_train": "true", "use_tpu": "True"}, ["--use_tpu=True"]),
+        ({"do_eval": "true"}, ["has no classifier yet", "--do_train=true"]),
+        ({"do_eval": "true", "init_checkpoint": None}, ["holds no checkpoint", "--init_checkpoint"]),
+        ({"do_train": "true", "init_checkpoint": "/none/bert_model.ckpt"}, ["/none/bert_model.ckpt"]),
+        ({"do_train": "true", "vocab_file": "/none/vocab.txt"}, ["/none/vocab.txt"]),
+        ({"do_train": "true", "bert_config_file": "/none/c.json"}, ["/none/c.json"]),
+        ({"do_train": "true", "data_dir": "/none"}, ["/none"]),
+        ({"do_train": "true", "max_seq_length": 64}, ["--max_seq_length=64", "32"]),
+        ({"do_train": "true", "task_name": "mrcp"}, ["did you mean mrpc"]),
+        ({"do_train": "true", "eval_batch_size": 0}, ["--eval_batch_size=0"]),
+        ({"do_train": "true", "train_batch_size": 1000}, ["batch"]),
+    ],
+)
+def test_bad_flags_get_one_line(here: Path, wrong: dict[str, object], words: list[str]) -> None:
+    done = classify(here, **wrong)
+    assert done.code == 1 and not (here / "out" / "checkpoint").exists()
+    last = done.err.splitlines()[-1]
+    assert last.startswith("minibert: ") and all(word in last for word in words), done.err
+
+
+def test_from_random_weights(here: Path) -> None:
+    done = classify(here, do_train="true", do_eval="true", init_checkpoint=None)
+    assert done.code == 0 and "random weights" in done.err and block(done)["global_step"] == "12"
+
+
+def test_the_loss_is_the_mean_over_evaluation_batches(here: Path) -> None:
+    """Of 11 rows in batches of 8 the last three weigh more than in eval_loss; in one batch they do not."""
+    classify(here, do_train="true")
+    said = block(classify(here, do_eval="true"))
+    assert said["loss"] != said["eval_loss"]
+    said = block(classify(here, do_eval="true", eval_batch_size=11))
+    assert float(said["loss"]) == pytest.approx(float(said["eval_loss"]), rel=1e-6)
+
+
+# --- the chapter's own commands
+
+
+def chapter_commands(shared: Path) -> list[list[str]]:
+    """Every run_classifier.py command of the chapter as a list of words, nothing changed."""
+    text = (shared / "finetuning-chapter.txt").read_text(encoding="utf-8")
+    found = re.findall(r"^python run_classifier\.py \\\n((?:.*\\\n)*.*\n)", text, re.MULTILINE)
+    return [shlex.split(command.replace("\\\n", " ")) for command in found]
+
+
+def run_chapter(shared: Path, folders: dict[str, Path]) -> list[Done]:
+    """Runs them with the paths replaced."""
+    done = []
+    for words in chapter_commands(shared):
+        for name, folder in folders.items():
+            words = [word.replace(name, str(folder)) for word in words]
+        done.append(minibert_process("run-classifier", *words))
+    return done
+
+
+def test_the_chapters_commands_run_as_they_stand(shared: Path, here: Path) -> None:
+    config = CONFIG.__class__(**{**vars(CONFIG), "max_position_embeddings": 128})
+    make_checkpoint(here / "long", config=config)
+    conversion.convert(here / "long", here / "base", "tensorflow")
+    trained, predicted = run_chapter(
+        shared, {"$BERT_BASE_DIR": here / "base", "$GLUE_DIR": here / "glue", "/tmp/mrpc_output": here / "mrpc",
+                 "$TRAINED_CLASSIFIER": here / "mrpc"},
+    )  # fmt: skip
+    assert trained.code == predicted.code == 0, trained.err + predicted.err
+    assert block(trained)["global_step"] == "3"
+    assert len((here / "mrpc" / "test_results.tsv").read_text().splitlines()) == 9
+
+
+@pytest.mark.slow
+def test_the_chapters_commands_on_mrpc(shared: Path, tmp_path: Path) -> None:
+    """With MiniLM as bert_model.ckpt: 343 steps, an eval block in Google's form, a model above the majority class."""
+    conversion.convert(shared / "checkpoints" / "all-MiniLM-L6-v2", tmp_path / "bert", "tensorflow")
+    trained, predicted = run_chapter(
+        shared, {"$BERT_BASE_DIR": tmp_path / "bert", "$GLUE_DIR": shared / "data" / "glue",
+                 "/tmp/mrpc_output": tmp_path / "mrpc", "$TRAINED_CLASSIFIER": tmp_path / "mrpc"},
+    )  # fmt: skip
+    assert trained.code == predicted.code == 0, trained.err + predicted.err
+    said = block(trained)
+    assert said["global_step"] == "343" and float(said["eval_accuracy"]) > 0.69
+    assert said["loss"] == said["eval_loss"] or float(said["loss"]) == pytest.approx(float(said["eval_loss"]), rel=1e-6)
+    test = tasks.get("mrpc").read("test", shared / "data" / "glue" / "MRPC")
+    assert len((tmp_path / "mrpc" / "test_results.tsv").read_text().splitlines()) == len(test) == 1725
