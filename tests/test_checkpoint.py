@@ -298,7 +298,9 @@ HUGE = 2**40
         (BIAS | {"data_offsets": [0]}, "are not sizes"),
         (BIAS | {"data_offsets": [32, 0]}, "is 32 bytes, not [32, 0]"),
         (BIAS | {"shape": [7]}, "is 28 bytes"),
-        (BIAS | {"shape": [HUGE, HUGE], "data_offsets": [0, 32]}, "bytes, not [0, 32]"),
+        (BIAS | {"shape": [HUGE, HUGE]}, "are not sizes"),
+        (BIAS | {"shape": [0, HUGE, HUGE], "data_offsets": [0, 0]}, "are not sizes"),
+        (BIAS | {"shape": [HUGE]}, "bytes, not [0, 32]"),
         (BIAS | {"shape": [HUGE], "data_offsets": [0, 4 * HUGE]}, "ends at byte"),
         (BIAS, "overlaps another or leaves a gap"),
     ],
@@ -314,7 +316,10 @@ def test_gaps_tails_and_duplicate_keys(tmp_path: Path) -> None:
     write(tmp_path / "metadata", arrays, {"__metadata__": []})
     twice = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{}}'
     (tmp_path / "twice").write_bytes(len(twice).to_bytes(8, "little") + twice)
+    odd = b'{"\\ud800":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    (tmp_path / "odd").write_bytes(len(odd).to_bytes(8, "little") + odd)
     for name, said in (
+        ("odd", "its name is no text"),
         ("tail", "4 bytes belong to no tensor"),
         ("metadata", "not an object"),
         ("twice", "'a' stands twice"),

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minibert import files
-from minibert.checkpoint.tensors import DTYPES, Entry, Stored, is_shape, view
+from minibert.checkpoint.tensors import DTYPES, Entry, Stored, are_sizes, is_shape, view
 from minibert.errors import CheckpointError
 
 SINGLE = "model.safetensors"
@@ -54,11 +54,13 @@ def read(path: Path) -> Stored:
     entries, extents = {}, []
     for name, description in header.items():
         where = f"{path}: tensor {name[:200]!r}"
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # JSON can name what no other file could
+            raise CheckpointError(f"{where}: its name is no text: {_DAMAGED}")
         dtype, shape, begin, end = _description(description, where)
         if end > data.size:
             raise CheckpointError(f"{where}: ends at byte {end} of {data.size}: {_DAMAGED}")
         extents.append((begin, end, name))
-        entries[name] = Entry(where, dtype, shape, partial(view, data[begin:end], dtype, shape))
+        entries[name] = Entry(where, dtype, shape, partial(_stored, data[begin:end], dtype, shape, where))
     expected = 0
     for begin, end, name in sorted(extents):
         if begin != expected:
@@ -76,13 +78,19 @@ def _description(raw: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _TYPES:
         raise CheckpointError(f"{where}: unknown type {str(dtype)[:20]!r}: convert the checkpoint to float32")
-    if not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
+    if not is_shape(shape) or not are_sizes(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{where}: its shape or offsets are not sizes: {_DAMAGED}")
     ours = _TYPES[dtype]
     extent = math.prod(shape) * (DTYPES[ours].itemsize if ours in DTYPES else 1)
     if offsets[1] - offsets[0] != extent:
         raise CheckpointError(f"{where}: {dtype} of shape {shape} is {extent} bytes, not {offsets}: {_DAMAGED}")
     return ours, tuple(shape), offsets[0], offsets[1]
+
+
+def _stored(raw: np.ndarray, dtype: str, shape: tuple[int, ...], where: str) -> np.ndarray:
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{where}: {dtype} is not a type that can be read: leave the tensor out")
+    return view(raw, dtype, shape)
 
 
 def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> None:

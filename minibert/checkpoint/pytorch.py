@@ -28,7 +28,7 @@ import numpy as np
 
 from minibert import files
 from minibert.checkpoint import pickles
-from minibert.checkpoint.tensors import DTYPES, Entry, Stored, is_shape
+from minibert.checkpoint.tensors import DTYPES, Entry, Stored, are_sizes, is_shape
 from minibert.errors import CheckpointError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -150,7 +150,7 @@ def _storage(saved: object, length: int) -> _Storage:
         if type(view) is not tuple or len(view) != 3:
             raise ValueError("a storage's view that is none")
         begin, extent = view[1:]
-    if not is_shape((count, begin, extent)) or begin + extent > count:
+    if not are_sizes((count, begin, extent)) or begin + extent > count:
         raise ValueError("a storage's size or view is out of range")
     itemsize = DTYPES[dtype].itemsize
     return _Storage(key, dtype, begin * itemsize, extent * itemsize, count * itemsize)
@@ -187,8 +187,6 @@ def _entry(where: str, tensor: _Tensor, records: Mapping[str, _Record]) -> Entry
         raise CheckpointError(f"{where}: ends at byte {end} of {storage.nbytes}: {_DAMAGED}")
     if count * itemsize > storage.nbytes:
         raise CheckpointError(f"{where}: repeats the elements of its storage: save its contiguous() copy")
-    if math.prod(max(side, 1) for side in shape) >= 2**56:  # without elements, but NumPy's limit is on this product
-        raise CheckpointError(f"{where}: no array has the shape {shape}: {_DAMAGED}")
     begin = storage.begin + offset * itemsize if count else 0
     # The stride of an axis of one element is never used and may be any number.
     steps = tuple(stride * itemsize if side > 1 else itemsize for side, stride in zip(shape, strides, strict=True))
@@ -204,7 +202,7 @@ def _layout(where: str, tensor: _Tensor) -> tuple[_Storage, str, int, tuple[int,
     storage, offset, shape, strides = arguments[:4]
     if not isinstance(storage, _Storage):
         raise CheckpointError(f"{where}: has no storage: {_DAMAGED}")
-    if not is_shape(shape) or not is_shape(strides) or not is_shape((offset,)) or len(shape) != len(strides):
+    if not is_shape(shape) or not are_sizes(strides) or not are_sizes((offset,)) or len(shape) != len(strides):
         raise CheckpointError(f"{where}: its offset, shape or strides are not sizes: {_DAMAGED}")
     dtype = arguments[6] if least == 7 else storage.dtype
     if type(dtype) is not str or dtype not in DTYPES:

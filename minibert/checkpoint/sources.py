@@ -17,6 +17,7 @@ from minibert.errors import CheckpointError
 READS = "give safetensors, a PyTorch file, a TensorFlow checkpoint, Google's zip, or a directory that holds one"
 SHARDED = ".index.json"
 _TENSORFLOW_FILE = re.compile(r"\.(index|meta|data-[0-9]{5}-of-[0-9]{5})$")
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:]{1,200}")
 _LEGACY = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # the number that PyTorch's files began with before 1.6
 # What a directory's weights are called, the first that is there; otherwise the one file that is recognised.
 USUAL = (
@@ -146,8 +147,8 @@ def _read_shards(index: Path) -> Stored:
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"{index}: has no weight_map: get the checkpoint again")
     for name, shard in placed.items():
-        # An index may only name files beside it.
-        if not isinstance(shard, str) or shard in ("", ".", "..") or len(shard) > 200 or set(shard) & set("/\\:\0"):
+        # An index may only name files beside it; what cannot be printed would break the lines of errors.
+        if not isinstance(shard, str) or not _FILE_NAME.fullmatch(shard) or not shard.isprintable():
             raise CheckpointError(f"{index}: tensor {name[:200]!r} is said to be in {str(shard)[:80]!r}: no file name")
     entries: dict[str, Entry] = {}
     format = ""

@@ -176,7 +176,7 @@ def _dtype_and_shape(message: Message, where: str) -> tuple[str, tuple[int, ...]
     proto = message.message(_SHAPE)
     shape = tuple(dim.integer(_DIM_SIZE) for dim in proto.messages(_DIM))
     # NumPy makes no array, not even an empty one, whose sides that are not 0 have too large a product.
-    if not is_shape(shape) or proto.integer(_UNKNOWN_RANK) or math.prod(side or 1 for side in shape) >= 1 << 59:
+    if not is_shape(shape) or proto.integer(_UNKNOWN_RANK):
         raise CheckpointError(f"{where}: its shape {shape[:9]} is not that of a tensor: {_DAMAGED}")
     code = message.integer(_DTYPE)
     return _TYPES.get(code, f"type {code}"), shape

@@ -85,13 +85,18 @@ def view(raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return raw.view(DTYPES[dtype]).reshape(shape)
 
 
-def is_shape(value: object) -> bool:
-    """Whether `value` can be the shape of a tensor that could exist: a list or tuple of at most 8 sizes."""
+def are_sizes(value: object) -> bool:
+    """Whether `value` is a list or tuple of at most 8 whole numbers from 0 that a file of today could need."""
     return (
         isinstance(value, list | tuple)
         and len(value) <= 8
-        and all(type(side) is int and 0 <= side < 2**62 for side in value)
+        and all(type(size) is int and 0 <= size < 2**62 for size in value)
     )
+
+
+def is_shape(value: list[int] | tuple[int, ...]) -> bool:
+    """Whether `value` are sizes of an array that NumPy takes, which counts a side of 0 as 1."""
+    return are_sizes(value) and math.prod(side or 1 for side in value) < 1 << 59
 
 
 def _finite(array: np.ndarray) -> bool:
