@@ -135,11 +135,11 @@ def parse_json(data: bytes, where: str, error: type[MinibertError]) -> dict[str,
     """The JSON object in `data`; a key that stands twice is an error, as are NaN and Infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in result if names.count(name) > 1)
-            raise ValueError(f"key {twice!r} stands twice")
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in result:
+                raise ValueError(f"key {name[:200]!r} stands twice")
+            result[name] = value
         return result
 
     def no_constant(text: str) -> None:

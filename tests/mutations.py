@@ -40,7 +40,7 @@ NAMES = (
     "bert/encoder/layer_0/output/dense/kernel", "classifier.weight", "bert/pooler/dense/bias/adam_m", "global_step",
     "cls.predictions.bias", "x", "", "name\nof\x1btwo", "Ωμέγα", "n" * 300,
 )  # fmt: skip
-OTHER_NAMES = (".", "..", "../x.bin", "/etc/passwd", "..\\x", "C:x", "x\0y", "x\ny", "l" * 300, "p/" * 2000)
+OTHER_NAMES = (".", "..", "../x.bin", "/etc/passwd", "..\\x", "C:x", "x\0y", "x\ny", "l" * 300, "字" * 99, "p/" * 2000)
 SHAPES = ((), (1,), (6,), (2, 3), (3, 2), (0,), (3, 0, 7), (1,) * 8, (2, 1, 3), (0, 2**40), (100,))
 
 Rng = random.Random

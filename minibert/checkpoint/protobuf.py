@@ -78,9 +78,9 @@ class Message:
     def message(self, number: int) -> Message:
         return Message(b"".join(self._all(number, _BYTES)), self._where)
 
-    def messages(self, number: int) -> list[Message]:
-        """A repeated message's values, in their order."""
-        return [Message(data, self._where) for data in self._all(number, _BYTES)]
+    def messages(self, number: int, most: int | None = None) -> list[Message]:
+        """A repeated message's values, in their order; at most the first `most`, since each may be of two bytes."""
+        return [Message(data, self._where) for data in self._all(number, _BYTES)[:most]]
 
     def _all(self, number: int, wire: int) -> list[Any]:
         stored, values = self._fields.get(number, (wire, []))

@@ -11,6 +11,7 @@ Nothing in the file is believed: pickles run no code, and every extent is checke
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -77,13 +78,16 @@ class _Record:
 
     def __init__(self, raw: np.ndarray, crc: int = 0) -> None:
         self.raw = raw
-        self._unchecked = crc
+        self._crc = crc
+
+    @functools.cached_property  # computed once: thousands of tensors may share the storage
+    def _intact(self) -> bool:
+        # PyTorch never looks at it, and writes 0 under torch.serialization.set_crc32_options(False).
+        return not self._crc or zlib.crc32(self.raw.data) == self._crc
 
     def checked(self, where: str) -> np.ndarray:
-        # PyTorch never looks at it, and writes 0 under torch.serialization.set_crc32_options(False).
-        if self._unchecked and zlib.crc32(self.raw.data) != self._unchecked:
+        if not self._intact:
             raise CheckpointError(f"{where}: its CRC-32 is wrong: {_DAMAGED}")
-        self._unchecked = 0  # once is enough: a million tensors may share the storage
         return self.raw
 
 

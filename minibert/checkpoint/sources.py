@@ -5,6 +5,7 @@ Whatever the form, what comes out is the same: entries under our names (checkpoi
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,9 @@ def _read_folder(folder: Path) -> Stored:
     with files.one_line(folder, "read", CheckpointError):
         latest = tensorflow.latest(folder)
         if latest is not None:
+            if not os.path.isfile(folder / f"{latest}.index"):
+                path = folder / tensorflow.LATEST
+                raise CheckpointError(f"{path}: names {latest[:200]!r}, and there is no such file: {READS}")
             return tensorflow.read(folder / latest)
         found = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path)]
     if len(found) > 1:
@@ -154,7 +158,7 @@ def _read_shards(index: Path) -> Stored:
     format = ""
     for shard in sorted(set(placed.values())):
         path = index.parent / shard
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises for a name of too many bytes
             raise CheckpointError(f"{path}: this shard is missing: get the checkpoint again")
         if shard.endswith(SHARDED):
             raise CheckpointError(f"{index}: names {shard[:80]!r}, which is an index itself: get the checkpoint again")

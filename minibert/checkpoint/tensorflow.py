@@ -65,7 +65,7 @@ def read(path: Path) -> Stored:
             raise CheckpointError(f"{path}: tensor {key[:200]!r}: its name is not UTF-8: {_DAMAGED}") from None
         where = f"{path}: tensor {name[:200]!r}"
         message = Message(value, where)
-        protos = message.messages(_SLICES)
+        protos = message.messages(_SLICES, most=len(slices) + 1)  # a slice that is missing is an error soon enough
         entries[name] = bundle.partitioned(name, message, protos, where) if protos else bundle.entry(message, where)
     bundle.check_all_taken()
     return Stored("tensorflow", path, entries)
@@ -116,7 +116,7 @@ class _Bundle:
         # Without a length, which is not a length of 0, an extent is all of its axis; the key has -1 for that.
         extents = [
             (extent.integer(_START), extent.integer(_LENGTH) if extent.has(_LENGTH) else -1)
-            for extent in proto.messages(_EXTENT)
+            for extent in proto.messages(_EXTENT, most=len(shape) + 1)
         ]
         where = f"{where}: its slice {extents[:8]}"
         entry = self._slices.pop(_slice_key(name, extents), None)
@@ -174,7 +174,7 @@ def _map(path: Path) -> np.ndarray:
 
 def _dtype_and_shape(message: Message, where: str) -> tuple[str, tuple[int, ...]]:
     proto = message.message(_SHAPE)
-    shape = tuple(dim.integer(_DIM_SIZE) for dim in proto.messages(_DIM))
+    shape = tuple(dim.integer(_DIM_SIZE) for dim in proto.messages(_DIM, most=9))  # one more than a shape may have
     # NumPy makes no array, not even an empty one, whose sides that are not 0 have too large a product.
     if not is_shape(shape) or proto.integer(_UNKNOWN_RANK):
         raise CheckpointError(f"{where}: its shape {shape[:9]} is not that of a tensor: {_DAMAGED}")

@@ -51,7 +51,8 @@ class Entry:
         array = self.stored()
         if not array.flags.aligned:
             array = array.copy()
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused below
+        # What does not fit becomes infinite, and NaN stays NaN: both are refused below.
+        with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float32, copy=False)
         if not _finite(array):
             raise CheckpointError(f"{self.where}: holds NaN or infinite values: get the checkpoint again")
