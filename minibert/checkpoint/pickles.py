@@ -37,7 +37,7 @@ def load(stream: io.BytesIO, names: Mapping[str, object], persistent: Callable[[
         return machine.stack.pop()
     # pickletools warns of odd escapes in the texts of protocol 0, which are refused anyway.
     except (ValueError, IndexError, DeprecationWarning) as reason:
-        said = str(reason).encode("unicode_escape").decode()[:200]  # it may quote what no terminal should get
+        said = ascii(str(reason))[1:-1][:200]  # it may quote what no terminal should get
         raise CheckpointError(f"{where}: its pickle is malformed ({said}): get the file again") from None
 
 
