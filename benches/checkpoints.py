@@ -62,9 +62,8 @@ def main() -> None:
             done = subprocess.run([sys.executable, "-c", ALONE, place], capture_output=True, text=True, check=True)
             total, peak, anonymous = map(int, done.stdout.split())
             median = statistics.median(seconds[form])
-            print(
-                f"{form:<12}{median:>9.2f}{total / median / 1e9:>8.2f}{peak / 1e6:>9,.0f} MB{anonymous / 1e6:>15,.0f} MB"
-            )
+            speed = total / median / 1e9
+            print(f"{form:<12}{median:>9.2f}{speed:>8.2f}{peak / 1e6:>9,.0f} MB{anonymous / 1e6:>15,.0f} MB")
     print(f"\npeak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB")
 
 

@@ -202,7 +202,7 @@ def _build(found: Checkpoint, task: Task, config: TrainConfig, threads: int | No
         id2label=task.labels or ("score",),
         problem_type="regression" if task.regression else "single_label_classification",
     )
-    device = open_device(config.device, threads)
+    device = open_device(config.device, threads, config.precision)
     bert = Bert(model_config, task.num_outputs, device)
     arrays = dict(found.arrays)
     head = ("classifier.weight", "classifier.bias")
@@ -229,7 +229,7 @@ def _say_start(report: Reporter, trainer: Trainer, task: Task, source: str | Pat
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
     report.say(
         f"{task.name}: {len(trainer.data.features):,} examples, {trainer.total} steps of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, fp32 on the CPU; output {run.path}"
+        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU; output {run.path}"
     )
 
 

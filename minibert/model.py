@@ -18,6 +18,7 @@ from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.runs import read_description
+from minibert.settings import settled_precision
 from minibert.tokenizer import Features, Tokenizer
 
 BATCH = 32  # examples computed at a time outside training
@@ -72,7 +73,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def load(source: str | PathLike[str], device: str = "auto", threads: int | None = None) -> Model:
+def load(
+    source: str | PathLike[str], device: str = "auto", threads: int | None = None, precision: str = "auto"
+) -> Model:
     """The classifier of a finished run or in its directory, in a checkpoint directory, on the hub or under an alias.
 
     Raises CheckpointError where there is no classification head, which fine-tuning would make.
@@ -91,14 +94,14 @@ def load(source: str | PathLike[str], device: str = "auto", threads: int | None 
     # transformers leaves id2label out of config.json where it is the default
     labels = () if outputs == 1 else found.config.id2label or tuple(f"LABEL_{i}" for i in range(outputs))
     longest = description["settings"]["max_seq_length"] if description else 128
-    bert = Bert(found.config, outputs, open_device(device, threads))
+    bert = Bert(found.config, outputs, open_device(device, threads, precision))
     bert.fill(found.arrays)
     return Model(bert, tokenizer_of(found), labels, min(longest, found.config.max_position_embeddings))
 
 
-def open_device(name: str, threads: int | None) -> Device:
-    """The device of a setting; `auto` is the CPU in this version."""
-    return devices.open("cpu" if name == "auto" else name, threads=threads)
+def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
+    """The device of a setting; `auto` is the CPU in this version, and its best precision."""
+    return devices.open("cpu" if name == "auto" else name, threads=threads, precision=settled_precision(precision))
 
 
 def tokenizer_of(found: Checkpoint) -> Tokenizer:

@@ -22,7 +22,7 @@ class TrainConfig:
 
     `micro_batch` examples are computed at a time; gradients add up over the batch. What is left None or "auto" is
     settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
-    the recipe's schedule and bias correction, fp32 on the CPU. Only `gelu` may stay None: the checkpoint's.
+    the recipe's schedule and bias correction, the machine's precision. Only `gelu` may stay None: the checkpoint's.
     """
 
     task: str
@@ -47,7 +47,7 @@ class TrainConfig:
         self._settle("micro_batch", None, self.batch_size)
         self._settle("schedule", None, schedule)
         self._settle("bias_correction", None, bias_correction)
-        self._settle("precision", "auto", "fp32")
+        object.__setattr__(self, "precision", settled_precision(self.precision))
         self._settle("device", "auto", "cpu")
         _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
         _require("batch size", self.batch_size, self.batch_size >= 1, "at least 1")
@@ -69,8 +69,6 @@ class TrainConfig:
         _require("schedule", self.schedule, self.schedule in SCHEDULES, ", ".join(SCHEDULES))
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         _require("recompute", self.recompute, self.recompute in RECOMPUTE, " or ".join(RECOMPUTE))
-        if self.precision != "fp32":
-            raise BackendError(f"precision {self.precision} is not in this version; use --precision fp32")
         if self.device != "cpu":
             raise BackendError(f"device {self.device} is not in this version; use --device cpu")
 
@@ -80,6 +78,19 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def settled_precision(precision: str) -> str:
+    """fp32 or bf16; `auto` is bf16 where this CPU has a matrix unit for it. BackendError for bf16 where there is none."""
+    if precision == "fp32":
+        return precision
+    from minibert.kernels.common import amx
+
+    if amx.available():
+        return "bf16"
+    if precision == "bf16":
+        raise BackendError("precision bf16 needs a CPU with AMX that the system lets us use; use --precision fp32")
+    return "fp32"
 
 
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:

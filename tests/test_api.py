@@ -130,7 +130,7 @@ def test_transformers_loads_a_run_and_computes_the_same(run: minibert.Run) -> No
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run.path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.path)
     assert theirs.config.id2label == {0: "0", 1: "1"}
-    ours = minibert.load(run)
+    ours = minibert.load(run, precision="fp32")
     features = ours.tokenizer.encode(PAIRS, ours.max_seq_length)
     outputs = ours.outputs(features)
     for i, (a, b) in enumerate(PAIRS):

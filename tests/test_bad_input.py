@@ -28,6 +28,7 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )
+from minibert.kernels.common import amx
 
 QUICK = ("--batch-size", "8", "--epochs", "1", "--max-seq-length", "32")
 TENSOR = "encoder.layer.0.intermediate.dense.weight"
@@ -311,7 +312,6 @@ def test_labels_of_another_task(here: Path) -> None:
         (("--learning-rate", "nan"), ("learning rate nan",)),
         (("--warmup", "1"), ("warm-up 1",)),
         (("--seed", "-1"), ("seed -1",)),
-        (("--precision", "bf16"), ("precision bf16 is not in this version", "--precision fp32")),
         (("--device", "gpu"), ("device gpu is not in this version", "--device cpu")),
         (("--sample",), ("--sample", "--data-dir")),
     ],
@@ -321,6 +321,16 @@ def test_settings(here: Path, option: tuple[str, ...], words: tuple[str, ...]) -
     before = contents(here)
     assert_one_line(finetune(here, *option, output="new"), 1, *words)
     assert contents(here) == before and not (here / "new").exists()
+
+
+def test_bf16_without_a_matrix_unit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is an error; `auto` is fp32 there."""
+    monkeypatch.setattr(amx, "available", lambda: False)
+    words = ("precision bf16", "AMX", "--precision fp32")
+    assert_one_line(finetune(here, "--precision", "bf16", output="new"), 1, *words)
+    assert not (here / "new").exists()
+    assert finetune(here, output="new").code == 0
+    assert json.loads((here / "new" / "run.json").read_text())["settings"]["precision"] == "fp32"
 
 
 @pytest.mark.parametrize(

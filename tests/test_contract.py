@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 KERNELS = ROOT / "kernels"
 OPERATIONS = sorted(path.parent.name for path in KERNELS.glob("*/reference.py"))
-BACKENDS = sorted(path for name in OPERATIONS for path in KERNELS.glob(f"{name}/[cg]pu.py"))
+BACKENDS = sorted(path for name in OPERATIONS for path in KERNELS.glob(f"{name}/[cg]pu*.py"))
 ENTRIES = ("workspace", "forward", "backward", "update")
 ALLOCATES = re.compile(
     r"(np|numpy|cp|cupy)\.(empty|zeros|ones|full|array|copy|ascontiguousarray|asfortranarray|concatenate|[hvd]?stack"

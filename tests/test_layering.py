@@ -26,7 +26,7 @@ ALLOWED = {
     "prediction": "model runs tasks files errors",
     "benchmarks": "kernels",
     "training": "evaluation bert batch optim runs settings progress random tasks tokenizer autograd errors",
-    "model": "bert batch checkpoint config hub runs tokenizer autograd kernels errors",
+    "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
@@ -35,7 +35,7 @@ ALLOWED = {
     "batch": "tokenizer kernels",
     "optim": "parameters",
     "random": "kernels",
-    "settings": "errors",
+    "settings": "kernels errors",
     "progress": "",
     "metrics": "errors",
     "tokenizer": "files errors",
@@ -53,7 +53,7 @@ ALLOWED = {
 
 # Heavy packages and the only places that may import them.
 HOMES = {
-    "numba": ("kernels/*/cpu.py", "kernels/devices/cpu.py", "kernels/common/*.py"),
+    "numba": ("kernels/*/cpu*.py", "kernels/devices/cpu.py", "kernels/common/*.py"),
     "llvmlite": ("kernels/devices/cpu.py", "kernels/common/*.py"),
     "cupy": ("kernels/*/gpu.py", "kernels/devices/gpu.py"),
     "jax": ("minibert/tpu/*.py",),

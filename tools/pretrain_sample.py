@@ -57,13 +57,13 @@ CONFIG = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }
-PASSAGES, STEPS, BATCH = 60000, 6000, 32
+PASSAGES, STEPS, BATCH = 60000, 10000, 32
 RATE, WARMUP, SEED = 1e-3, 0.07, 1
 DEVIATION = 0.06  # of the initial weights; with 0.02 so narrow a network hardly learns to attend
 MASKED, MASKED_NAMES = 0.08, 0.3  # of words of one piece and of several, when both sentences are masked
 PIECES = 0.5  # of the steps mask pieces of words
 TWICE, MIXED, ALL = 800, 1500, 2600  # steps: until then the same sentence twice; then fewer, none; all passages
-ONLY_FILLING = 3700  # steps: before it can fill in, the network's guesses teach nothing
+ONLY_FILLING = 3500  # steps: before it can fill in, the network's guesses teach nothing
 GUESSED = 0.3  # of the masked words keep the guess
 TELLING_WEIGHT, WHOLE_WEIGHT = 4.0, 10.0
 

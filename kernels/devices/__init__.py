@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -49,8 +50,9 @@ class Device:
     and kept together never exceed the highest sum in use.
     """
 
-    def __init__(self, backend: str, float_type: str = "float32"):
+    def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
         self.backend = backend
+        self._variants = variants or {}  # operations that another module than `backend` has for this device
         self.float_type = np.dtype(float_type)
         self.in_use: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
@@ -60,7 +62,7 @@ class Device:
     def __getattr__(self, operation: str) -> ModuleType:
         if operation.startswith("_"):
             raise AttributeError(operation)
-        module = kernels.load(operation, self.backend)
+        module = kernels.load(operation, self._variants.get(operation, self.backend))
         setattr(self, operation, module)  # found once
         return module
 

@@ -137,10 +137,11 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
 
 
 class Cpu(Device):
-    """The machine's cores and memory."""
+    """The machine's cores and memory; in bf16 matrix products run on the matrix unit."""
 
-    def __init__(self) -> None:
-        super().__init__("cpu")
+    def __init__(self, precision: str = "fp32") -> None:
+        super().__init__("cpu", variants={"matmul": "cpu_bf16"} if precision == "bf16" else {})
+        self.precision = precision
 
     @property
     def threads(self) -> int:
@@ -153,7 +154,7 @@ class Cpu(Device):
         return threadpool_limits(1, user_api="blas")
 
 
-def open(threads: int | None = None) -> Cpu:  # noqa: A001 - devices.open reads best
+def open(threads: int | None = None, precision: str = "fp32") -> Cpu:  # noqa: A001 - devices.open reads best
     if threads:
         set_threads(threads)
-    return Cpu()
+    return Cpu(precision)
