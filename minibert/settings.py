@@ -81,7 +81,7 @@ class TrainConfig:
 
 
 def settled_precision(precision: str) -> str:
-    """fp32 or bf16; `auto` is bf16 where this CPU has a matrix unit for it. BackendError for bf16 where there is none."""
+    """fp32 or bf16; `auto` is bf16 where this CPU has a matrix unit for it. BackendError for bf16 in vain."""
     if precision == "fp32":
         return precision
     from minibert.kernels.common import amx

@@ -249,3 +249,11 @@ def test_inspect_takes_what_is_no_bert(tmp_path: Path) -> None:
         said = inspection.inspect(tmp_path / form.weights)
         assert said["tensors"] == [{"name": "some/thing", "shape": [2, 3], "dtype": "int16", "bytes": 12}]
         assert said["config"] is None and said["note"] and not said["missing"]
+
+
+def test_inspect_says_why_a_config_describes_no_bert(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    for text, words in (("{", "not valid JSON"), ('{"model_type": "gpt2"}', "model_type 'gpt2' is not supported")):
+        (tmp_path / "config.json").write_text(text)
+        done = minibert_in_process("inspect", tmp_path)
+        assert done.code == 0 and f"note: {tmp_path / 'config.json'}" in done.out and words in done.out

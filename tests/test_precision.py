@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import trainer, weights
 
 from minibert import checkpoint, tasks
 from minibert.bert import Bert
@@ -20,6 +19,7 @@ from minibert.model import tokenizer_of
 from minibert.random import initial_weights
 from minibert.settings import TrainConfig, settled_precision
 from minibert.training import Trainer
+from models import trainer, weights
 
 needs_amx = pytest.mark.skipif(not amx.available(), reason="this CPU has no AMX, or the system does not permit its use")
 
