@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from minibert.cli.compile import compile
 from minibert.cli.convert import convert
 from minibert.cli.download import download
 from minibert.cli.evaluate import evaluate
@@ -50,7 +51,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (finetune, evaluate, predict, run_classifier, download, convert, inspect):
+for command in (finetune, evaluate, predict, run_classifier, download, convert, inspect, compile):
     cli.add_command(command)
 
 

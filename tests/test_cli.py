@@ -32,6 +32,7 @@ from commands import (
 )
 from minibert import checkpoint
 from minibert.cli import cli, show
+from minibert.kernels.common import amx
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 SIZE = ("--batch-size", "8", "--max-seq-length", "32")
@@ -82,11 +83,11 @@ def json_of(path: Path) -> dict:
 def test_help_has_an_example_that_parses(name: str) -> None:
     done = minibert_in_process(name, "--help")
     assert done.code == 0 and done.err == ""
-    example = re.search(rf"^ *Example:\n +.*?minibert {name} ((?:.*\\\n)*.*)$", done.out, re.M)
+    example = re.search(rf"^ *Example:\n +.*?minibert {name} ?((?:.*\\\n)*.*)$", done.out, re.M)
     assert example, done.out
     arguments = example[1].replace("\\\n", " ").split()
     with cli.commands[name].make_context(name, arguments) as context:
-        assert context.params
+        assert context.info_name == name
 
 
 def test_help_of_the_whole() -> None:
@@ -522,3 +523,9 @@ def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
 def test_the_rows_of_the_helpers_are_balanced() -> None:
     labels = [row[0] for row in mrpc_rows(16)[1:]]
     assert labels.count("0") == labels.count("1") == 8
+
+
+def test_compile_names_each_precision_of_the_machine() -> None:
+    done = minibert_in_process("compile")
+    wanted = ["fp32", "bf16"] if amx.available() else ["fp32"]
+    assert done.code == 0 and [line.partition(":")[0] for line in done.out.splitlines()] == wanted

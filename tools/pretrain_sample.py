@@ -14,9 +14,12 @@ more and more unlike take over by and by: told in different words from the start
 several thousand steps that it could copy. Half of the steps mask single pieces of words, so that the rest of a name
 shows where to look, and names, which alone can be copied, are masked more often than other words.
 
-The engine is minibert's own. From the checkout, some minutes on two cores:
+The engine is minibert's own, in fp32. From the checkout, half an hour on two cores:
 
     python tools/pretrain_sample.py [--output DIR] [--steps N] [--threads N]
+
+The packaged weights are those of such a run with one thread: in its last steps it filled in 88 % of the masked words with
+the other sentence in view and 37 % without ("paired", "alone"), and told 97 % of the passages ("whole").
 """
 
 from __future__ import annotations

@@ -1,0 +1,14 @@
+"""minibert compile: kernels ahead of time."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(epilog="\b\nExample:\n  minibert compile")
+def compile() -> None:  # noqa: A001 - the command's name
+    """Compiles all kernels for this machine into the cache, so that the first training step begins at once."""
+    from minibert import warming
+
+    for precision, seconds in warming.compile_kernels():
+        click.echo(f"{precision}: {seconds:.1f} s")

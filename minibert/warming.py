@@ -1,0 +1,44 @@
+"""Compiles every kernel that training and prediction use, so that the first run finds them in the cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from minibert.bert import Bert
+from minibert.config import BertConfig
+from minibert.evaluation import Split
+from minibert.kernels import devices
+from minibert.kernels.common import amx
+from minibert.model import outputs
+from minibert.settings import TrainConfig
+from minibert.tokenizer import Features
+from minibert.training import Trainer
+
+SMALL = {
+    "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "max_position_embeddings": 16,
+}  # fmt: skip
+
+
+def compile_kernels() -> Iterator[tuple[str, float]]:
+    """Trains and predicts with a very small model in every precision that this machine has, each form of GELU and
+    both losses: kernels are compiled for types, not for sizes. Yields each precision and the seconds it took."""
+    for precision in ("fp32", "bf16") if amx.available() else ("fp32",):
+        began = time.perf_counter()
+        for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
+            _train(precision, BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",)), len(labels) or 1)
+        yield precision, time.perf_counter() - began
+
+
+def _train(precision: str, config: BertConfig, num_outputs: int) -> None:
+    features = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 8]))
+    labels = np.zeros(2, np.float32 if num_outputs == 1 else np.int32)
+    device = devices.open("cpu", precision=precision)
+    settings = TrainConfig(task="none", precision=precision, batch_size=2, epochs=1)
+    trainer = Trainer(Bert(config, num_outputs, device), Split("train", features, labels), settings)
+    with device.session():
+        trainer.step(0)
+    outputs(trainer.bert, features)
