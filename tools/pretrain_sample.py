@@ -18,8 +18,8 @@ The engine is minibert's own, in fp32. From the checkout, half an hour on two co
 
     python tools/pretrain_sample.py [--output DIR] [--steps N] [--threads N]
 
-The packaged weights are those of such a run with one thread: in its last steps it filled in 88 % of the masked words with
-the other sentence in view and 37 % without ("paired", "alone"), and told 97 % of the passages ("whole").
+The packaged weights are those of such a run with one thread: in its last steps it filled in 88 % of the masked words
+with the other sentence in view and 37 % without ("paired", "alone"), and told 97 % of the passages ("whole").
 """
 
 from __future__ import annotations
