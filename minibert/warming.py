@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from minibert.settings import TrainConfig
 from minibert.tokenizer import Features
 from minibert.training import Trainer
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": 16,
 }  # fmt: skip
