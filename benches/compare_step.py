@@ -1,11 +1,12 @@
-"""Speed of a training step on real MRPC batches of 32: minibert against transformers + PyTorch, both in fp32.
+"""Speed of a training step on real MRPC batches of 32: minibert against transformers + PyTorch, in fp32 and bf16.
 
     pip install -e ".[peers]"
     python benches/compare_step.py --data-dir DIR
 
 Random weights of the shapes of MiniLM and Base. Each side has a process of its own, all cores, and the same
-batches; the two take turns. A step is forward, backward, clipping and the update, dropout on. PyTorch pads to
-the longest of the batch and runs SDPA and its fused AdamW. First both must give one loss without dropout.
+batches; they take turns. A step is forward, backward, clipping and the update, dropout on. PyTorch pads to the
+longest of the batch, or to 128 as Google's code did, runs SDPA and its fused AdamW, and in bf16 has autocast.
+First all must give one loss without dropout. The names of the sides are --sides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 BATCH, LENGTH, RATE, SEED = 32, 128, 2e-5, 1
+NEAR = {"fp32": 1e-5, "bf16": 2e-2}  # how far apart losses without dropout may be
 
 
 def prepare(shape: str, data_dir: Path, batches: int, folder: Path) -> None:
@@ -52,7 +54,7 @@ def prepare(shape: str, data_dir: Path, batches: int, folder: Path) -> None:
 class Ours:
     """minibert's training step."""
 
-    def __init__(self, folder: Path, threads: int):
+    def __init__(self, folder: Path, threads: int, precision: str, padding: str):
         from minibert import checkpoint
         from minibert.bert import Bert
         from minibert.evaluation import Split
@@ -62,7 +64,7 @@ class Ours:
         from minibert.training import Trainer
 
         found, self.examples = checkpoint.load(folder), load_examples(folder)
-        bert = Bert(found.config, 2, devices.open("cpu", threads=threads))
+        bert = Bert(found.config, 2, devices.open("cpu", threads=threads, precision=precision))
         bert.fill(found.arrays)
         features = Features(*(self.examples[name] for name in ("ids", "segments", "offsets")))
         split = Split("train", features, self.examples["labels"])
@@ -87,7 +89,7 @@ class Ours:
 class Theirs:
     """transformers' model, PyTorch's optimizer."""
 
-    def __init__(self, folder: Path, threads: int):
+    def __init__(self, folder: Path, threads: int, precision: str, padding: str):
         import torch
         import transformers
 
@@ -96,6 +98,8 @@ class Theirs:
         load = transformers.AutoModelForSequenceClassification.from_pretrained
         self.model = load(folder, attn_implementation="sdpa")
         self.examples, self.session = load_examples(folder), nullcontext()
+        self.to_length = padding == "128"
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
         decayed, other = [], []
         for name, p in self.model.named_parameters():
             (other if "LayerNorm" in name or "bias" in name else decayed).append(p)
@@ -107,7 +111,7 @@ class Theirs:
 
         offsets, numbers = self.examples["offsets"], self.examples["order"][number]
         lengths = offsets[numbers + 1] - offsets[numbers]
-        places = np.arange(lengths.max())
+        places = np.arange(LENGTH if self.to_length else lengths.max())
         here = places < lengths[:, None]
         inputs = {"attention_mask": torch.from_numpy(here.astype(np.int64))}
         for name, source in (("input_ids", "ids"), ("token_type_ids", "segments")):
@@ -119,13 +123,15 @@ class Theirs:
     def loss(self, number: int) -> float:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast:
             return self.model.eval()(**self.batch(number)).loss.item()
 
     def step(self, number: int) -> None:
         import torch
 
-        self.model.train()(**self.batch(number)).loss.backward()
+        with self.autocast:
+            loss = self.model.train()(**self.batch(number)).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -142,9 +148,20 @@ def load_examples(folder: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def serve(side: type, folder: Path, threads: int, pipe: Any) -> None:
+# Name: class, precision, padding.
+SIDES = {
+    "minibert-fp32": (Ours, "fp32", "none"),
+    "minibert-bf16": (Ours, "bf16", "none"),
+    "torch-fp32": (Theirs, "fp32", "longest"),
+    "torch-fp32-128": (Theirs, "fp32", "128"),
+    "torch-bf16": (Theirs, "bf16", "longest"),
+}
+
+
+def serve(side: str, folder: Path, threads: int, pipe: Any) -> None:
     """Does what the pipe asks for, (method, *arguments); answers with the result and the seconds it took."""
-    runner = side(folder, threads)
+    kind, precision, padding = SIDES[side]
+    runner = kind(folder, threads, precision, padding)
     with runner.session:
         while request := pipe.recv():
             method, *arguments = request
@@ -156,7 +173,8 @@ def serve(side: type, folder: Path, threads: int, pipe: Any) -> None:
 class Side:
     """A side's process."""
 
-    def __init__(self, side: type, folder: Path, threads: int):
+    def __init__(self, side: str, folder: Path, threads: int):
+        self.name = side
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(side, folder, threads, theirs), daemon=True)
@@ -172,45 +190,55 @@ class Side:
         self.process.join()
 
 
-def compare(shape: str, data_dir: Path, rounds: int, threads: int) -> str:
-    """One row of the table; AssertionError where the losses differ."""
+def compare(shape: str, names: list[str], data_dir: Path, rounds: int, threads: int) -> list[str]:
+    """The rows of the table for one shape; AssertionError where the losses differ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(shape, data_dir, rounds + 1, folder)
         examples = load_examples(folder)
         tokens = np.diff(examples["offsets"])[examples["order"]].sum(1)[1:]
-        ours, theirs = sides = Side(Ours, folder, threads), Side(Theirs, folder, threads)
-        a, b = (side.ask("loss", 0)[0] for side in sides)
-        assert abs(a - b) < 1e-5, f"{shape}: without dropout the loss is {a} here and {b} there"
+        sides = [Side(side, folder, threads) for side in names]
+        losses = {side.name: side.ask("loss", 0)[0] for side in sides}
+        for side, loss in losses.items():
+            apart = abs(loss - losses[names[0]])
+            assert apart < max(NEAR[SIDES[s][1]] for s in (side, names[0])), f"{shape}: without dropout {losses}"
         for side in sides:
             side.ask("step", 0)  # compiles, allocates
-        times: dict[Side, list[float]] = {ours: [], theirs: []}
+        times: dict[str, list[float]] = {side: [] for side in names}
         for number in range(1, rounds + 1):
             for side in sides if number % 2 else reversed(sides):
-                times[side].append(side.ask("step", number)[1])
+                times[side.name].append(side.ask("step", number)[1])
         for side in sides:
-            print(f"{side.ask('about')[0]}; seconds {' '.join(f'{t:.3f}' for t in times[side])}")
+            print(f"{side.name}: {side.ask('about')[0]}; seconds {' '.join(f'{t:.3f}' for t in times[side.name])}")
             side.close()
-    x, y = median(times[ours]), median(times[theirs])
-    u, v = (median(tokens / np.array(times[side])) for side in sides)
-    load = os.getloadavg()[0]
-    cells = f"{1000 * x:,.0f} | {1000 * y:,.0f} | {y / x:.2f} | {u:,.0f} | {v:,.0f} | {load:.1f}"
-    return f"| {shape} | {cells} |"
+    load, rows = os.getloadavg()[0], []
+    first = median(times[names[0]])
+    for side in names:
+        seconds, speed = median(times[side]), median(tokens / np.array(times[side]))
+        rows.append(f"| {shape} | {side} | {1000 * seconds:,.0f} | {seconds / first:.2f} | {speed:,.0f} | {load:.1f} |")
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of MRPC, or the one above it")
     parser.add_argument("--shapes", nargs="+", default=["minilm", "base"])
+    parser.add_argument("--sides", nargs="+", default=["minibert-fp32", "torch-fp32"], choices=SIDES)
     parser.add_argument("--rounds", type=int, default=9, help="timed steps a side, at least 7")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     if args.rounds < 7:
         parser.error("--rounds: a median of fewer than 7 says little")
-    rows = [compare(shape, args.data_dir, args.rounds, args.threads) for shape in args.shapes]
+    rows = [
+        row for shape in args.shapes for row in compare(shape, args.sides, args.data_dir, args.rounds, args.threads)
+    ]
     print(f"\n{args.threads} threads, {args.rounds} rounds, medians; padding is no token.\n")
-    print("| shape | minibert ms | PyTorch ms | ratio | minibert tokens/s | PyTorch tokens/s | load |")
-    print("|---|---|---|---|---|---|---|", *rows, sep="\n")
+    print(
+        "| shape | side | ms a step | times the first's | tokens/s | load |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -65,10 +65,11 @@ def embedding(
     return record(device, y, (), vjp)
 
 
-def linear(x: Tensor, w: Param, b: Param | None) -> Tensor:
-    """x wᵀ + b: (T, C) to (T, F)."""
+def linear(x: Tensor, w: Param, b: Param | None, plain: bool = False) -> Tensor:
+    """x wᵀ + b: (T, C) to (T, F); `plain` is fp32 in every precision."""
     shapes("x: T C, w: F C", x=x.data, w=w.data)
-    device, op, (t, c), f = x.device, x.device.matmul, x.data.shape, w.shape[0]
+    device, (t, c), f = x.device, x.data.shape, w.shape[0]
+    op = device.plain("matmul") if plain else device.matmul
     y = device.empty((t, f), x.data.dtype, "activations")
     op.forward(y, x.data, w.data, None if b is None else b.data)
 
