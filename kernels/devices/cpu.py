@@ -136,11 +136,14 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             other.result()
 
 
+IN_BF16 = {"matmul": "cpu_bf16", "attention": "cpu_bf16"}  # the modules that operations have for it
+
+
 class Cpu(Device):
-    """The machine's cores and memory; in bf16 matrix products run on the matrix unit."""
+    """The machine's cores and memory; in bf16 matrix products, attention's too, run on the matrix unit."""
 
     def __init__(self, precision: str = "fp32") -> None:
-        super().__init__("cpu", variants={"matmul": "cpu_bf16"} if precision == "bf16" else {})
+        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else {})
         self.precision = precision
 
     @property
