@@ -138,13 +138,13 @@ class Bert:
         return add_norm(y, x, "output", "ffn")
 
     def logits(self, batch: Batch, key: Key | None = None, recompute_layers: bool = False) -> Tensor:
-        """Classifier outputs from the pooled [CLS]: (S, outputs). The head has few rows and decides the loss: fp32."""
+        """Classifier outputs from the pooled [CLS]: (S, outputs)."""
         p = self.head
         x = ops.take_rows(self.encode(batch, key, recompute_layers), batch.firsts)
-        x = ops.bias_tanh(ops.linear(x, p["pooler.dense.weight"], None, plain=True), p["pooler.dense.bias"])
+        x = ops.bias_tanh(ops.linear(x, p["pooler.dense.weight"], None), p["pooler.dense.bias"])
         at = key and key.at("classifier")
         x = ops.dropout(x, batch.first_positions, batch.first_examples, self.config.head_dropout, at)
-        return ops.linear(x, p["classifier.weight"], p["classifier.bias"], plain=True)
+        return ops.linear(x, p["classifier.weight"], p["classifier.bias"])
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss of each example: (S,). One output column means regression."""

@@ -65,11 +65,10 @@ def embedding(
     return record(device, y, (), vjp)
 
 
-def linear(x: Tensor, w: Param, b: Param | None, plain: bool = False) -> Tensor:
-    """x wᵀ + b: (T, C) to (T, F); `plain` is fp32 in every precision."""
+def linear(x: Tensor, w: Param, b: Param | None) -> Tensor:
+    """x wᵀ + b: (T, C) to (T, F)."""
     shapes("x: T C, w: F C", x=x.data, w=w.data)
-    device, (t, c), f = x.device, x.data.shape, w.shape[0]
-    op = device.plain("matmul") if plain else device.matmul
+    device, op, (t, c), f = x.device, x.device.matmul, x.data.shape, w.shape[0]
     y = device.empty((t, f), x.data.dtype, "activations")
     op.forward(y, x.data, w.data, None if b is None else b.data)
 

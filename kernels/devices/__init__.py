@@ -66,10 +66,6 @@ class Device:
         setattr(self, operation, module)  # found once
         return module
 
-    def plain(self, operation: str) -> ModuleType:
-        """The operation in the device's float type, whatever its precision."""
-        return kernels.load(operation, self.backend)
-
     def empty(self, shape: tuple[int, ...], dtype: Any, kind: str) -> np.ndarray:
         """An array on a 64-byte line, its content undefined; `kind` is one of KINDS."""
         if kind not in KINDS:
