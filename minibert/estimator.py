@@ -87,7 +87,7 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
         step = _train(flags, task, tokenizer, settings, directory, report)
     results: dict[str, str] = {}
     if flags.do_eval:
-        dev = read_split(task, task.dev_splits[0], flags.data_dir, tokenizer, flags.max_seq_length)
+        dev = read_split(task, _split(task, "dev"), flags.data_dir, tokenizer, flags.max_seq_length)
         found = evaluate(bert, task, dev, loss_batch=flags.eval_batch_size)
         if not found["beats_majority"]:
             report.say(f"no better than always predicting the most frequent label, which gives {found['majority']}")
@@ -102,7 +102,7 @@ def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig
     newest = tensorflow.latest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
     if newest and flags.init_checkpoint:
-        report.say(f"{source} is used, not --init_checkpoint={flags.init_checkpoint}: it is newer")
+        report.say(f"{source} is used, not --init_checkpoint={flags.init_checkpoint}: it comes first")
     if source is None:
         if not flags.do_train:
             raise CheckpointError(f"{flags.output_dir}: holds no checkpoint: give --init_checkpoint or --do_train=true")
@@ -141,7 +141,7 @@ def _train(
     flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, directory: ModelDirectory, report: Reporter
 ) -> int:
     """Trains from the step that the output directory has reached; returns the last step."""
-    data = read_split(task, "train", flags.data_dir, tokenizer, flags.max_seq_length)
+    data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
     trainer = Trainer(directory.bert, data, settings)
     done = directory.step() or 0
     if done >= trainer.total:
@@ -154,20 +154,30 @@ def _train(
         f"***** Running training *****\n  Num examples = {len(data.features)}\n  Batch size = {settings.batch_size}\n"
         f"  Num steps = {trainer.total}"
     )
-    dev = read_split(task, task.dev_splits[0], flags.data_dir, tokenizer, flags.max_seq_length)
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
-        training.train(trainer, directory, task, dev, None, flags.save_checkpoints_steps, report)
+        # No evaluation on the way, and so no development data: Google's script needs none to train.
+        training.train(trainer, directory, task, data, None, flags.save_checkpoints_steps, report)
     return trainer.total
+
+
+def _split(task: Task, kind: str) -> str:
+    """The task's first split of that kind, which is the one that Google's script reads."""
+    found = next((split for split in task.splits if split.startswith(kind)), None)
+    if found is None:
+        raise ConfigError(f"{task.name} has no {kind} file: it has {', '.join(task.splits)}")
+    return found
 
 
 def _write_results(folder: Path, found: dict[str, Any], step: int) -> dict[str, str]:
     """eval_results.txt with Google's keys, and its numbers' form: those of a float32."""
-    metrics = {f"eval_{name}": value for name, value in found.items() if name in ("accuracy", "loss")}
-    metrics = metrics or {f"eval_{name}": found[name] for name in found["majority"]}
-    results = {name: str(np.float32(value)) for name, value in metrics.items()}
-    results |= {"global_step": str(step), "loss": str(np.float32(found["batch_loss"]))}
+    if "confusion" in found:  # Google's script has the accuracy of every task, CoLA's too
+        measured = {"eval_accuracy": np.trace(found["confusion"]) / np.sum(found["confusion"])}
+    else:
+        measured = {f"eval_{name}": found[name] for name in found["majority"]}
+    measured |= {"eval_loss": found["loss"], "loss": found["batch_loss"]}
+    results = {name: str(np.float32(value)) for name, value in measured.items()} | {"global_step": str(step)}
     text = "".join(f"{name} = {results[name]}\n" for name in sorted(results))
     files.write_whole(folder / "eval_results.txt", text.encode())
     return results
@@ -175,8 +185,7 @@ def _write_results(folder: Path, found: dict[str, Any], step: int) -> dict[str, 
 
 def _predict(flags: Flags, task: Task, model: Model) -> None:
     """test_results.tsv: a line of probabilities for each row of the test file."""
-    test = next(split for split in task.splits if split.startswith("test"))
-    examples = task.read(test, flags.data_dir)
+    examples = task.read(_split(task, "test"), flags.data_dir)
     answers = model.predict([(e.text_a, e.text_b) for e in examples])
     lines = (prediction.google_row(e, p) for e, p in zip(examples, answers, strict=True))
     files.write_whole(flags.output_dir / "test_results.tsv", "".join(lines).encode())

@@ -194,6 +194,23 @@ def test_the_loss_is_the_mean_over_evaluation_batches(here: Path) -> None:
     assert float(said["loss"]) == pytest.approx(float(said["eval_loss"]), rel=1e-6)
 
 
+def test_every_task_has_googles_accuracy_and_training_needs_no_dev_file(here: Path) -> None:
+    """CoLA's own metric is Matthews'; Google's script gives accuracy all the same."""
+    (here / "cola").mkdir()
+    rows = [f"x\t{i % 2}\t*\tThe {w} was sold ." for i, w in enumerate(["cat", "dog", "house", "mill"] * 4)]
+    (here / "cola" / "train.tsv").write_text("\n".join(rows) + "\n")
+    assert classify(here, task_name="CoLA", data_dir=here / "cola", do_train="true").code == 0
+    (here / "cola" / "dev.tsv").write_text("\n".join(rows[:6]) + "\n")
+    said = block(classify(here, task_name="CoLA", data_dir=here / "cola", do_eval="true"))
+    assert list(said) == ["eval_accuracy", "eval_loss", "global_step", "loss"]
+    assert float(said["eval_accuracy"]) * 6 == pytest.approx(round(float(said["eval_accuracy"]) * 6))
+
+
+def test_a_task_without_such_a_file_is_told_so(here: Path) -> None:
+    done = classify(here, task_name="AX", do_train="true")
+    assert done.code == 1 and "ax has no train file" in done.err.splitlines()[-1]
+
+
 # --- the chapter's own commands
 
 
