@@ -50,7 +50,8 @@ def available() -> bool:
     """Whether compiled kernels may use the matrix unit: the cores have it, LLVM compiles for it, Linux grants it."""
     features = cpu_target.target_context.codegen().magic_tuple()[2]  # NUMBA_CPU_FEATURES and the like counted in
     compiles = not numba.core.config.DISABLE_JIT  # type: ignore[attr-defined]
-    if sys.platform != "linux" or not compiles or not {"+amx-tile", "+amx-bf16"} <= set(features.split(",")):
+    needed = {"+amx-tile", "+amx-bf16", "+avx512bf16"}
+    if sys.platform != "linux" or not compiles or not needed <= set(features.split(",")):
         return False
     return ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0
 

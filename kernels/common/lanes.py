@@ -10,6 +10,7 @@ import operator
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
@@ -104,6 +105,45 @@ def store(typing, address, lanes):
         return context.get_dummy_value()
 
     return types.void(types.int64, lanes), generate
+
+
+class _Bfloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+
+_HALVES = ir.VectorType(ir.IntType(16), 16)
+
+
+@intrinsic
+def load_bf16(typing, address):
+    """The 16 bf16 at `address`, as float32."""
+
+    def generate(context, builder, sig, args):
+        halves = builder.load(_pointer(builder, args[0], _HALVES), align=2)
+        upper = ir.Constant(ir.VectorType(WORDS.element, 16), [16] * 16)
+        bits = builder.shl(builder.zext(halves, upper.type), upper)
+        return builder.bitcast(bits, ir.VectorType(FLOATS.element, 16))
+
+    return FLOATS(types.int64), generate
+
+
+@intrinsic
+def store_bf16(typing, address, x):
+    """The 16 bf16 at `address` = those nearest to x, ties to even: the cores' own instruction, which takes subnormal
+    numbers for zeros and makes every NaN a quiet one (AVX512-BF16: wherever there is a matrix unit).
+    """
+
+    def generate(context, builder, sig, args):
+        kind = ir.FunctionType(ir.VectorType(_Bfloat(), 16), [args[1].type])
+        convert = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.cvtneps2bf16.512")
+        halves = builder.bitcast(builder.call(convert, [args[1]]), _HALVES)
+        builder.store(halves, _pointer(builder, args[0], _HALVES), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, FLOATS), generate
 
 
 @intrinsic
