@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from minibert.kernels import devices, load
@@ -43,13 +44,29 @@ class Case:
         return lambda: kernel(*arguments)
 
     def _check(self, got: list[np.ndarray]) -> None:
-        exact = [a.copy() if isinstance(a, np.ndarray) else a for a in self.arguments]
+        exact = [_as_floats(a).copy() if isinstance(a, np.ndarray) else a for a in self.arguments]
         room = () if self.scratch < 0 else (np.empty(0, np.uint8),)
         getattr(load(self.operation, "reference"), self.function)(*exact, *room)
         for array, wanted in zip(got, exact, strict=False):
-            error = np.linalg.norm(array - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)
-            if not error < 1e-5:
+            error = np.linalg.norm(_as_floats(array) - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)
+            if not error < (1e-5 if array.dtype != np.uint16 else 3e-3):
                 raise AssertionError(f"{self.name}: relative error {error:.2g}: not timed")
+
+    def stored_in_bf16(self, tokens: int) -> Case:
+        """The same case on activations in bf16: the arrays of one row a token."""
+        arguments = tuple(
+            a.astype(ml_dtypes.bfloat16).view(np.uint16)
+            if isinstance(a, np.ndarray) and a.shape[:-1] == (tokens,)
+            else a
+            for a in self.arguments
+        )
+        saved = sum(a.nbytes // 2 for a in self.arguments if isinstance(a, np.ndarray) and a.shape[:-1] == (tokens,))
+        return replace(self, name=f"{self.name} bf16", arguments=arguments, nbytes=self.nbytes - saved)
+
+
+def _as_floats(array: np.ndarray) -> np.ndarray:
+    """bf16, which travels as uint16, as float32; other arrays as they are."""
+    return array.view(ml_dtypes.bfloat16).astype(np.float32) if array.dtype == np.uint16 else array
 
 
 def mrpc_offsets(sequences: int = 32) -> np.ndarray:
@@ -69,8 +86,10 @@ def cases(size: str, backend: str = "cpu") -> Iterator[Case]:
     def make(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
 
-    def case(operation: str, function: str, outputs: int, *arguments: Any, flops: float = 0, room: Any = None) -> Case:
-        moved = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
+    def case(
+        operation: str, function: str, outputs: int, *arguments: Any, flops: float = 0, room: Any = None, moved: int = 0
+    ) -> Case:
+        moved = moved or sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
         scratch = -1 if room is None else load(operation, backend).workspace(*room)
         name = f"{operation}.{function} {'x'.join(map(str, arguments[0].shape))}"
         return Case(name, operation, function, arguments, outputs, flops, moved, scratch)
@@ -97,15 +116,30 @@ def cases(size: str, backend: str = "cpu") -> Iterator[Case]:
     mean, rstd, place = np.empty(t, np.float32), np.empty(t, np.float32), (positions, examples)
     name = "dropout_add_layer_norm"
     inputs = (x, residual, gamma, beta, *place, 1e-12, *DROPOUT)
-    yield case(name, "forward", 3, np.empty_like(x), mean, rstd, *inputs)
+    both = [case(name, "forward", 3, np.empty_like(x), mean, rstd, *inputs)]
     load(name, "reference").forward(np.empty_like(x), mean, rstd, *inputs)
     grads = (np.empty_like(x), np.empty_like(x), np.zeros_like(gamma), np.zeros_like(beta))
     saved = (make(t, c), x, residual, mean, rstd, gamma)
-    yield case(name, "backward", 4, *grads, *saved, *place, *DROPOUT, room=(t, c))
+    both.append(case(name, "backward", 4, *grads, *saved, *place, *DROPOUT, room=(t, c)))
+    both.append(case("add", "forward", 1, np.empty_like(x), x, residual))
+    rows = offsets[:-1].copy()
+    both.append(case("take_rows", "backward", 1, np.empty_like(x), make(len(rows), c), rows))
+
+    tables, dtables = zip(*((make(n, c), np.zeros((n, c), np.float32)) for n in (30522, 512, 2)), strict=True)
+    indices = (rng.integers(0, 30522, t, np.int32), np.zeros(t, np.int32), *place)
+    inputs, row_bytes = (*indices, *tables, gamma, beta, 1e-12, *DROPOUT), 4 * t * c
+    both.append(case("embedding", "forward", 3, np.empty_like(x), mean, rstd, *inputs, moved=2 * row_bytes))
+    load("embedding", "reference").forward(np.empty_like(x), mean, rstd, *inputs)
+    grads = (*dtables, np.zeros_like(gamma), np.zeros_like(beta))
+    saved = (make(t, c), mean, rstd, *indices, *tables, gamma, *DROPOUT)
+    both.append(case("embedding", "backward", 5, *grads, *saved, room=(t, c), moved=4 * row_bytes))
+    yield from both
+    yield from (one.stored_in_bf16(t) for one in both)
 
     p, m, g = make(12 * c * c), make(12 * c * c), make(12 * c * c)
     v = np.abs(make(12 * c * c))
-    yield case("adam", "update", 3, p, m, v, g, 1.0, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)
+    bert = (1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)
+    yield case("adam", "update", 4, p, m, v, g, 1.0, *bert, moved=8 * p.nbytes)
     yield case("sum_squares", "forward", 1, np.zeros(1), g, room=(g.size,))
 
 

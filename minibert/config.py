@@ -151,10 +151,13 @@ class BertConfig:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object that transformers and `from_dict` with own=True read."""
+    def to_dict(self, spans: bool = False) -> dict[str, Any]:
+        """The JSON object that transformers and `from_dict` with own=True read; `spans`: the head marks answers."""
+        kind = (
+            "BertForQuestionAnswering" if spans else "BertForSequenceClassification" if self.id2label else "BertModel"
+        )
         raw: dict[str, Any] = {
-            "architectures": ["BertForSequenceClassification" if self.id2label else "BertModel"],
+            "architectures": [kind],
             "model_type": "bert",
             **dataclasses.asdict(self),
             "position_embedding_type": "absolute",

@@ -53,6 +53,16 @@ CHECKSUMS = {
 }
 
 
+SQUAD_ROOT = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
+SQUAD = {task: (f"train-v{v}.json", f"dev-v{v}.json") for task, v in (("squad", "1.1"), ("squad2", "2.0"))}
+SQUAD_CHECKSUMS = {
+    "train-v1.1.json": "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
+    "dev-v1.1.json": "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
+    "train-v2.0.json": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
+    "dev-v2.0.json": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+}
+
+
 def find(name: str) -> str | None:
     """The table's name for a task in any spelling: sst2, SST-2 and sst_2 are one."""
     plain = name.lower().replace("-", "").replace("_", "")
@@ -84,6 +94,25 @@ def fetch_task(name: str, progress: files.Progress | None = None) -> Path:
             return folder
         with files.locked(root / ".lock"):
             return cached(task) or _fetch_task(task, root, progress)
+
+
+def squad_files(
+    task: str, data_dir: str | Path | None = None, progress: files.Progress | None = None
+) -> tuple[Path, Path]:
+    """SQuAD's training and development file, in `data_dir` or its folder squad, else downloaded into the cache."""
+    wanted = SQUAD[task]
+    if data_dir is None:
+        folder = files.user_cache() / "squad"
+        with files.one_line(folder, "use", DownloadError), files.locked(folder / ".lock"):
+            for name in wanted:
+                if not (folder / name).is_file():
+                    url = f"{(os.environ.get('MINIBERT_DATA_URL') or SQUAD_ROOT).rstrip('/')}/{name}"
+                    files.fetch(url, folder / name, known_sha256=SQUAD_CHECKSUMS[name], limit=_LIMIT, progress=progress)
+        return folder / wanted[0], folder / wanted[1]
+    for folder in (Path(data_dir), Path(data_dir) / "squad"):
+        if all((folder / name).is_file() for name in wanted):
+            return folder / wanted[0], folder / wanted[1]
+    raise DataError(f"{data_dir}: needs {' and '.join(wanted)}; minibert download {task} fetches them")
 
 
 def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:

@@ -89,7 +89,7 @@ def finetune(
     if sample:
         report.say(SAMPLE_NOTE)
     source = checkpoint or (_sample_model() if sample else "base")
-    found = _load_checkpoint(source, config, report)
+    found = load_checkpoint(source, config, report)
     if found.path and found.path.resolve() == output.resolve():
         raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
     tokenizer = tokenizer_of(found)
@@ -98,13 +98,13 @@ def finetune(
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     description = {
         "settings": config.to_dict(),
-        "checkpoint": _describe_checkpoint(source, found),
+        "checkpoint": describe_checkpoint(source, found),
         "data": _describe_data(task, folder),
         "data_dir": None if isinstance(task, TableTask) else str(folder.absolute()),
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
         "seed": config.seed,
-        "versions": _versions(),
+        "versions": versions(),
     }
     bert = _build(found, task, config, threads, report)
     description["threads"] = bert.device.threads
@@ -112,7 +112,7 @@ def finetune(
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = Trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite) as run:
-        _say_start(report, trainer, task, source, run)
+        say_start(report, trainer, task.name, source, run)
         training.train(trainer, run, task, devs[0], eval_every, save_every, report)
         results = _finish(trainer, run, task, devs, tokenizer, found)
     return Run(run.path, results)
@@ -182,10 +182,11 @@ def settings_of(task: Task, checkpoint: str | Path | None, use_sample: bool, giv
     return TrainConfig(task=task.name, **((sample.DEFAULTS if checkpoint is None else {}) | given))
 
 
-def _load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter) -> Checkpoint:
+def load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter, spans: bool = False) -> Checkpoint:
+    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.load."""
     with report.transfer() as progress:
         path = hub.resolve(str(source), progress=progress)
-    found = checkpoint.load(path, seed=config.seed)
+    found = checkpoint.load(path, seed=config.seed, spans=spans)
     if config.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(
             f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
@@ -225,15 +226,16 @@ def _build(found: Checkpoint, task: Task, config: TrainConfig, threads: int | No
     return bert
 
 
-def _say_start(report: Reporter, trainer: Trainer, task: Task, source: str | Path, run: RunDirectory) -> None:
+def say_start(report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory) -> None:
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
+    count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
-        f"{task.name}: {len(trainer.data.features):,} examples, {trainer.total} steps of {s.batch_size}; "
+        f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
         f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU; output {run.path}"
     )
 
 
-def _describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:
+def describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:
     return {"source": str(source), "sha256": files.sha256(found.file) if found.file else None}
 
 
@@ -242,7 +244,7 @@ def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
     return {name: {"path": str(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("minibert", "numpy", "numba", "tokenizers"):
         try:

@@ -49,7 +49,7 @@ def embedding(
         word=word.data, position=position.data, segment=segment.data, gamma=gamma.data, beta=beta.data,
     )  # fmt: skip
     op, t, c = device.embedding, batch.tokens, word.shape[1]
-    y = device.empty((t, c), device.float_type, "activations")
+    y = device.empty((t, c), device.activation_type, "activations")
     mean = device.empty((t,), device.float_type, "activations")
     rstd = device.empty_like(mean)
     where = (batch.ids, batch.segments, batch.positions, batch.examples)
@@ -65,17 +65,18 @@ def embedding(
     return record(device, y, (), vjp)
 
 
-def linear(x: Tensor, w: Param, b: Param | None) -> Tensor:
-    """x wᵀ + b: (T, C) to (T, F)."""
+def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None) -> Tensor:
+    """x wᵀ + b: (T, C) to (T, F), in x's own type or in `dtype`."""
     shapes("x: T C, w: F C", x=x.data, w=w.data)
     device, op, (t, c), f = x.device, x.device.matmul, x.data.shape, w.shape[0]
-    y = device.empty((t, f), x.data.dtype, "activations")
-    op.forward(y, x.data, w.data, None if b is None else b.data)
+    room = op.workspace(t, f, c)
+    y = device.empty((t, f), dtype or x.data.dtype, "activations")
+    op.forward(y, x.data, w.operand, None if b is None else b.data, device.scratch(room))
 
     def vjp(dy: Any) -> tuple[Any]:
         dx = device.empty_like(x.data)
         db = None if b is None else b.grad
-        op.backward(dx, w.grad, db, dy, x.data, w.data, device.scratch(op.workspace(t, f, c)))
+        op.backward(dx, w.grad, db, dy, x.data, w.operand, device.scratch(room))
         return (dx,)
 
     return record(device, y, (x,), vjp)
@@ -85,7 +86,7 @@ def attention(qkv: Tensor, batch: Batch, heads: int, rate: float, key: Key | Non
     """Self-attention inside each sequence, (T, 3C) to (T, C). Keeps its result and a number per row and head."""
     device, op, (t, c3) = qkv.device, qkv.device.attention, qkv.data.shape
     y = device.empty((t, c3 // 3), qkv.data.dtype, "activations")
-    lse = device.empty((t, heads), qkv.data.dtype, "activations")
+    lse = device.empty((t, heads), device.float_type, "activations")
     dropout = _scalars(rate, key)
     where = (batch.offsets, batch.examples, heads)
     room = op.workspace(batch.longest, heads, c3 // 3)
@@ -97,6 +98,25 @@ def attention(qkv: Tensor, batch: Batch, heads: int, rate: float, key: Key | Non
         return (dqkv,)
 
     return record(device, y, (qkv,), vjp)
+
+
+def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: str) -> Tensor:
+    """gelu(x w1ᵀ + b1) w2ᵀ + b2, `form` "erf" or "tanh": (T, C). Keeps x and x w1ᵀ."""
+    arrays = {"x": x.data, "w1": w1.data, "b1": b1.data, "w2": w2.data, "b2": b2.data}
+    shapes("x: T C, w1: F C, b1: F, w2: C F, b2: C", **arrays)
+    device, op, (t, c), f, tanh = x.device, x.device.feed_forward, x.data.shape, len(b1.data), form == "tanh"
+    room = op.workspace(t, f, c)
+    y = device.empty_like(x.data)
+    h = device.empty((t, f), device.activation_type, "activations")
+    op.forward(y, h, x.data, w1.operand, b1.data, w2.operand, b2.data, tanh, device.scratch(room))
+
+    def vjp(dy: Any) -> tuple[Any]:
+        dx = device.empty_like(x.data)
+        grads, weights = (w1.grad, b1.grad, w2.grad, b2.grad), (w1.operand, b1.data, w2.operand)
+        op.backward(dx, *grads, dy, x.data, h, *weights, tanh, device.scratch(room))
+        return (dx,)
+
+    return record(device, y, (x,), vjp)
 
 
 def bias_gelu(x: Tensor, b: Param, form: str) -> Tensor:
@@ -119,7 +139,8 @@ def dropout_add_layer_norm(
     residual: Tensor,
     gamma: Param,
     beta: Param,
-    batch: Batch,
+    positions: Any,
+    examples: Any,
     eps: float,
     rate: float,
     key: Key | None,
@@ -134,10 +155,10 @@ def dropout_add_layer_norm(
     )
     device, op, (t, c) = x.device, x.device.dropout_add_layer_norm, x.data.shape
     y = device.empty_like(x.data)
-    mean = device.empty((t,), x.data.dtype, "activations")
+    mean = device.empty((t,), device.float_type, "activations")
     rstd = device.empty_like(mean)
     dropout = _scalars(rate, key)
-    where = (batch.positions, batch.examples)
+    where = (positions, examples)
     op.forward(y, mean, rstd, x.data, residual.data, gamma.data, beta.data, *where, eps, *dropout)
 
     def vjp(dy: Any) -> tuple[Any, Any]:
@@ -168,9 +189,9 @@ def dropout(x: Tensor, positions: Any, examples: Any, rate: float, key: Key | No
 
 
 def take_rows(x: Tensor, rows: Any) -> Tensor:
-    """x[rows] for distinct rows: (T, C) to (S, C)."""
+    """x[rows] for distinct rows: (T, C) to (S, C). These few are of the device's float type from here on."""
     device, op, shape, dtype = x.device, x.device.take_rows, x.data.shape, x.data.dtype
-    y = device.empty((len(rows), shape[1]), dtype, "activations")
+    y = device.empty((len(rows), shape[1]), device.float_type, "activations")
     op.forward(y, x.data, rows)
 
     def vjp(dy: Any) -> tuple[Any]:
@@ -224,3 +245,18 @@ def mean_squared_error(x: Tensor, target: Any) -> Tensor:
         return (dx,)
 
     return record(device, loss, (x,), vjp)
+
+
+def span_cross_entropy(logits: Tensor, offsets: Any, starts: Any, ends: Any) -> Tensor:
+    """The mean of -log softmax of both columns at `starts` and `ends`, within each window: (T, 2) to (S,)."""
+    shapes("starts: S, ends: S", starts=starts, ends=ends)
+    device, op = logits.device, logits.device.span_cross_entropy
+    loss = device.empty(starts.shape, logits.data.dtype, "activations")
+    op.forward(loss, logits.data, offsets, starts, ends)
+
+    def vjp(dloss: Any) -> tuple[Any]:
+        dlogits = device.empty_like(logits.data)
+        op.backward(dlogits, dloss, logits.data, offsets, starts, ends)
+        return (dlogits,)
+
+    return record(device, loss, (logits,), vjp)

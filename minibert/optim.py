@@ -54,6 +54,11 @@ class Adam:
     def _zeros(group: Group) -> Any:
         return group.device.zeros(group.weights.shape, group.weights.dtype, "moments")
 
+    def forget(self) -> None:
+        """Moments of zero, as training begins with."""
+        for moments in (*self.m, *self.v):
+            moments.fill(0)
+
     def gradient_norm(self) -> float:
         """The norm of all gradients as one vector."""
         total = 0.0
@@ -73,4 +78,4 @@ class Adam:
                     group.weights[part], m[part], v[part], group.gradients[part],
                     scale, rate, BETA1, BETA2, EPS, decay, correction1, correction2,
                 )  # fmt: skip
-            group.gradients.fill(0)
+            group.changed()

@@ -21,12 +21,31 @@ def is_decayed(name: str) -> bool:
 class Param:
     """A named view of its group's buffers: `data` and `grad` have the parameter's shape."""
 
-    __slots__ = ("data", "grad", "name", "offset", "shape")
+    __slots__ = ("_prepared", "data", "device", "grad", "name", "offset", "shape", "stale")
 
-    def __init__(self, name: str, shape: tuple[int, ...], offset: int):
-        self.name, self.shape, self.offset = name, shape, offset
+    def __init__(self, device: Device, name: str, shape: tuple[int, ...], offset: int):
+        self.device, self.name, self.shape, self.offset = device, name, shape, offset
         self.data: Any = None
         self.grad: Any = None
+        self._prepared: Any = None
+        self.stale = True
+
+    @property
+    def operand(self) -> Any:
+        """The weight (F, C) as the device's products take it: its own copy in their form, where they have one.
+
+        That copy is made when it is first asked for after a change (`Group.changed`).
+        """
+        matmul = self.device.matmul
+        size = matmul.prepared_bytes(*self.shape)
+        if not size:
+            return self.data
+        if self._prepared is None:
+            self._prepared = self.device.empty((size,), "uint8", "weights")
+        if self.stale:
+            matmul.prepare(self._prepared, self.data)
+            self.stale = False
+        return self._prepared
 
     @property
     def span(self) -> slice:
@@ -47,7 +66,7 @@ class Group:
         self.params: dict[str, Param] = {}
         self.decayed = size = 0
         for param in names:
-            self.params[param] = Param(param, shapes[param], size)
+            self.params[param] = Param(device, param, shapes[param], size)
             size += -(-math.prod(shapes[param]) // line) * line
             if is_decayed(param):
                 self.decayed = size
@@ -61,6 +80,11 @@ class Group:
 
     def __iter__(self) -> Iterator[Param]:
         return iter(self.params.values())
+
+    def changed(self) -> None:
+        """Called by whoever has written to the weights, or gives them away to be written to."""
+        for p in self:
+            p.stale = True
 
     def require_gradients(self) -> None:
         """Allocates the gradients, zero: training needs them, inference does not."""

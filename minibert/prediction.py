@@ -22,9 +22,12 @@ from minibert.tasks import Example
 from minibert.tasks.table import read_pairs
 
 Row = Callable[[Example, Prediction], str]
+TOGETHER = 32 * BATCH  # examples of a file whose batches are made by length
 
 
-def predict_file(run: str | Path, source: str, target: str, form: str, threads: int | None = None) -> None:
+def predict_file(
+    run: str | Path, source: str, target: str, form: str, threads: int | None = None, precision: str = "auto"
+) -> None:
     """Reads texts from `source` ("-" is stdin), writes predictions to `target` ("-" is stdout) as `form` says.
 
     tsv: a header, then id, label and the probability of each label. jsonl: the same as objects. google:
@@ -33,13 +36,13 @@ def predict_file(run: str | Path, source: str, target: str, form: str, threads: 
     """
     if source != "-" and not Path(source).is_file():
         raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
-    model = load(run, threads=threads)
+    model = load(run, threads=threads, precision=precision)
     columns = (read_description(Path(run)) or {}).get("columns")
     if source == "-":
         arriving = Lines(sys.stdin.buffer)
-        batches = _batches(read_pairs(arriving, columns=columns), arriving.waiting)
+        batches = _batches(read_pairs(arriving, columns=columns), arriving.waiting, BATCH)
     else:
-        batches = _some(_batches(read_pairs(source, columns=columns), lambda: True), source)
+        batches = _some(_batches(read_pairs(source, columns=columns), lambda: True, TOGETHER), source)
     lines = _lines(model, batches, form)
     if target == "-":
         _stream(lines, sys.stdout.buffer)
@@ -81,11 +84,11 @@ class Lines:
         return bool(block)
 
 
-def _batches(examples: Iterator[Example], waiting: Callable[[], bool]) -> Iterator[list[Example]]:
-    """BATCH examples at a time, or fewer where no further input is waiting."""
+def _batches(examples: Iterator[Example], waiting: Callable[[], bool], size: int) -> Iterator[list[Example]]:
+    """`size` examples at a time, or fewer where no further input is waiting."""
     for first in examples:
         batch = [first]
-        while len(batch) < BATCH and waiting() and (more := next(examples, None)):
+        while len(batch) < size and waiting() and (more := next(examples, None)):
             batch.append(more)
         yield batch
 

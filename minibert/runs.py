@@ -168,6 +168,8 @@ class RunDirectory:
                     if saved.shape != array.shape or saved.dtype != array.dtype:
                         raise ValueError(f"{name} is {saved.dtype} {saved.shape}, not {array.dtype} {array.shape}")
                     array[...] = saved
+                for group in optimizer.groups:
+                    group.changed()
                 step = int(state.metadata()["step"])
                 if step < 0:
                     raise ValueError(f"step {step}")

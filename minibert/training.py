@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,22 +40,19 @@ class NotFinite(Exception):
     """A loss or gradient that is NaN or infinite; nothing has been updated with it."""
 
 
-class Trainer:
-    """One model in training on one data set; `step(n)` depends on nothing but the weights, the moments and n."""
+class Stage:
+    """A data set that a model is trained on for some epochs: which examples a step takes, and its learning rate."""
 
-    def __init__(self, bert: Bert, data: Split, settings: TrainConfig):
-        self.bert, self.data, self.settings = bert, data, settings
-        bert.check(data.features)
-        self.optimizer = Adam(bert.groups, settings.bias_correction)
-        self.total, self.warmup = optim.step_counts(
-            len(data.features), settings.batch_size, settings.epochs, settings.warmup
-        )
+    def __init__(self, data: Split, epochs: float, settings: TrainConfig):
+        self.data, self.settings = data, settings
+        count = len(data.features)
+        self.total, self.warmup = optim.step_counts(count, settings.batch_size, epochs, settings.warmup)
         if not self.total:
             raise ConfigError(
-                f"{len(data.features)} examples for {settings.epochs:g} epochs make no batch of {settings.batch_size}; "
+                f"{count} examples for {epochs:g} epochs make no batch of {settings.batch_size}; "
                 "give a smaller --batch-size or more --epochs"
             )
-        self._order = lru_cache(maxsize=2)(lambda epoch: order(len(data.features), settings.seed, epoch))
+        self._order = lru_cache(maxsize=2)(lambda epoch: order(count, settings.seed, epoch))
 
     def numbers(self, step: int) -> np.ndarray:
         """The examples of a batch: epochs are shuffled one by one and run into each other, none is cut short."""
@@ -63,15 +60,45 @@ class Trainer:
         places = np.arange(step * size, (step + 1) * size)
         return np.array([self._order(place // count)[place % count] for place in places])
 
-    def gradients(self, numbers: np.ndarray, key: Key | None) -> tuple[float, int]:
+    def rate(self, step: int) -> float:
+        s = self.settings
+        return optim.learning_rate(s.schedule, step, s.learning_rate, self.total, self.warmup)
+
+
+class Trainer:
+    """One model in training; `step(n)` depends on nothing but the weights, the moments and n.
+
+    `data` for the settings' epochs, then each of `later`, a data set and its epochs: every stage has a warm-up and a
+    decay of its own, and begins with moments of zero.
+    """
+
+    def __init__(self, bert: Bert, data: Split, settings: TrainConfig, later: Sequence[tuple[Split, float]] = ()):
+        self.bert, self.settings = bert, settings
+        self.stages = [Stage(part, epochs, settings) for part, epochs in ((data, settings.epochs), *later)]
+        for stage in self.stages:
+            bert.check(stage.data.features)
+        self.optimizer = Adam(bert.groups, settings.bias_correction)
+        self.total = sum(stage.total for stage in self.stages)
+
+    def at(self, step: int) -> tuple[Stage, int]:
+        """The stage that update number `step` belongs to, and its number there."""
+        for stage in self.stages[:-1]:
+            if step < stage.total:
+                return stage, step
+            step -= stage.total
+        return self.stages[-1], step
+
+    def gradients(self, numbers: np.ndarray, key: Key | None, data: Split | None = None) -> tuple[float, int]:
         """Adds the gradients of the mean loss over these examples, in micro-batches; returns that loss and the tokens.
+
+        The examples are those of `data`, or of the first stage.
 
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
-        device, size = self.bert.device, self.settings.micro_batch
+        device, size, data = self.bert.device, self.settings.micro_batch, data or self.stages[0].data
         loss, tokens = 0.0, 0
         for start in range(0, len(numbers), size):
-            part = batch.pack(device, self.data.features, numbers[start : start + size], self.data.labels)
+            part = batch.pack(device, data.features, numbers[start : start + size], data.labels)
             with Tape() as tape:
                 logits = self.bert.logits(part, key, self.settings.recompute == "layers")
                 losses = self.bert.loss(logits, part)
@@ -85,21 +112,23 @@ class Trainer:
 
     def step(self, step: int) -> Step:
         """Update number `step`, from 0. Raises NotFinite, with the weights as they were."""
-        loss, tokens = self.gradients(self.numbers(step), Key(self.settings.seed, step))
+        stage, number = self.at(step)
+        loss, tokens = self.gradients(stage.numbers(number), Key(self.settings.seed, step), stage.data)
         norm = self.optimizer.gradient_norm()
         if not math.isfinite(norm):
             raise NotFinite(f"the gradients' norm is {norm}")
-        s = self.settings
-        rate = optim.learning_rate(s.schedule, step, s.learning_rate, self.total, self.warmup)
-        self.optimizer.update(step, rate, norm)
+        if number == 0:
+            self.optimizer.forget()
+        rate = stage.rate(number)
+        self.optimizer.update(number, rate, norm)
         return Step(loss, rate, norm, tokens)
 
 
 def train(
     trainer: Trainer,
     run: RunDirectory,
-    task: Task,
-    dev: Split,
+    task: Task | None,
+    dev: Split | None,
     eval_every: int | None,
     save_every: int,
     report: Reporter,
@@ -126,7 +155,7 @@ def train(
                     tokens=done.tokens,
                 )
                 progress.step(done.loss, done.rate, done.tokens)
-                if eval_every and (step + 1) % eval_every == 0:
+                if task and dev and eval_every and (step + 1) % eval_every == 0:
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
                 if (step + 1) % save_every == 0 or step + 1 == trainer.total or interrupted:
                     run.save_state(step + 1, trainer.optimizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import select
 import shutil
 import signal
@@ -85,7 +86,7 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     assert done.code == 0 and done.err == ""
     example = re.search(rf"^ *Example:\n +.*?minibert {name} ?((?:.*\\\n)*.*)$", done.out, re.M)
     assert example, done.out
-    arguments = example[1].replace("\\\n", " ").split()
+    arguments = shlex.split(example[1].replace("\\\n", " "))
     with cli.commands[name].make_context(name, arguments) as context:
         assert context.info_name == name
 

@@ -26,6 +26,9 @@ ALLOWED = {
     "warming": "training evaluation bert config model settings tokenizer kernels",
     "prediction": "model runs tasks files errors",
     "benchmarks": "kernels",
+    "limits": "kernels",
+    "squad": "squad finetuning training evaluation model bert ops autograd batch checkpoint config datasets hub runs "
+    "settings progress random tasks tokenizer kernels files errors",
     "training": "evaluation bert batch optim runs settings progress random tasks tokenizer autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",

@@ -118,7 +118,7 @@ def test_the_mean_of_means_would_fail_the_comparison_of_parameters():
     with exact.bert.device.session():
         for step in range(10):
             exact.step(step)
-            numbers, key = means.numbers(step), Key(means.settings.seed, step)
+            numbers, key = means.stages[0].numbers(step), Key(means.settings.seed, step)
             for part in (numbers[:20], numbers[20:]):
                 means.gradients(part, key)  # adds the mean over the part
             for group in means.bert.groups:
@@ -179,7 +179,7 @@ def run_to(folder, stop, save_every, total=24):
     t.step = step
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
-        train(t, run, TASK, t.data, None, save_every, Reporter())
+        train(t, run, TASK, None, None, save_every, Reporter())
     return weights(t), (folder / "metrics.jsonl").read_text()
 
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
     before = weights(t)
     with RunDirectory.claim(tmp_path / "run", description, False, False) as run:
         with pytest.raises(RunError, match="step 1 of 60.*lower --learning-rate"), np.errstate(all="ignore"):
-            train(t, run, TASK, t.data, None, 1000, Reporter())
+            train(t, run, TASK, None, None, 1000, Reporter())
         other = trainer()
         assert run.load_state(other.optimizer) == 0
     for name, array in before.items():
@@ -236,7 +236,7 @@ def test_google_step_counts_and_rates():
 
 def test_epochs_are_permutations_that_run_into_each_other():
     t = trainer(count=43, epochs=3)
-    stream = np.concatenate([t.numbers(step) for step in range(t.total)])
+    stream = np.concatenate([t.stages[0].numbers(step) for step in range(t.total)])
     assert sorted(stream[:43]) == list(range(43)) and sorted(stream[43:86]) == list(range(43))
     assert not np.array_equal(stream[:43], stream[43:86])
     assert not np.array_equal(order(43, 1, 0), order(43, 2, 0))

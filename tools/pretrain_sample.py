@@ -103,8 +103,9 @@ class Pretrainer:
     def words(self, x: Tensor, batch: Batch) -> Tensor:
         """What each row's token could be: (S, C) to (S, V), through the word embeddings."""
         p, words = self.filling, self.bert.embeddings["embeddings.word_embeddings.weight"]
+        where = batch.positions, batch.examples
         y = ops.bias_gelu(ops.linear(x, p["transform.weight"], None), p["transform.bias"], "erf")
-        y = ops.dropout_add_layer_norm(y, x, p["LayerNorm.weight"], p["LayerNorm.bias"], batch, 1e-12, 0.0, None)
+        y = ops.dropout_add_layer_norm(y, x, p["LayerNorm.weight"], p["LayerNorm.bias"], *where, 1e-12, 0.0, None)
         return ops.linear(y, words, p["words.bias"])
 
     def step(self, step: int, text: Features) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape; g is only read.
+"""One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape; g is zero
+afterwards.
 
     g' = scale g                      scale: gradient clipping and the division by the batch in one factor
     m  = beta1 m + (1 - beta1) g'     v = beta2 v + (1 - beta2) g'^2

@@ -1,4 +1,4 @@
-"""Adam in Numba: one pass over the four arrays, 28 bytes of traffic a parameter."""
+"""Adam in Numba: one pass over the four arrays, 32 bytes of traffic a parameter, zeroing the gradient included."""
 
 from __future__ import annotations
 
@@ -39,3 +39,4 @@ def _update(worker, begin, end, p, m, v, g, scale, lr, keep1, new1, keep2, new2,
         m[i] = keep1 * m[i] + new1 * gradient
         v[i] = keep2 * v[i] + new2 * (gradient * gradient)
         p[i] -= lr * (m[i] * unbias1 / (np.sqrt(v[i] * unbias2) + eps) + decay * p[i])
+        g[i] = 0

@@ -19,7 +19,8 @@ def update(
     correction1: float,
     correction2: float,
 ) -> None:
-    g = g * scale
-    m[...] = beta1 * m + (1 - beta1) * g
-    v[...] = beta2 * v + (1 - beta2) * g * g
+    scaled = g * scale
+    m[...] = beta1 * m + (1 - beta1) * scaled
+    v[...] = beta2 * v + (1 - beta2) * scaled * scaled
     p -= lr * (m / correction1 / (np.sqrt(v / correction2) + eps) + decay * p)
+    g[...] = 0

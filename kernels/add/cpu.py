@@ -1,18 +1,22 @@
-"""A sum, in pieces that NumPy's own vector loop adds; it lets go of the interpreter's lock."""
+"""A sum in Numba, for both types of storage: as fast as memory."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.devices.cpu import run
+from minibert.kernels.common import storage
+from minibert.kernels.devices.cpu import jit, run
 
-PIECE = 1 << 16
+PIECE = 1 << 14
 
 
 def forward(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     run(_add, -(-y.size // PIECE), y.reshape(-1), a.reshape(-1), b.reshape(-1))
 
 
-def _add(worker: int, begin: int, end: int, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-    piece = slice(begin * PIECE, end * PIECE)
-    np.add(a[piece], b[piece], out=y[piece])
+@jit
+def _add(worker, begin, end, y, a, b):
+    n = y.size
+    for i in range(begin * PIECE, min(end * PIECE, n), 16):
+        inside = storage.inside(i, n)
+        storage.store(y, i, storage.load(a, i, inside) + storage.load(b, i, inside), inside)

@@ -40,7 +40,6 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from minibert.errors import BackendError
-from minibert.kernels.devices.cpu import exact
 
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 
@@ -120,6 +119,12 @@ def load(typing, tile, address, stride):
 
 
 @intrinsic(prefer_literal=True)
+def load_once(typing, tile, address, stride):
+    """Like `load`, for what will not be read again soon: leaves L1 to others."""
+    return types.void(tile, types.int64, types.int64), _instruction("tileloaddt164", 1)
+
+
+@intrinsic(prefer_literal=True)
 def store(typing, tile, address, stride):
     """16 rows of 64 bytes at `address`, `stride` bytes apart = tile"""
     return types.void(tile, types.int64, types.int64), _instruction("tilestored64", 1)
@@ -150,34 +155,6 @@ def transpose(typing, address):
     return types.void(types.int64), generate
 
 
-def _row_adder(streaming):
-    def generate(context, builder, signature, arguments):
-        def half(address, offset):
-            return _pointer(builder, builder.add(address, ir.Constant(_I64, offset)), _FLOATS)
-
-        out, a, b = arguments
-        for offset in (0, 64):
-            row, addend = builder.load(half(a, offset), align=64), builder.load(half(b, offset), align=4)
-            written = builder.store(builder.fadd(row, addend), half(out, offset), align=64 if streaming else 4)
-            if streaming:
-                written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-        return context.get_dummy_value()
-
-    return generate
-
-
-@intrinsic
-def add_row(typing, out, a, b):
-    """The 32 float32 at address `out` = those at `a`, on a line, + those at `b`."""
-    return types.void(types.int64, types.int64, types.int64), _row_adder(False)
-
-
-@intrinsic
-def stream_row(typing, out, a, b):
-    """Like `add_row`, past the caches: nothing is read before it is overwritten. `out` stands on a line, too."""
-    return types.void(types.int64, types.int64, types.int64), _row_adder(True)
-
-
 @intrinsic
 def fence(typing):
     """What was streamed is visible to other threads before anything that is written later."""
@@ -197,38 +174,3 @@ def prefetch(typing, address):
         return _call(context, builder, "prefetch.p0", _pointer(builder, arguments[0]), read, l2, data)
 
     return types.void(types.int64), generate
-
-
-@exact
-def to_bf16(x):
-    """The bits of the bf16 nearest to a float32, ties to even: infinity stays, NaN stays NaN (and becomes quiet)."""
-    bits = np.float32(x).view(np.uint32)
-    high = np.uint32(bits >> np.uint32(16))
-    rounded = np.uint32(bits + np.uint32(0x7FFF) + (high & np.uint32(1))) >> np.uint32(16)
-    return np.uint16(rounded if x == x else high | np.uint32(0x40))
-
-
-@intrinsic
-def to_pairs(typing, out, first, second):
-    """16 units at address `out`, on a line: bf16 of the float32 at `first` below, of those at `second` above.
-
-    In vectors, because LLVM unrolls a loop of 16 before it would make vectors of it: a quarter of the speed.
-    """
-
-    def generate(context, builder, signature, arguments):
-        def constant(n):
-            return ir.Constant(_UNITS, [n] * 16)
-
-        def rounded(address):  # as `to_bf16`, but for the shift
-            x = builder.load(_pointer(builder, address, _FLOATS), align=4)
-            bits = builder.bitcast(x, _UNITS)
-            odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
-            nearest = builder.add(builder.add(bits, constant(0x7FFF)), odd)
-            return builder.select(builder.fcmp_ordered("==", x, x), nearest, builder.or_(bits, constant(0x400000)))
-
-        to, first, second = arguments
-        lower, upper = builder.lshr(rounded(first), constant(16)), builder.and_(rounded(second), constant(0xFFFF0000))
-        builder.store(builder.or_(lower, upper), _pointer(builder, to, _UNITS), align=64)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), generate

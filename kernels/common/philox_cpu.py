@@ -10,11 +10,11 @@ from numba.np import arrayobj
 
 from minibert.kernels.devices.cpu import inlined
 
-from . import philox
+from . import lanes, philox, philox_lanes
 
 _M0, _M1 = (np.uint64(m) for m in philox.MULTIPLIERS)
 _STEP0, _STEP1 = (np.uint32(step) for step in philox.KEY_STEPS)
-_HALF = np.uint64(32)
+_HALF, _NONE, _ONE = np.uint64(32), np.uint64(0), np.uint64(1)
 
 
 def settings(rate: float, seed: int, stream: int) -> tuple:
@@ -56,20 +56,32 @@ def philox4x32(c0, c1, c2, c3, key0, key1):
 
 
 @inlined
-def hidden_words(out, position, example, dropout):
-    """The words of one token: seen as uint16, `out` holds the bits of its elements in order.
+def hidden_room(c):
+    """How many words `hidden_words` draws for c elements: whole lanes of blocks."""
+    return (c + 63) // 64 * 32
+
+
+@inlined
+def hidden_words(out, c, position, example, dropout):
+    """Draws the words of a token's c elements to address `out`, on a line: 16 bits an element, in order.
 
     With rate 0 every bit pattern is kept, and nothing is drawn.
     """
     threshold, _, key0, key1, stream = dropout
     if threshold == 0:
         return
-    for block in range(out.size // 4):
-        w0, w1, w2, w3 = philox4x32(np.uint32(block), np.uint32(position), np.uint32(example), stream, key0, key1)
-        out[4 * block] = w0
-        out[4 * block + 1] = w1
-        out[4 * block + 2] = w2
-        out[4 * block + 3] = w3
+    c1 = lanes.longs(np.uint64(np.uint32(position)), _NONE)
+    c2 = lanes.longs(np.uint64(np.uint32(example)), _NONE)
+    c3 = lanes.longs(np.uint64(stream), _NONE)
+    for block in range(0, (c + 7) // 8, 8):
+        words = philox_lanes.philox4x32(lanes.longs(np.uint64(block), _ONE), c1, c2, c3, key0, key1)
+        lanes.store_words(out + 16 * block, words[0], words[1], words[2], words[3])
+
+
+@inlined
+def dropped(x, bits, dropout):
+    """Dropout of 16 elements, whose bits stand at address `bits`; NaN stays NaN, dropped or not."""
+    return x * lanes.where(lanes.load_halves(bits) >= dropout[0], lanes.splat(dropout[1]))
 
 
 @inlined

@@ -54,6 +54,7 @@ class Device:
         self.backend = backend
         self._variants = variants or {}  # operations that another module than `backend` has for this device
         self.float_type = np.dtype(float_type)
+        self.activation_type = self.float_type  # of activations and their gradients, one row a token
         self.in_use: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self._kept: dict[int, list[np.ndarray]] = {}

@@ -23,6 +23,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 import numba.core.config
+import numpy as np
 
 from . import Device
 
@@ -136,7 +137,7 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             other.result()
 
 
-IN_BF16 = {"matmul": "cpu_bf16", "attention": "cpu_bf16"}  # the modules that operations have for it
+IN_BF16 = dict.fromkeys(("matmul", "attention", "feed_forward"), "cpu_bf16")  # modules that operations have for it
 
 
 class Cpu(Device):
@@ -145,6 +146,8 @@ class Cpu(Device):
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else {})
         self.precision = precision
+        if precision == "bf16":
+            self.activation_type = np.dtype(np.uint16)  # the bits
 
     @property
     def threads(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.philox_cpu import hidden_words, settings, stack_words
+from minibert.kernels.common import storage
+from minibert.kernels.common.philox_cpu import dropped, hidden_room, hidden_words, settings, stack_words
 from minibert.kernels.devices.cpu import jit, run
 
 
@@ -22,11 +23,10 @@ def backward(
 
 @jit
 def _forward(worker, begin, end, y, x, positions, examples, dropout):
-    threshold, scale = dropout[:2]
     c = x.shape[1]
-    drawn = stack_words((c + 7) // 8 * 4)
-    bits = drawn.view(np.uint16)
+    bits = stack_words(hidden_room(c)).ctypes.data
     for t in range(begin, end):
-        hidden_words(drawn, positions[t], examples[t], dropout)
-        for i in range(c):
-            y[t, i] = x[t, i] * (scale if bits[i] >= threshold else np.float32(0))
+        hidden_words(bits, c, positions[t], examples[t], dropout)
+        for i in range(0, c, 16):
+            inside = storage.inside(i, c)
+            storage.store(y, t * c + i, dropped(storage.load(x, t * c + i, inside), bits + 2 * i, dropout), inside)

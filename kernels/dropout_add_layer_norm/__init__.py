@@ -9,5 +9,5 @@ Backward, with xhat = (z - mean) * rstd and g = dy * gamma:
     dresidual = rstd * (g - mean(g) - xhat * mean(g * xhat)),   dx = dresidual * mask
     dgamma += sum over T of dy * xhat,   dbeta += sum over T of dy
 
-No array may overlap another.
+On the CPU x, residual, y and their gradients may be stored as bf16. No array may overlap another.
 """

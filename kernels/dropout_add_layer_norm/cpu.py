@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.layer_norm_cpu import normalise_row, normalise_row_backward
-from minibert.kernels.common.philox_cpu import hidden_words, settings, stack_words
+from minibert.kernels.common import lanes, storage
+from minibert.kernels.common import layer_norm_cpu as norm
+from minibert.kernels.common.philox_cpu import dropped, hidden_room, hidden_words, settings, stack_words
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.cpu import inlined, jit, run
 
 
 def workspace(t: int, c: int) -> int:
@@ -65,32 +66,56 @@ def backward(
 
 @jit
 def _forward(worker, begin, end, y, mean, rstd, x, residual, gamma, beta, positions, examples, eps, dropout):
-    threshold, scale = dropout[:2]
     c = x.shape[1]
-    drawn = stack_words((c + 7) // 8 * 4)
-    bits = drawn.view(np.uint16)
+    bits = stack_words(hidden_room(c)).ctypes.data
+    row = stack_words(norm.room(c)).ctypes.data
     for t in range(begin, end):
-        hidden_words(drawn, positions[t], examples[t], dropout)
-        for i in range(c):
-            y[t, i] = residual[t, i] + x[t, i] * (scale if bits[i] >= threshold else np.float32(0))
-        mean[t], rstd[t] = normalise_row(y[t], gamma, beta, eps)
+        hidden_words(bits, c, positions[t], examples[t], dropout)
+        sums = lanes.splat(np.float32(0))
+        for i in range(0, c, 16):
+            storage.fetch(x, (t + 1) * c + i)
+            storage.fetch(residual, (t + 1) * c + i)
+            z = _sum(x, residual, t * c + i, bits + 2 * i, dropout, storage.inside(i, c))
+            lanes.store(row + 4 * i, z)
+            sums = sums + z
+        mean[t], rstd[t], rest = norm.centre(row, c, sums, eps)
+        for i in range(0, c, 16):
+            inside = storage.inside(i, c)
+            storage.store(y, t * c + i, norm.scaled(row, i, rest, rstd[t], gamma, beta, inside), inside)
 
 
 @jit
 def _backward(
     worker, begin, end, dx, dresidual, partials, dy, x, residual, mean, rstd, gamma, positions, examples, dropout
 ):
-    threshold, scale = dropout[:2]
     c = x.shape[1]
-    drawn = stack_words((c + 7) // 8 * 4)
-    bits = drawn.view(np.uint16)
+    bits = stack_words(hidden_room(c)).ctypes.data
+    buffers = norm.split(stack_words(norm.BUFFERS * norm.room(c)).ctypes.data, c)
     for chunk in range(begin, end):
-        partials[:, chunk] = 0
+        norm.clear(buffers, c)
         for t in range(chunk * CHUNK, min((chunk + 1) * CHUNK, x.shape[0])):
-            hidden_words(drawn, positions[t], examples[t], dropout)
-            for i in range(c):
-                mask = scale if bits[i] >= threshold else np.float32(0)
-                dresidual[t, i] = (residual[t, i] + x[t, i] * mask - mean[t]) * rstd[t]
-            normalise_row_backward(dresidual[t], partials[0, chunk], partials[1, chunk], dy[t], gamma, rstd[t])
-            for i in range(c):
-                dx[t, i] = dresidual[t, i] * (scale if bits[i] >= threshold else np.float32(0))
+            hidden_words(bits, c, positions[t], examples[t], dropout)
+            sums = moments = lanes.splat(np.float32(0))
+            for i in range(0, c, 16):
+                inside = storage.inside(i, c)
+                storage.fetch(x, (t + 1) * c + i)
+                storage.fetch(residual, (t + 1) * c + i)
+                storage.fetch(dy, (t + 1) * c + i)
+                z = _sum(x, residual, t * c + i, bits + 2 * i, dropout, inside)
+                d, weights = storage.load(dy, t * c + i, inside), storage.load(gamma, i, inside)
+                g, moment = norm.collect(buffers, i, (z - mean[t]) * rstd[t], d, weights)
+                sums = sums + g
+                moments = moments + moment
+            means = norm.over_row(sums, moments, c)
+            for i in range(0, c, 16):
+                inside = storage.inside(i, c)
+                dz = norm.gradient(buffers, i, means, rstd[t])
+                storage.store(dresidual, t * c + i, dz, inside)
+                storage.store(dx, t * c + i, dropped(dz, bits + 2 * i, dropout), inside)
+        norm.hand_over(partials, chunk, buffers, c)
+
+
+@inlined
+def _sum(x, residual, place, bits, dropout, inside):
+    """16 elements of residual + dropout(x)."""
+    return storage.load(residual, place, inside) + dropped(storage.load(x, place, inside), bits, dropout)

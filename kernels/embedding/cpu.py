@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.layer_norm_cpu import normalise_row, normalise_row_backward
-from minibert.kernels.common.philox_cpu import hidden_words, settings, stack_words
+from minibert.kernels.common import lanes, storage
+from minibert.kernels.common import layer_norm_cpu as norm
+from minibert.kernels.common.philox_cpu import dropped, hidden_room, hidden_words, settings, stack_words
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.cpu import inlined, jit, run
 
 
 def workspace(t: int, c: int) -> int:
-    """Bytes of scratch for backward: dz (T, C), and per chunk a row of dy * mask and the sums of dgamma and dbeta."""
-    return (t + 3 * chunks(t)) * c * 4
+    """Bytes of scratch for backward: dz (T, C), and per chunk the sums of dgamma and dbeta."""
+    return (t + 2 * chunks(t)) * c * 4
 
 
 def forward(
@@ -64,10 +65,10 @@ def backward(
 ) -> None:
     t, c = dy.shape
     rows = scratch[: workspace(t, c)].view(np.float32).reshape(-1, c)
-    dz, masked, partials = rows[:t], rows[t : t + chunks(t)], rows[t + chunks(t) :].reshape(2, chunks(t), c)
+    dz, partials = rows[:t], rows[t:].reshape(2, chunks(t), c)
     run(
-        _backward, chunks(t), dz, masked, partials, dy, mean, rstd, ids, segments, positions, examples, word, position,
-        segment, gamma, settings(rate, seed, stream),
+        _backward, chunks(t), dz, partials, dy, mean, rstd, ids, segments, positions, examples, word, position, segment,
+        gamma, settings(rate, seed, stream),
     )  # fmt: skip
     run(_scatter, c, dword, dposition, dsegment, dz, ids, positions, segments, grain=64)
     add_partials(dgamma, partials[0])
@@ -79,38 +80,61 @@ def _forward(
     worker, begin, end, y, mean, rstd, ids, segments, positions, examples, word, position, segment, gamma, beta,
     eps, dropout,
 ):  # fmt: skip
-    threshold, scale = dropout[:2]
     c = y.shape[1]
-    drawn = stack_words((c + 7) // 8 * 4)
-    bits = drawn.view(np.uint16)
+    bits = stack_words(hidden_room(c)).ctypes.data
+    row = stack_words(norm.room(c)).ctypes.data
     for t in range(begin, end):
-        row, word_row, segment_row, position_row = y[t], word[ids[t]], segment[segments[t]], position[positions[t]]
-        for i in range(c):
-            row[i] = word_row[i] + segment_row[i] + position_row[i]
-        mean[t], rstd[t] = normalise_row(row, gamma, beta, eps)
-        hidden_words(drawn, positions[t], examples[t], dropout)
-        for i in range(c):
-            row[i] *= scale if bits[i] >= threshold else np.float32(0)
+        next_word = ids[min(t + 1, end - 1)] * c
+        sums = lanes.splat(np.float32(0))
+        for i in range(0, c, 16):
+            inside = storage.inside(i, c)
+            storage.fetch(word, next_word + i)
+            z = _sum(word, position, segment, ids[t], positions[t], segments[t], i, inside)
+            lanes.store(row + 4 * i, z)
+            sums = sums + z
+        mean[t], rstd[t], rest = norm.centre(row, c, sums, eps)
+        hidden_words(bits, c, positions[t], examples[t], dropout)
+        for i in range(0, c, 16):
+            inside = storage.inside(i, c)
+            normal = norm.scaled(row, i, rest, rstd[t], gamma, beta, inside)
+            storage.store(y, t * c + i, dropped(normal, bits + 2 * i, dropout), inside)
 
 
 @jit
 def _backward(
-    worker, begin, end, dz, masked, partials, dy, mean, rstd, ids, segments, positions, examples, word, position,
-    segment, gamma, dropout,
+    worker, begin, end, dz, partials, dy, mean, rstd, ids, segments, positions, examples, word, position, segment,
+    gamma, dropout,
 ):  # fmt: skip
-    threshold, scale = dropout[:2]
     c = dy.shape[1]
-    drawn = stack_words((c + 7) // 8 * 4)
-    bits = drawn.view(np.uint16)
+    bits = stack_words(hidden_room(c)).ctypes.data
+    buffers = norm.split(stack_words(norm.BUFFERS * norm.room(c)).ctypes.data, c)
     for chunk in range(begin, end):
-        partials[:, chunk] = 0
+        norm.clear(buffers, c)
         for t in range(chunk * CHUNK, min((chunk + 1) * CHUNK, dy.shape[0])):
-            row, word_row, segment_row, position_row = dz[t], word[ids[t]], segment[segments[t]], position[positions[t]]
-            hidden_words(drawn, positions[t], examples[t], dropout)
-            for i in range(c):
-                row[i] = (word_row[i] + segment_row[i] + position_row[i] - mean[t]) * rstd[t]
-                masked[chunk, i] = dy[t, i] * (scale if bits[i] >= threshold else np.float32(0))
-            normalise_row_backward(row, partials[0, chunk], partials[1, chunk], masked[chunk], gamma, rstd[t])
+            next_word = ids[min(t + 1, dy.shape[0] - 1)] * c
+            hidden_words(bits, c, positions[t], examples[t], dropout)
+            sums = moments = lanes.splat(np.float32(0))
+            for i in range(0, c, 16):
+                inside = storage.inside(i, c)
+                storage.fetch(word, next_word + i)
+                storage.fetch(dy, (t + 1) * c + i)
+                z = _sum(word, position, segment, ids[t], positions[t], segments[t], i, inside)
+                d = dropped(storage.load(dy, t * c + i, inside), bits + 2 * i, dropout)
+                g, moment = norm.collect(buffers, i, (z - mean[t]) * rstd[t], d, storage.load(gamma, i, inside))
+                sums = sums + g
+                moments = moments + moment
+            means = norm.over_row(sums, moments, c)
+            for i in range(0, c, 16):
+                storage.store(dz, t * c + i, norm.gradient(buffers, i, means, rstd[t]), storage.inside(i, c))
+        norm.hand_over(partials, chunk, buffers, c)
+
+
+@inlined
+def _sum(word, position, segment, word_id, place, kind, i, inside):
+    """16 elements of a token's three embeddings."""
+    c = word.shape[1]
+    z = storage.load(word, word_id * c + i, inside) + storage.load(segment, kind * c + i, inside)
+    return z + storage.load(position, place * c + i, inside)
 
 
 @jit

@@ -19,12 +19,20 @@ TILE = 32  # slices are whole register tiles of any BLAS, and on cache lines
 LONG = 1024  # sides longer than this per worker are cut finer, so that workers finish together
 
 
+def prepared_bytes(f: int, c: int) -> int:
+    return 0
+
+
+def prepare(prepared: np.ndarray, w: np.ndarray) -> None:
+    """The products take w itself."""
+
+
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch for backward: each worker's slice of the product for dw, and the partial sums of dbias."""
     return 4 * (cpu.threads() * _slice(max(f, c)) * min(f, c) + chunks(t) * f)
 
 
-def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> None:
+def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:
     def block(worker: int, rows: slice, columns: slice) -> None:
         np.matmul(x[rows], w[columns].T, out=y[rows, columns])
         if bias is not None:

@@ -22,6 +22,7 @@ from minibert.errors import CheckpointError, ConfigError
 
 CONFIGS = ("config.json", "bert_config.json")
 RANDOM = "random:"
+_HEADS = {"classifier": names.HEAD, "span head": names.SPANS}
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,26 @@ class Checkpoint:
 
     @property
     def missing_head(self) -> bool:
-        return names.HEAD[0] not in self.arrays
+        """Neither a classifier nor, where that was asked for, a head that marks answers."""
+        return names.HEAD[0] not in self.arrays and names.SPANS[0] not in self.arrays
 
 
-def load(source: Path | str, seed: int = 0, config_file: Path | None = None) -> Checkpoint:
+def load(source: Path | str, seed: int = 0, config_file: Path | None = None, spans: bool = False) -> Checkpoint:
     """Reads the checkpoint that `source` is (see `sources.find`), or makes the weights of `random:base` from `seed`.
 
-    The config is the one beside the weights, or in `config_file`. Raises CheckpointError naming the tensor that is
+    The config is the one beside the weights, or in `config_file`. `spans` asks for the head that marks answers, if
+    there is one, in place of pooler and classifier. Raises CheckpointError naming the tensor that is
     missing, extra, twice there, misshapen or not finite, and ConfigError for a config that describes another model.
     """
     with files.one_line(source, "read", CheckpointError):
         if str(source).startswith(RANDOM):
-            return _random(str(source).removeprefix(RANDOM), seed)
+            return _random(str(source).removeprefix(RANDOM), seed, spans)
         found = sources.find(Path(source))
         path = config_file or config_path(found.folder)
         if path is None:
             raise CheckpointError(f"{found.folder}: has no {' or '.join(CONFIGS)}: put the model's own there")
         config, ignored = _read_config(path)
-        arrays, unused = _assign(found, config)
+        arrays, unused = _assign(found, config, spans)
         vocab = found.folder / "vocab.txt"
         return Checkpoint(config, arrays, unused, ignored, vocab if vocab.is_file() else None, found.folder, found.file)
 
@@ -69,7 +72,8 @@ def save(
     """Writes config.json and the weights, each file whole, as transformers and `load` read them."""
     folder = Path(folder)
     outputs = len(arrays[names.HEAD[0]]) if names.HEAD[0] in arrays else None
-    wanted = names.shapes(config, outputs)
+    spans = names.SPANS[0] in arrays
+    wanted = names.shapes(config, outputs, spans)
     for name in [*wanted, *arrays]:
         if name not in arrays or name not in wanted:
             raise CheckpointError(f"{folder}: tensor {name} is {'extra' if name in arrays else 'missing'}: not saved")
@@ -80,30 +84,34 @@ def save(
     _check_labels(config, outputs, folder)
     entries = {names.to_huggingface(name): of_array(name, arrays[name]) for name in wanted}
     huggingface.write_folder(folder, entries, max_shard_bytes)
-    files.write_whole(folder / "config.json", json.dumps(config.to_dict(), indent=2).encode() + b"\n")
+    files.write_whole(folder / "config.json", json.dumps(config.to_dict(spans), indent=2).encode() + b"\n")
 
 
-def _assign(found: Source, config: BertConfig) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The arrays under our names, in the model's order, and the names of the tensors left unused."""
     entries = found.tensors
-    head = [name for name in names.HEAD if name in entries]
-    if len(head) == 1:
-        raise CheckpointError(
-            f"{found.path}: has {head[0]} without the rest of the classifier: get the checkpoint again"
-        )
-    # The file says how many outputs the head has; everything else the config says.
-    shape = entries[names.HEAD[0]].shape if head else ()
+    heads = {kind: [name for name in head if name in entries] for kind, head in _HEADS.items()}
+    for kind, head in heads.items():
+        if len(head) == 1:
+            raise CheckpointError(
+                f"{found.path}: has {head[0]} without the rest of the {kind}: get the checkpoint again"
+            )
+    # The file says how many outputs the classifier has; everything else the config says.
+    shape = entries[names.HEAD[0]].shape if heads["classifier"] else ()
     outputs = shape[0] if shape else None
-    if head and not outputs:
+    if heads["classifier"] and not outputs:
         raise CheckpointError(f"{found.path}: tensor classifier.weight has shape {shape}: get the checkpoint again")
     _check_labels(config, outputs, found.path)
-    wanted = names.shapes(config, outputs)
+    wanted = names.shapes(config, outputs, spans)
+    if spans and not heads["span head"]:
+        wanted = {name: shape for name, shape in wanted.items() if name not in names.SPANS}
+    known = wanted.keys() | (names.shapes(config, outputs).keys() if spans else ())
     unused = []
     for name, entry in entries.items():
         if name not in wanted:
-            if names.is_parameter(name):
+            if names.is_parameter(name) and name not in known:
                 raise CheckpointError(f"{found.path}: tensor {name!r} is extra: the config has no such layer")
-            if not names.is_other_head(name) and not names.is_extra(name):
+            if name not in known and not names.is_other_head(name) and not names.is_extra(name):
                 raise CheckpointError(f"{entry.where}: is no part of BERT: give a plain BERT checkpoint")
             unused.append(name)
     for name, shape in wanted.items():
@@ -128,13 +136,20 @@ def _read_config(path: Path) -> tuple[BertConfig, tuple[str, ...]]:
     return config, ignored_keys(raw)
 
 
+def architecture(folder: Path) -> str | None:
+    """The name of the model that a directory's config.json says it is, or None."""
+    path = folder / CONFIGS[0]
+    named = files.read_json(path, ConfigError).get("architectures") if path.is_file() else None
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
 def config_path(folder: Path) -> Path | None:
     """The config in a checkpoint's directory, as transformers or as Google names it."""
     return next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
 
 
-def _random(shape: str, seed: int) -> Checkpoint:
-    """Weights of a named shape, or of the config at a path, drawn from `seed`."""
+def _random(shape: str, seed: int, spans: bool) -> Checkpoint:
+    """Weights of a named shape, or of the config at a path, drawn from `seed`; no head."""
     from minibert.random import initial_weights
 
     vocab: Path | None = models.VOCAB
@@ -154,5 +169,6 @@ def _random(shape: str, seed: int) -> Checkpoint:
             vocab = beside
         elif config.vocab_size != models.config("base").vocab_size:
             vocab = None
-    arrays = initial_weights(names.shapes(config), config.initializer_range, seed)
+    wanted = {name: shape for name, shape in names.shapes(config, spans=spans).items() if name not in names.SPANS}
+    arrays = initial_weights(wanted, config.initializer_range, seed)
     return Checkpoint(config, arrays, (), ignored, vocab, None, None)

@@ -53,6 +53,7 @@ TABLE = (
     Row("classifier.bias", "output_bias", "K"),
 )
 HEAD = ("classifier.weight", "classifier.bias")
+SPANS = ("qa_outputs.weight", "qa_outputs.bias")  # the head that marks answers
 
 # Heads that this model has not: kept in a conversion, unused in training.
 OTHER_HEADS = (
@@ -81,8 +82,11 @@ _OLDER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bi
 _LAYER = re.compile(r"(?<=layer[._])(0|[1-9][0-9]{0,3})(?=[./])")  # "01" is nobody's layer
 
 
-def shapes(config: BertConfig, num_outputs: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Every parameter's name and shape, in the model's order; the classifier if `num_outputs` is given."""
+def shapes(config: BertConfig, num_outputs: int | None = None, spans: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every parameter's name and shape, in the model's order; the classifier if `num_outputs` is given.
+
+    `spans`: the head that marks answers instead of pooler and classifier.
+    """
     sizes = {
         "V": config.vocab_size,
         "P": config.max_position_embeddings,
@@ -102,6 +106,8 @@ def shapes(config: BertConfig, num_outputs: int | None = None) -> dict[str, tupl
     result = {row.name: shape(row) for row in TABLE[:first]}
     for n in range(config.num_hidden_layers):
         result |= {row.name.format(n=n): shape(row) for row in TABLE if in_layer(row)}
+    if spans:
+        return result | {name: tuple(sizes.get(n, 2) for n in _OURS[name].shape.split()) for name in SPANS}
     for row in TABLE[first:]:
         if not in_layer(row) and (num_outputs or row.name not in HEAD):
             result[row.name] = shape(row)

@@ -1,13 +1,17 @@
-"""What the tests of several kernels need: the same bits for any number of threads, outputs that start as NaN."""
+"""What the tests of several kernels need: the same bits for any number of threads, outputs that start as NaN, bf16."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import ml_dtypes
 import numpy as np
+import pytest
 
+from minibert.kernels.common import amx
 from minibert.kernels.devices import cpu
 
+needs_amx = pytest.mark.skipif(not amx.available(), reason="no AMX here, or the system does not permit its use")
 FEW_ULPS = 5e-7  # on an array of few elements plain NumPy is exact by luck, and no bar for a kernel
 
 
@@ -27,4 +31,22 @@ def assert_same_bits(compute: Callable[[], Sequence[np.ndarray]], counts: Sequen
 
 def unwritten(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     """An output array on which a forgotten element shows: NaN everywhere."""
-    return np.full(shape, np.nan, dtype)
+    return np.full(shape, BF16_NAN if dtype == np.uint16 else np.nan, dtype)
+
+
+BF16_NAN = 0x7FC0
+
+
+def as_bf16(x: np.ndarray) -> np.ndarray:
+    """Float32 rounded to bf16, which travels as uint16."""
+    return x.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def from_bf16(stored: np.ndarray) -> np.ndarray:
+    """bf16 as float32."""
+    return stored.view(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def through_bf16(x: np.ndarray) -> np.ndarray:
+    """The numbers that bf16 holds in place of x."""
+    return from_bf16(as_bf16(x))

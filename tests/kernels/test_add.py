@@ -1,23 +1,24 @@
-"""A sum of two arrays, in place too."""
+"""A sum of two arrays, in place too, in both types of storage."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bits import assert_same_bits, unwritten
+from bits import as_bf16, assert_same_bits, needs_amx, through_bf16, unwritten
 from minibert.kernels.add import cpu, reference
 
+SHAPES = pytest.mark.parametrize("shape", [(0, 7), (1, 1), (17, 24), (15, 16), (1200, 768)], ids=str)
 
-@pytest.mark.parametrize("backend", [reference, cpu])
-@pytest.mark.parametrize("shape", [(0, 7), (1, 1), (17, 24), (1200, 768)], ids=str)
-def test_adds(backend, shape):
+
+def operands(shape):
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
-    wanted = (a.astype(np.float64) + b).astype(np.float32)
+    return (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
 
+
+def assert_adds(backend, a, b, wanted):
     def add():
-        y = unwritten(shape)
+        y = unwritten(a.shape, a.dtype)
         backend.forward(y, a, b)
         np.testing.assert_array_equal(y, wanted)
         return (y,)
@@ -25,3 +26,17 @@ def test_adds(backend, shape):
     assert_same_bits(add)
     backend.forward(a, a, b)
     np.testing.assert_array_equal(a, wanted)
+
+
+@pytest.mark.parametrize("backend", [reference, cpu])
+@SHAPES
+def test_adds(backend, shape):
+    a, b = operands(shape)
+    assert_adds(backend, a, b, (a.astype(np.float64) + b).astype(np.float32))
+
+
+@needs_amx
+@SHAPES
+def test_adds_bf16(shape):
+    a, b = (through_bf16(x) for x in operands(shape))
+    assert_adds(cpu, as_bf16(a), as_bf16(b), as_bf16(a + b))

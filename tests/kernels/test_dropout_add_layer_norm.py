@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from bits import assert_same_bits, unwritten
+from bits import as_bf16, assert_same_bits, from_bf16, needs_amx, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.dropout_add_layer_norm import cpu, reference
 from packed import BATCHES, PRIMES, exact, floats, pack
@@ -18,7 +20,7 @@ def compute(backend, batch, rate, x, residual, gamma, beta, dy):
     """(y, mean, rstd, dx, dresidual, dgamma, dbeta); the last two are added to ones."""
     float_type, tokens = x.dtype, (batch.positions, batch.examples)
     y, dx, dresidual = (unwritten(x.shape, float_type) for _ in range(3))
-    mean, rstd = (unwritten(x.shape[:1], float_type) for _ in range(2))
+    mean, rstd = (unwritten(x.shape[:1], gamma.dtype) for _ in range(2))
     dgamma, dbeta = np.ones_like(gamma), np.ones_like(beta)
     scratch = np.full(backend.workspace(*x.shape), 0xFF, np.uint8)
     backend.forward(y, mean, rstd, x, residual, gamma, beta, *tokens, EPS, rate, *KEY)
@@ -49,26 +51,69 @@ def test_reference_gradients(rate):
     assert_gradients(function, vjp, [x, residual, gamma, beta])
 
 
-@pytest.mark.parametrize("shift", [0.0, 100.0])
-@pytest.mark.parametrize(
+NAMES = ("y", "mean", "rstd", "dx", "dresidual", "dgamma", "dbeta")
+CASES = pytest.mark.parametrize(
     ("lengths", "c", "rate"),
     [(lengths, c, rate) for lengths in BATCHES.values() for c, rate in [(1, 0.1), (24, 0.5), (96, 0.0), (768, 0.1)]],
 )
+
+
+def bf16(batch, rate, x, residual, gamma, beta, dy):
+    """`compute` with x, residual, dy, y, dx and dresidual stored as bf16; these three come back as float32."""
+    results = compute(cpu, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, as_bf16(dy))
+    return [from_bf16(result) if result.dtype == np.uint16 else result for result in results]
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@CASES
 def test_numba(lengths, c, rate, shift):
     batch, inputs = pack(lengths), make(sum(lengths), c, shift)
     if c == 1:
         inputs = tuple(array * np.float32(0) + 1 for array in inputs)  # z - mean = 0: only exact zeros are right
-    names = ("y", "mean", "rstd", "dx", "dresidual", "dgamma", "dbeta")
     results = [compute(backend, batch, rate, *data)
                for backend, data in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
-    for name, got, naive, wanted in zip(names, *results, strict=True):
+    for name, got, naive, wanted in zip(NAMES, *results, strict=True):
         assert_as_accurate(got, naive, wanted, floor=5e-7, what=name)  # four roundings: naive's luck with few elements
 
 
-def test_threads_and_packing_change_no_bit():
+@needs_amx
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@CASES
+def test_bf16(lengths, c, rate, shift):
+    """Beside NumPy in float32 on the same rounded numbers, its results rounded once."""
+    batch, (x, residual, gamma, beta, dy) = pack(lengths), make(sum(lengths), c, shift)
+    if c == 1:
+        x, residual, gamma, beta, dy = (array * np.float32(0) + 1 for array in (x, residual, gamma, beta, dy))
+    inputs = through_bf16(x), through_bf16(residual), gamma, beta, through_bf16(dy)
+    naive = [
+        through_bf16(result) if name in ("y", "dx", "dresidual") else result
+        for name, result in zip(NAMES, compute(reference, batch, rate, *inputs), strict=True)
+    ]
+    wanted = compute(reference, batch, rate, *exact(*inputs))
+    for name, *three in zip(NAMES, bf16(batch, rate, *inputs), naive, wanted, strict=True):
+        assert_as_accurate(*three, floor=5e-7, what=name)
+
+
+@needs_amx
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_stays_visible_in_its_row(bad):
+    batch, inputs = pack((40,)), make(40, 24)
+    inputs[0][17, 5], inputs[4][23, 7] = bad, bad
+    for y, _, _, dx, *_ in (compute(cpu, batch, 0.5, *inputs), bf16(batch, 0.5, *inputs)):
+        assert np.isnan(y[17]).all() and np.isfinite(np.delete(y, 17, 0)).all()
+        assert not np.isfinite(dx[[17, 23]]).any() and np.isfinite(np.delete(dx, [17, 23], 0)).all()
+
+
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), pytest.param(bf16, marks=needs_amx)], ids=["fp32", "bf16"])
+def test_threads_change_no_bit(kernel):
     batch = pack(PRIMES)
     inputs = make(len(batch.positions), 96)
-    assert_same_bits(lambda: compute(cpu, batch, 0.1, *inputs))
+    assert_same_bits(lambda: kernel(batch, 0.1, *inputs))
+
+
+def test_packing_changes_no_bit():
+    batch = pack(PRIMES)
+    inputs = make(len(batch.positions), 96)
     y, *_, dx, _, _, _ = compute(cpu, batch, 0.1, *inputs)
     x, residual, gamma, beta, dy = inputs
     alone = batch._replace(positions=batch.positions[-127:], examples=batch.examples[-127:])

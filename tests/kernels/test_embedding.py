@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from bits import assert_same_bits, unwritten
+from bits import as_bf16, assert_same_bits, from_bf16, needs_amx, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.embedding import cpu, reference
 from packed import BATCHES, PRIMES, exact, floats, pack
@@ -22,7 +24,7 @@ def compute(backend, batch, rate, word, position, segment, gamma, beta, dy):
     segments = (batch.positions % 3 == 0).astype(np.int32)
     indices = (ids, segments, batch.positions, batch.examples)
     y = unwritten(dy.shape, dy.dtype)
-    mean, rstd = (unwritten((tokens,), dy.dtype) for _ in range(2))
+    mean, rstd = (unwritten((tokens,), gamma.dtype) for _ in range(2))
     gradients = [np.ones_like(array) for array in (word, position, segment, gamma, beta)]
     scratch = np.full(backend.workspace(*dy.shape), 0xFF, np.uint8)
     backend.forward(y, mean, rstd, *indices, word, position, segment, gamma, beta, EPS, rate, *KEY)
@@ -52,24 +54,52 @@ def test_reference_gradients(rate):
     assert_gradients(function, vjp, parameters)
 
 
-@pytest.mark.parametrize("shift", [0.0, 100.0])
-@pytest.mark.parametrize(
+NAMES = ("y", "mean", "rstd", "dword", "dposition", "dsegment", "dgamma", "dbeta")
+CASES = pytest.mark.parametrize(
     ("lengths", "c", "rate"),
     [(lengths, c, rate) for lengths in BATCHES.values() for c, rate in [(24, 0.5), (96, 0.0), (768, 0.1)]],
 )
+
+
+def bf16(batch, rate, *inputs):
+    """`compute` with y and dy stored as bf16; y comes back as float32."""
+    y, *rest = compute(cpu, batch, rate, *inputs[:-1], as_bf16(inputs[-1]))
+    return from_bf16(y), *rest
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@CASES
 def test_numba(lengths, c, rate, shift):
     batch, inputs = pack(lengths), make(sum(lengths), c, shift)
-    names = ("y", "mean", "rstd", "dword", "dposition", "dsegment", "dgamma", "dbeta")
     results = [compute(backend, batch, rate, *data)
                for backend, data in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
-    for name, got, naive, wanted in zip(names, *results, strict=True):
+    for name, got, naive, wanted in zip(NAMES, *results, strict=True):
         assert_as_accurate(got, naive, wanted, floor=5e-7, what=name)  # four roundings: naive's luck with few elements
 
 
-def test_threads_and_packing_change_no_bit():
+@needs_amx
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+@CASES
+def test_bf16(lengths, c, rate, shift):
+    """Beside NumPy in float32 on the same rounded dy, y rounded once."""
+    batch, (*parameters, dy) = pack(lengths), make(sum(lengths), c, shift)
+    inputs = *parameters, through_bf16(dy)
+    y, *rest = compute(reference, batch, rate, *inputs)
+    wanted = compute(reference, batch, rate, *exact(*inputs))
+    for name, *three in zip(NAMES, bf16(batch, rate, *inputs), (through_bf16(y), *rest), wanted, strict=True):
+        assert_as_accurate(*three, floor=5e-7, what=name)
+
+
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), pytest.param(bf16, marks=needs_amx)], ids=["fp32", "bf16"])
+def test_threads_change_no_bit(kernel):
     batch = pack(PRIMES)
     inputs = make(len(batch.positions), 96)
-    assert_same_bits(lambda: compute(cpu, batch, 0.1, *inputs))
+    assert_same_bits(lambda: kernel(batch, 0.1, *inputs))
+
+
+def test_packing_changes_no_bit():
+    batch = pack(PRIMES)
+    inputs = make(len(batch.positions), 96)
     alone = batch._replace(positions=batch.positions[-127:], examples=batch.examples[-127:])
     y = compute(cpu, batch, 0.1, *inputs)[0]
     y_alone = compute(cpu, alone, 0.1, *inputs[:-1], inputs[-1][-127:])[0]

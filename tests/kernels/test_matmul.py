@@ -25,7 +25,7 @@ def inputs(t: int, f: int, c: int, shift: float = 0, dtype=np.float32):
 
 def forward(backend, x, w, bias):
     y = unwritten((len(x), len(w)), x.dtype)
-    backend.forward(y, x, w, bias)
+    backend.forward(y, x, w, bias, np.full(backend.workspace(*y.shape, x.shape[1]), 255, np.uint8))
     return y
 
 
@@ -86,11 +86,11 @@ def test_blas_gets_views_and_no_copies():
     x, w, bias, dy = inputs(512, 256, 384)
     y, dx, dw, dbias = (np.zeros_like(a) for a in (dy, x, w, bias))
     scratch = np.empty(cpu.workspace(512, 256, 384), np.uint8)
-    cpu.forward(y, x, w, bias)
+    cpu.forward(y, x, w, bias, scratch)
     cpu.backward(dx, dw, dbias, dy, x, w, scratch)  # compiled now
     tracemalloc.start()
     try:
-        cpu.forward(y, x, w, bias)
+        cpu.forward(y, x, w, bias, scratch)
         cpu.backward(dx, dw, dbias, dy, x, w, scratch)
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -43,9 +43,9 @@ def test_attention_mask(case):
 
 
 @jit
-def _hidden(drawn, positions, examples, dropout):
+def _hidden(drawn, c, positions, examples, dropout):
     for t in range(positions.size):
-        philox_cpu.hidden_words(drawn[t], positions[t], examples[t], dropout)
+        philox_cpu.hidden_words(drawn[t].ctypes.data, c, positions[t], examples[t], dropout)
 
 
 @jit
@@ -55,11 +55,13 @@ def _attention(out, drawn, heads, example, dropout):
             philox_cpu.attention_words(out[head, first : first + 16], drawn, first, head, example, dropout)
 
 
-@pytest.mark.parametrize("c", [1, 8, 13, 24, 768])
+@pytest.mark.parametrize("c", [1, 8, 13, 24, 129, 768])
 def test_numba_draws_the_same_hidden_bits(c):
     positions, examples = np.array([0, 5, 511], np.int32), np.array([9, 2**31 - 1, 0], np.int32)
-    drawn = np.zeros((3, -(-c // 8) * 4), np.uint32)
-    _hidden(drawn, positions, examples, philox_cpu.settings(0.1, 2**63 + 5, 77))
+    room = philox_cpu.hidden_room(c)
+    memory = np.zeros(3 * room + 16, np.uint32)
+    drawn = memory[-memory.ctypes.data % 64 // 4 :][: 3 * room].reshape(3, room)
+    _hidden(drawn, c, positions, examples, philox_cpu.settings(0.1, 2**63 + 5, 77))
     mask = philox.hidden_mask(positions, examples, c, 0.1, 2**63 + 5, 77)
     np.testing.assert_array_equal(drawn.view(np.uint16)[:, :c] >= philox.threshold(0.1), mask > 0)
 

@@ -1,0 +1,391 @@
+"""Products in bf16 on the CPU's matrix unit: operands packed into tiles, sums in float32, and what is done with them.
+
+A product is out (M, N) = a (M, K) b (K, N). Its operands are rounded to bf16 and packed as common/amx.py says of tiles.
+
+**Packed** is an operand as uint16 (panels, steps, 1024): 32 of its rows, or columns, make a panel, 32 of K make a step,
+and what a panel needs for a step is two tiles of 1 KiB, one after the other. Element (m, k) of `a` stands at
+[m // 32, k // 32, m % 32 * 32 + k % 32]: 32 x 32 blocks, each in its natural order. Element (k, n) of `b` stands at
+[n // 32, k // 32, n % 32 // 16 * 512 + k % 32 // 2 * 32 + n % 16 * 2 + k % 2]: 16 columns a tile, rows two by two.
+Edges are filled with zeros, which change no sum. Operands start on 64-byte lines.
+
+**Tasks.** A worker packs some panels of `a` for itself, as many as leave room in its L2 cache, and multiplies them by
+all of b, which is packed before, or by a part where `a` is short. It goes over b panel by panel and over K in chunks of
+about twelve steps: a chunk of one of b's panels (24 KiB) stays in L1 while a's stream past it from L2, by loads that
+leave L1 to others. With both from L2, which gives 35 to 50 bytes a cycle where the unit eats 64, it makes 1,550 GFLOP/s
+of its 2,850; with one of them 2,100 to 2,300. Every step also fetches a few lines of b's next panel. Each element is
+summed over K in order by one worker, so the number of threads changes no bit.
+
+**Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. It runs a few rows
+a step between the unit's instructions, one of which starts every sixteen cycles, so vector arithmetic costs little; and
+it writes 64 bytes now and then, where a pass of its own would wait for memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numba.extending import register_jitable
+
+from minibert.kernels.common import amx, lanes
+from minibert.kernels.common.philox_cpu import stack_words
+from minibert.kernels.devices import cpu
+from minibert.kernels.devices.cpu import inlined, jit, run
+
+SIDE = 32  # rows of a panel; K of a step
+BLOCK = SIDE * SIDE  # elements of a panel's step, and of the sums that the registers hold
+STEP = 2 * BLOCK  # bytes of a panel's step
+TILE = STEP // 2  # bytes of a tile
+LINE = 64  # bytes
+NEAR = 16  # panels whose columns are read together
+TALL = 8  # panels of a that are worth packing
+DEEP = 12  # steps of a chunk, about
+KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
+ALL = (1 << SIDE) - 1  # a bit for each column of a panel
+
+
+def panels(n: int) -> int:
+    """How many panels n rows make, or how many steps a K of n."""
+    return -(-n // SIDE)
+
+
+def packed_bytes(n: int, k: int) -> int:
+    """Bytes of an operand with n rows (`a`) or columns (`b`)."""
+    return STEP * panels(n) * panels(k)
+
+
+def linear(out: np.ndarray) -> Callable:
+    """The kernel of out (M, N) = a b + addend[m * stride + n]; places: (out, addend, stride)."""
+    return _rounded_product if out.dtype == np.uint16 else _float_product
+
+
+def multiply(
+    kernel: Callable,
+    places: tuple,
+    pack: Callable,
+    source: tuple[np.ndarray, ...],
+    b: np.ndarray,
+    own: np.ndarray,
+) -> None:
+    """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
+    and is told whether it is the only one to see them.
+    """
+    (wide, steps, _), tall, config = b.shape, panels(places[0].shape[0]), amx.configuration()
+    blocks, cuts = _shares(tall, wide, steps)
+
+    def work(worker: int, begin: int, end: int) -> None:
+        for task in range(begin, end):
+            block, cut = divmod(task, cuts)
+            top, bottom = block * tall // blocks, (block + 1) * tall // blocks
+            room = Room(own[worker])
+            a, sums = room.packed(SIDE * (bottom - top), SIDE * steps), room.floats(bottom - top + 1, BLOCK)
+            pack(a, top, cut == 0, *source)
+            kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
+
+    run(work, blocks * cuts)
+
+
+def _shares(tall: int, wide: int, steps: int) -> tuple[int, int]:
+    """Into how many blocks of a's panels, and parts of b's, a product is cut: tasks of like size for all workers."""
+    workers, blocks = cpu.threads(), -(-tall // _most(steps))
+    if tall < TALL * workers:
+        return blocks, min(workers, wide)
+    return -(-blocks // workers) * workers, 1
+
+
+def _most(steps: int) -> int:
+    """How many panels of a make a task at most."""
+    return max(1, KEPT // (STEP * max(steps, 1)))
+
+
+def own_bytes(t: int, f: int, c: int) -> int:
+    """What a worker needs for its panels of a, and for their sums and those on their way out."""
+    products = ((panels(m), panels(k)) for m, k in ((t, c), (t, f), (f, t)))
+    return 4 * BLOCK + max(min(tall, _most(steps)) * (STEP * steps + 4 * BLOCK) for tall, steps in products)
+
+
+@jit
+def pack_rows(a, top, once, x):
+    """Rows of x from panel `top` on, as they lie."""
+    row = 2 * x.shape[1]
+    for panel in range(a.shape[0]):
+        for step in range(a.shape[1]):
+            mask = columns(x, step)
+            to = address(a) + (panel * a.shape[1] + step) * STEP
+            at = address(x) + (top + panel) * SIDE * row + step * LINE
+            rows = min(SIDE, x.shape[0] - (top + panel) * SIDE)
+            for r in range(rows):
+                amx.prefetch(at + (SIDE + r) * row)  # of the next panel
+                lanes.store(to + r * LINE, lanes.load_some_bf16(at + r * row, mask))
+            for r in range(rows, SIDE):
+                lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
+
+
+@jit
+def pack_columns(a, top, once, dy, dbias):
+    """Columns of dy from panel `top` on, transposed; dbias += their sums, if it is wanted and `once`."""
+    adds = once and dbias.size > 0
+    sums = stack_words(NEAR * SIDE)
+    for near in range(0, a.shape[0], NEAR):
+        sums[:] = 0
+        for step in range(a.shape[1]):
+            for panel in range(near, min(near + NEAR, a.shape[0])):
+                to = address(a) + (panel * a.shape[1] + step) * STEP
+                _pack_block(to, dy, step, top + panel, 2 * SIDE * dy.shape[1])
+                if adds:
+                    _add_tokens(address(sums) + (panel - near) * 2 * LINE, to)
+                amx.transpose(to)
+                amx.transpose(to + TILE)
+        for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
+            mask, at, sum_at = (
+                columns(dy, top + panel),
+                address(dbias) + (top + panel) * 2 * LINE,
+                address(sums) + (panel - near) * 2 * LINE,
+            )
+            lanes.store_some(at, lanes.load_some(at, mask) + lanes.load(sum_at), mask)
+            lanes.store_some(at + LINE, lanes.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
+
+
+@inlined
+def _add_tokens(sums, block):
+    """32 float32 at `sums` += the sums over the 32 tokens of a block in pairs."""
+    for half in range(2):
+        total = lanes.load(sums + half * LINE)
+        for pair in range(SIDE // 2):
+            both = lanes.load_words(block + half * TILE + pair * LINE)
+            total = total + lanes.floats_of(both << np.uint32(16)) + lanes.floats_of(both & np.uint32(0xFFFF0000))
+        lanes.store(sums + half * LINE, total)
+
+
+@jit
+def pack_pairs(worker, begin, end, b, x):
+    """Steps begin to end: rows of x two by two."""
+    for step in range(begin, end):
+        for panel in range(b.shape[0]):
+            _pack_block(address(b) + (panel * b.shape[1] + step) * STEP, x, step, panel, 4 * LINE)
+
+
+@inlined
+def _pack_block(to, x, step, panel, ahead):
+    """Two tiles = pairs of 32 columns of 32 rows of x; zeros beyond its edges. Asks for what is `ahead` bytes after."""
+    mask, row = columns(x, panel), 2 * x.shape[1]
+    at = address(x) + step * SIDE * row + panel * LINE
+    left = x.shape[0] - step * SIDE
+    for pair in range(SIDE // 2):
+        even = lanes.load_some_bf16(at, mask if 2 * pair < left else 0)
+        odd = lanes.load_some_bf16(at + row, mask if 2 * pair + 1 < left else 0)
+        amx.prefetch(at + ahead)
+        amx.prefetch(at + row + ahead)
+        lanes.store(to + pair * LINE, lanes.lower_pairs(even, odd))
+        lanes.store(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
+        at += 2 * row
+
+
+@jit
+def _round(worker, begin, end, out, x):
+    """Rows begin to end of x in bf16."""
+    for row in range(begin, end):
+        for step in range((x.shape[1] + SIDE - 1) // SIDE):
+            mask = columns(x, step)
+            lanes.store_some_bf16(address(out) + 2 * row * x.shape[1] + step * LINE, rounded(x, row, step, mask), mask)
+
+
+@inlined
+def rounded(x, row, panel, mask):
+    """32 columns of a row of float32 in bf16; beyond its edges zeros."""
+    mask = mask if row < x.shape[0] else 0
+    at = address(x) + 4 * row * x.shape[1] + 2 * panel * LINE
+    return lanes.to_row(lanes.load_some(at, mask), lanes.load_some(at + LINE, mask >> 16))
+
+
+@inlined
+def columns(x, panel):
+    """A bit for each of the panel's 32 columns that x has."""
+    return ALL >> (SIDE - min(SIDE, x.shape[1] - panel * SIDE))
+
+
+@inlined
+def address(x):
+    """An array's address, signed: where uint64 and int64 meet, Numba computes in float64."""
+    return np.intp(x.ctypes.data)
+
+
+def product(fetch: Callable, finish: Callable) -> Callable:
+    """The kernel out = finish(a b): `finish(places, row, m, n, mask)` gets the address of 32 sums, on a line, which
+    are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before the
+    last steps of a 32 x 32 block and asks for what `finish` will read. `places`, a tuple, is theirs, places[0] the
+    result: (M, N).
+    """
+
+    @jit
+    def multiply(places, top, left, right, a, b, sums, config):
+        m, tall, steps = places[0].shape[0], a.shape[0], a.shape[1]
+        panel, leaving = STEP * steps, address(sums) + tall * 4 * BLOCK
+        row, row_m, row_n, rows = leaving, 0, left * SIDE, 0  # the sums on their way out: whence, whose, how many
+        depth = max(1, (steps + DEEP // 2) // DEEP)
+        lines = (SIDE + tall - 1) // tall
+        amx.configure(address(config))
+        for j in range(left, right):
+            for chunk in range(depth):
+                first, last = chunk * steps // depth, (chunk + 1) * steps // depth
+                share = (SIDE + last - first - 1) // (last - first)
+                b_chunk = address(b) + j * panel + first * STEP
+                for i in range(tall):
+                    sum_at = address(sums) + i * 4 * BLOCK
+                    if chunk == 0:
+                        _zero_sums()
+                    else:
+                        _load_sums(sum_at)
+                    if chunk + 1 == depth:
+                        fetch(places, (top + i) * SIDE, j * SIDE)
+                    a_at, b_at = address(a) + i * panel + first * STEP, b_chunk
+                    ahead = b_at + panel + i * (last - first) * lines * LINE
+                    mask = columns(places[0], row_n // SIDE)
+                    for _ in range(first, last):
+                        amx.load_once(4, a_at, LINE)
+                        amx.load(6, b_at, LINE)
+                        amx.dot(0, 4, 6)
+                        for _ in range(min(share, rows)):
+                            finish(places, row, row_m, row_n, mask)
+                            row += 4 * SIDE
+                            row_m += 1
+                            rows -= 1
+                        amx.load(7, b_at + TILE, LINE)
+                        amx.dot(1, 4, 7)
+                        for line in range(lines):
+                            amx.prefetch(ahead + line * LINE)
+                        amx.load_once(5, a_at + TILE, LINE)
+                        amx.dot(2, 5, 6)
+                        amx.dot(3, 5, 7)
+                        a_at += STEP
+                        b_at += STEP
+                        ahead += lines * LINE
+                    if chunk + 1 < depth:
+                        _store_sums(sum_at)
+                    else:
+                        _store_sums(leaving)
+                        row, row_m, row_n = leaving, (top + i) * SIDE, j * SIDE
+                        rows = min(SIDE, m - row_m)
+        for r in range(rows):
+            finish(places, row + r * 4 * SIDE, row_m + r, row_n, columns(places[0], row_n // SIDE))
+        amx.release()
+
+    return multiply
+
+
+@inlined
+def _zero_sums():
+    amx.zero(0)
+    amx.zero(1)
+    amx.zero(2)
+    amx.zero(3)
+
+
+@inlined
+def _load_sums(at):
+    amx.load(0, at, 4 * SIDE)
+    amx.load(1, at + LINE, 4 * SIDE)
+    amx.load(2, at + STEP, 4 * SIDE)
+    amx.load(3, at + STEP + LINE, 4 * SIDE)
+
+
+@inlined
+def _store_sums(at):
+    amx.store(0, at, 4 * SIDE)
+    amx.store(1, at + LINE, 4 * SIDE)
+    amx.store(2, at + STEP, 4 * SIDE)
+    amx.store(3, at + STEP + LINE, 4 * SIDE)
+
+
+# A plain function for Numba's cache, which knows a kernel by what it closes over: compiled functions have random names.
+finishing = register_jitable(forceinline=True, fastmath={"contract"})
+
+
+@finishing
+def fetch_nothing(places, m, n):
+    pass
+
+
+@finishing
+def _fetch_addend(places, m, n):
+    _, addend, stride = places
+    if stride:
+        for row in range(SIDE):
+            at = address(addend) + 4 * ((m + row) * stride + n)
+            amx.prefetch(at)
+            amx.prefetch(at + LINE)
+
+
+@finishing
+def _plus(places, row, m, n, mask):
+    """32 sums + addend[m * stride + n]: the first 16, the last 16."""
+    _, addend, stride = places
+    plus = address(addend) + 4 * (m * stride + n)
+    lower = lanes.load(row) + lanes.load_some(plus, mask)
+    return lower, lanes.load(row + LINE) + lanes.load_some(plus + LINE, mask >> 16)
+
+
+@finishing
+def _round_row(places, row, m, n, mask):
+    """out[m, n] = sum + addend, in bf16"""
+    out = places[0]
+    lower, upper = _plus(places, row, m, n, mask)
+    lanes.store_some_bf16(address(out) + 2 * (m * out.shape[1] + n), lanes.to_row(lower, upper), mask)
+
+
+@finishing
+def _float_row(places, row, m, n, mask):
+    """out[m, n] = sum + addend"""
+    out = places[0]
+    lower, upper = _plus(places, row, m, n, mask)
+    at = address(out) + 4 * (m * out.shape[1] + n)
+    lanes.store_some(at, lower, mask)
+    lanes.store_some(at + LINE, upper, mask >> 16)
+
+
+_rounded_product = product(fetch_nothing, _round_row)
+_float_product = product(_fetch_addend, _float_row)
+
+
+class Room:
+    """Cuts arrays off a scratch, each on a 64-byte line."""
+
+    def __init__(self, scratch: np.ndarray):
+        self.rest = scratch[-scratch.ctypes.data % LINE :]
+
+    def _cut(self, nbytes: int) -> np.ndarray:
+        piece, self.rest = self.rest[:nbytes], self.rest[whole_lines(nbytes) :]
+        return piece
+
+    def packed(self, n: int, k: int) -> np.ndarray:
+        """An operand with n rows (`a`) or columns (`b`)."""
+        return self._cut(packed_bytes(n, k)).view(np.uint16).reshape(panels(n), panels(k), BLOCK)
+
+    def floats(self, *shape: int) -> np.ndarray:
+        return self._cut(4 * math.prod(shape)).view(np.float32).reshape(shape)
+
+    def halves(self, *shape: int) -> np.ndarray:
+        return self._cut(2 * math.prod(shape)).view(np.uint16).reshape(shape)
+
+    def zeros(self, n: int) -> np.ndarray:
+        zeros = self.floats(n)
+        zeros.fill(0)
+        return zeros
+
+    def own(self, each: int) -> np.ndarray:
+        """The workers' own bytes."""
+        return self._cut(cpu.threads() * each).reshape(cpu.threads(), each)
+
+    def bf16(self, x: np.ndarray) -> np.ndarray:
+        """x, rounded if it is float32."""
+        if x.dtype == np.uint16:
+            return x
+        out = self.halves(*x.shape)
+        run(_round, len(x), out, x)
+        return out
+
+
+def whole_lines(nbytes: int) -> int:
+    """nbytes, rounded up to whole lines."""
+    return -(-nbytes // LINE) * LINE

@@ -1,0 +1,10 @@
+"""BERT's feed-forward half: y = gelu(h + b1) w2ᵀ + b2, h = x w1ᵀ, for x, y (T, C), w1 (F, C), w2 (C, F), h (T, F).
+
+Saved: x and h. gelu(h + b1), the largest array of a layer, is computed again in the backward pass, which costs
+a hundredth of its products:
+
+    g = gelu(h + b1),   dh = (dy w2) gelu'(h + b1),   dx = dh w1
+    dw2 += dyᵀ g,   db2 += sum over T of dy,   dw1 += dhᵀ x,   db1 += sum over T of dh
+
+w1 and w2 are as the device's matmul takes them (`prepare`); which GELU is meant says `tanh`, see bias_gelu.
+"""

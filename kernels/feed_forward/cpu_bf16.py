@@ -1,0 +1,138 @@
+"""The feed-forward half on the matrix unit: GELU and its slope are computed on products' way out, while the unit works.
+
+Forward: h and gelu(h + b1) leave the first product together. Backward: (dy w2) gelu'(h + b1) leaves the product of dy,
+and gelu(h + b1) is computed again where h is packed for dw2. So no pass over (T, F) does anything else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minibert.kernels.common import amx, lanes, products
+from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
+from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, panels
+from minibert.kernels.devices import cpu
+from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.matmul.cpu_bf16 import forms
+
+
+def workspace(t: int, f: int, c: int) -> int:
+    """Bytes of scratch: gelu or the gradient of h; an operand in pairs, zeros for a bias, x and dy rounded, should they
+    be float32; the workers' own.
+    """
+    operands = products.whole_lines(2 * t * f) + products.packed_bytes(f, t) + 2 * products.whole_lines(2 * t * c)
+    return operands + products.whole_lines(4 * max(f, c)) + cpu.threads() * _own(t, f, c) + LINE
+
+
+def forward(
+    y: np.ndarray,
+    h: np.ndarray,
+    x: np.ndarray,
+    w1: np.ndarray,
+    b1: np.ndarray,
+    w2: np.ndarray,
+    b2: np.ndarray,
+    tanh: bool,
+    scratch: np.ndarray,
+) -> None:
+    amx.configuration()  # or BackendError, before anything is compiled
+    (t, f), c, room = h.shape, x.shape[1], Room(scratch)
+    own, g = room.own(_own(t, f, c)), room.halves(t, f)
+    products.multiply(_gelu_product, (h, g, b1, tanh), products.pack_rows, (room.bf16(x),), forms(w1, f, c)[0], own)
+    products.multiply(products.linear(y), (y, b2, 0), products.pack_rows, (g,), forms(w2, c, f)[0], own)
+
+
+def backward(
+    dx: np.ndarray,
+    dw1: np.ndarray,
+    db1: np.ndarray,
+    dw2: np.ndarray,
+    db2: np.ndarray,
+    dy: np.ndarray,
+    x: np.ndarray,
+    h: np.ndarray,
+    w1: np.ndarray,
+    b1: np.ndarray,
+    w2: np.ndarray,
+    tanh: bool,
+    scratch: np.ndarray,
+) -> None:
+    amx.configuration()  # or BackendError, before anything is compiled
+    (t, f), c, room = h.shape, x.shape[1], Room(scratch)
+    if t == 0:
+        return
+    own, dh, pairs = room.own(_own(t, f, c)), room.halves(t, f), room.packed(f, t)
+    dy, x = room.bf16(dy), room.bf16(x)
+    products.multiply(_slope_product, (dh, h, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    run(_pack_gelu, panels(t), pairs, h, b1, tanh)
+    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), pairs, own)
+    products.multiply(products.linear(dx), (dx, room.zeros(c), 0), products.pack_rows, (dh,), forms(w1, f, c)[1], own)
+    pairs = pairs.reshape(-1)[: panels(c) * panels(t) * SIDE * SIDE].reshape(panels(c), panels(t), SIDE * SIDE)
+    run(products.pack_pairs, panels(t), pairs, x)
+    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), products.pack_columns, (dh, db1), pairs, own)
+
+
+def _own(t: int, f: int, c: int) -> int:
+    return max(products.own_bytes(t, f, c), products.own_bytes(t, c, f))
+
+
+@finishing
+def _gelu_row(places, row, m, n, mask):
+    """h[m, n] = sum, g[m, n] = gelu(sum + b1[n])"""
+    h, g, b1, tanh = places
+    lower, upper, place = lanes.load(row), lanes.load(row + LINE), 2 * (m * h.shape[1] + n)
+    lanes.store_some_bf16(address(h) + place, lanes.to_row(lower, upper), mask)
+    plus = address(b1) + 4 * n
+    lower = gelu_lanes(lower + lanes.load_some(plus, mask), tanh)
+    upper = gelu_lanes(upper + lanes.load_some(plus + LINE, mask >> 16), tanh)
+    lanes.store_some_bf16(address(g) + place, lanes.to_row(lower, upper), mask)
+
+
+@finishing
+def _slope_row(places, row, m, n, mask):
+    """dh[m, n] = sum gelu'(h[m, n] + b1[n])"""
+    dh, h, b1, tanh = places
+    place, plus = 2 * (m * h.shape[1] + n), address(b1) + 4 * n
+    words = lanes.load_some_bf16(address(h) + place, mask)
+    lower = gelu_slope_lanes(lanes.lower_floats(words) + lanes.load_some(plus, mask), tanh)
+    upper = gelu_slope_lanes(lanes.upper_floats(words) + lanes.load_some(plus + LINE, mask >> 16), tanh)
+    rounded = lanes.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper)
+    lanes.store_some_bf16(address(dh) + place, rounded, mask)
+
+
+@finishing
+def _fetch_h(places, m, n):
+    h = places[1]
+    for row in range(SIDE):
+        amx.prefetch(address(h) + 2 * ((m + row) * h.shape[1] + n))
+
+
+_gelu_product = products.product(products.fetch_nothing, _gelu_row)
+_slope_product = products.product(_fetch_h, _slope_row)
+
+
+@jit
+def _pack_gelu(worker, begin, end, pairs, h, b1, tanh):
+    """Steps begin to end: rows of gelu(h + b1) two by two, as `pack_pairs` does."""
+    for step in range(begin, end):
+        left = h.shape[0] - step * SIDE
+        for panel in range(pairs.shape[0]):
+            mask = columns(h, panel)
+            to = address(pairs) + (panel * pairs.shape[1] + step) * STEP
+            source, row = address(h) + 2 * step * SIDE * h.shape[1] + panel * LINE, 2 * h.shape[1]
+            plus = address(b1) + 4 * panel * SIDE
+            lower, upper = lanes.load_some(plus, mask), lanes.load_some(plus + LINE, mask >> 16)
+            for pair in range(SIDE // 2):
+                even = lanes.load_some_bf16(source, mask if 2 * pair < left else 0)
+                odd = lanes.load_some_bf16(source + row, mask if 2 * pair + 1 < left else 0)
+                even, odd = _gelu_words(even, lower, upper, tanh), _gelu_words(odd, lower, upper, tanh)
+                lanes.store(to + pair * LINE, lanes.lower_pairs(even, odd))
+                lanes.store(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
+                source += 2 * row
+
+
+@finishing
+def _gelu_words(words, lower, upper, tanh):
+    """gelu of 32 bf16 plus 32 float32, in bf16"""
+    lower, upper = lanes.lower_floats(words) + lower, lanes.upper_floats(words) + upper
+    return lanes.to_row(gelu_lanes(lower, tanh), gelu_lanes(upper, tanh))

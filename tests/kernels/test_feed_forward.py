@@ -1,0 +1,131 @@
+"""The feed-forward half: the definition against slopes, the CPU's kernels against the definition."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bits import assert_same_bits, unwritten
+from checks import assert_as_accurate, assert_gradients
+from minibert.kernels import devices
+from minibert.kernels.bias_gelu import reference as bias_gelu
+from minibert.kernels.common import amx
+from minibert.kernels.feed_forward import cpu, cpu_bf16, reference
+from minibert.kernels.matmul import cpu_bf16 as matmul
+
+needs_amx = pytest.mark.skipif(not amx.available(), reason="no AMX here, or the system does not permit its use")
+
+FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
+NAMES = ("y", "dx", "dw1", "db1", "dw2", "db2")
+
+
+def inputs(t: int, c: int, f: int):
+    """x, w1, b1, w2, b2, dy"""
+    rng = np.random.default_rng(t + c + f)
+    shapes = (t, c), (f, c), (f,), (c, f), (c,), (t, c)
+    return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+
+
+def both(backend, x, w1, b1, w2, b2, dy, tanh):
+    """All results; gradients of parameters start from 0.5, because kernels must add."""
+    t, f, c = len(x), len(w1), x.shape[1]
+    scratch = np.full(backend.workspace(t, f, c), 255, np.uint8)
+    y, h, dx = unwritten((t, c), x.dtype), unwritten((t, f), x.dtype), unwritten((t, c), x.dtype)
+    backend.forward(y, h, x, w1, b1, w2, b2, tanh, scratch)
+    grads = [np.full_like(p, 0.5) for p in (w1, b1, w2, b2)]
+    scratch[:] = 255
+    backend.backward(dx, *grads, dy, x, h, w1, b1, w2, tanh, scratch)
+    return y, dx, *grads
+
+
+@FORMS
+def test_reference_gradients(tanh):
+    x, w1, b1, w2, b2, dy = (a.astype(np.float64) for a in inputs(5, 4, 7))
+
+    def forward(*arrays):
+        return both(reference, *arrays, dy, tanh)[0]
+
+    def vjp(dy):
+        dx, *grads = both(reference, x, w1, b1, w2, b2, dy, tanh)[1:]
+        return dx, *(g - 0.5 for g in grads)
+
+    assert_gradients(forward, vjp, (x, w1, b1, w2, b2))
+
+
+@FORMS
+@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96)], ids=str)
+def test_cpu_is_as_accurate_as_numpy(shape, tanh):
+    arrays = inputs(*shape)
+    got, naive = (both(backend, *arrays, tanh) for backend in (cpu, reference))
+    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
+    for name, *three in zip(NAMES, got, naive, exact, strict=True):
+        assert_as_accurate(*three, floor=1e-6, what=name)
+
+
+def rounded(a):
+    """The nearest bf16 numbers, in a's own type."""
+    return np.asarray(a, np.float32).astype(ml_dtypes.bfloat16).astype(a.dtype)
+
+
+def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage):
+    """cpu_bf16 on activations stored as `storage`, all results as float32."""
+    (t, c), f, device = x.shape, len(w1), devices.Device("cpu")
+
+    def stored(a):
+        return device.array(a.astype(ml_dtypes.bfloat16).view(np.uint16) if storage == np.uint16 else a)
+
+    def prepared(w):
+        array = device.empty((matmul.prepared_bytes(*w.shape),), np.uint8, "weights")
+        matmul.prepare(array, w)
+        return array
+
+    (x, dy), (p1, p2) = map(stored, (x, dy)), map(prepared, (w1, w2))
+    y, dx, h = device.empty_like(x), device.empty_like(x), device.empty((t, f), np.uint16, "activations")
+    scratch = device.scratch(cpu_bf16.workspace(t, f, c))
+    scratch[:] = 255
+    cpu_bf16.forward(y, h, x, p1, b1, p2, b2, tanh, scratch)
+    scratch[:] = 255
+    grads = [np.full_like(p, 0.5) for p in (w1, b1, w2, b2)]
+    cpu_bf16.backward(dx, *grads, dy, x, h, p1, b1, p2, tanh, scratch)
+    y, dx = (a if a.dtype == np.float32 else a.view(ml_dtypes.bfloat16).astype(np.float32) for a in (y, dx))
+    return y, dx, *grads
+
+
+def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
+    """The definition in float32, whatever it stores rounded."""
+    nothing, h = np.empty(0, np.uint8), rounded(x @ w1.T)
+    g, dh, db1 = np.empty_like(h), np.empty_like(h), np.full_like(b1, 0.5)
+    bias_gelu.forward(g, h, b1, tanh)
+    bias_gelu.backward(dh, db1, rounded(dy @ w2), h, b1, tanh, nothing)
+    g, dh = rounded(g), rounded(dh)
+    y, dx = rounded(g @ w2.T + b2), rounded(dh @ w1)
+    return y, dx, dh.T @ x + 0.5, dh.sum(0) + 0.5, dy.T @ g + 0.5, dy.sum(0) + 0.5
+
+
+@needs_amx
+@FORMS
+@pytest.mark.parametrize("storage", [np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160)], ids=str)
+def test_as_accurate_as_bf16_allows(shape, storage, tanh):
+    x, w1, b1, w2, b2, dy = inputs(*shape)
+    arrays = rounded(x), rounded(w1 / 4), b1, rounded(w2 / 4), b2, rounded(dy)
+    got, naive = in_bf16(*arrays, tanh, storage), naive_in_bf16(*arrays, tanh)
+    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
+    for name, *three in zip(NAMES, got, naive, exact, strict=True):
+        assert_as_accurate(*three, floor=1e-6, what=name)
+
+
+@needs_amx
+def test_same_bits_in_bf16_for_any_count_of_threads():
+    arrays = inputs(300, 96, 200)
+    assert_same_bits(lambda: in_bf16(*arrays, False, np.uint16))
+
+
+@needs_amx
+@FORMS
+def test_nan_stays_visible_in_bf16(tanh):
+    arrays = inputs(40, 33, 65)
+    arrays[0][3, 5] = np.nan
+    y, dx, *_ = in_bf16(*arrays, tanh, np.uint16)
+    assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
