@@ -11,8 +11,10 @@ import sys
 
 import click
 
+from minibert.cli.answer import answer
 from minibert.cli.compile import compile
 from minibert.cli.convert import convert
+from minibert.cli.convert_triviaqa import convert_triviaqa
 from minibert.cli.download import download
 from minibert.cli.evaluate import evaluate
 from minibert.cli.finetune import finetune
@@ -51,7 +53,9 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (finetune, evaluate, predict, run_classifier, download, convert, inspect, compile):
+for command in (
+    finetune, evaluate, predict, answer, run_classifier, download, convert, convert_triviaqa, inspect, compile,
+):  # fmt: skip
     cli.add_command(command)
 
 

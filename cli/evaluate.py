@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from minibert.cli import show
+
+SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null_odds")
 
 
 @click.command(epilog="\b\nExample:\n  minibert evaluate runs/mrpc-001 --data-dir glue")
@@ -17,10 +20,62 @@ from minibert.cli import show
               "dev-mismatched]")  # fmt: skip
 @click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
+              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("--data", metavar="FILE", type=click.Path(path_type=Path), help="SQuAD: the questions.  "
+              "[default: the run's development file]")  # fmt: skip
+@click.option("--output-dir", metavar="O", type=click.Path(path_type=Path), help="SQuAD: keep predictions.json, "
+              "nbest_predictions.json and null_odds.json there.")  # fmt: skip
+@click.option("--null-score-diff-threshold", type=float, help="SQuAD 2.0: instead of the run's.")
+@click.option("--predictions", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad or squad2: score this "
+              "file.")  # fmt: skip
+@click.option("--null-odds", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad2: for the thresholds.")
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
-    """Evaluates the model in RUN (a run directory or a fine-tuned checkpoint) on labelled data."""
-    from minibert import evaluation
+    """Evaluates the model in RUN (a run directory or a fine-tuned checkpoint) on labelled data.
 
-    results = evaluation.evaluate_run(run, **{name: value for name, value in options.items() if value is not None})
-    show.as_json(results) if as_json else show.table(results)
+    With squad or squad2 for RUN, and --data and --predictions, it is the official evaluator over files. A run
+    directory of that name is written ./squad2.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if run in ("squad", "squad2"):
+        _files(run, given, as_json)
+    elif _is_reader(run):
+        _reader(run, given, as_json)
+    else:
+        from minibert import evaluation
+
+        _refuse(given, SQUAD, "a classifier")
+        results = evaluation.evaluate_run(run, **given)
+        show.as_json(results) if as_json else show.table(results)
+
+
+def _files(task: str, given: dict[str, Any], as_json: bool) -> None:
+    from minibert.squad import evaluation
+
+    if not {"data", "predictions"} <= given.keys():
+        raise click.UsageError(f"{task} needs --data FILE and --predictions FILE; a run of that name is ./{task}")
+    _refuse(given, ("task", "data_dir", "split", "input_file", "threads", "output_dir", "null_score_diff_threshold"),
+            "files")  # fmt: skip
+    results = evaluation.evaluate_files(task, given["data"], given["predictions"], given.get("null_odds"))
+    show.as_json(results) if as_json else show.squad(results)
+
+
+def _reader(run: str, given: dict[str, Any], as_json: bool) -> None:
+    from minibert.squad import evaluation
+
+    _refuse(given, ("task", "data_dir", "split", "input_file", "predictions", "null_odds"), "a run of SQuAD")
+    results = evaluation.evaluate_run(run, **given)
+    show.as_json(results) if as_json else show.squad(results)
+
+
+def _is_reader(run: str) -> bool:
+    from minibert.squad.answering import is_reader
+
+    return Path(run).is_dir() and is_reader(Path(run))
+
+
+def _refuse(given: dict[str, Any], names: tuple[str, ...], what: str) -> None:
+    for name in names:
+        if name in given:
+            raise click.UsageError(f"--{name.replace('_', '-').replace('-file', '')} does not go with {what}")

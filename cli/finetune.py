@@ -8,6 +8,11 @@ import click
 
 from minibert.cli import show
 
+SQUAD = (
+    "doc_stride", "max_query_length", "n_best_size", "max_answer_length", "null_score_diff_threshold", "verbose",
+)  # fmt: skip
+NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", "eval_every")
+
 
 @click.command(
     epilog="\b\nExample:\n  minibert finetune mrpc --checkpoint base --data-dir glue --output-dir runs/first"
@@ -44,21 +49,41 @@ from minibert.cli import show
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--sample", is_flag=True, help="Use the embedded sample data and model (mrpc only): no network needed.")
 @click.option("--train", "train_file", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
-@click.option("--dev", "dev_file", type=click.Path(), help="TASK table: the file to evaluate on.")
+@click.option("--dev", "dev_file", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
 @click.option("--text-a", metavar="COLUMN", help="TASK table: the text.  [default: found by name]")
 @click.option("--text-b", metavar="COLUMN", help="TASK table: the second text of a pair.")
 @click.option("--label", metavar="COLUMN", help="TASK table: the label.  [default: label]")
 @click.option("--regression", is_flag=True, help="TASK table: the labels are numbers to predict.")
+@click.option("--first", metavar="FILE:EPOCHS", help="TASK squad or squad2: train on this file first ...")
+@click.option("--then", multiple=True, metavar="FILE:EPOCHS", help="... and then on this one, and so on: stages with a "
+              "warm-up and a decay of their own.")  # fmt: skip
+@click.option("--doc-stride", type=int, help="TASK squad, squad2: tokens from one window of a long text to the next.  "
+              "[default: 128]")  # fmt: skip
+@click.option("--max-query-length", type=int, help="TASK squad, squad2: tokens a question is cut to.  [default: 64]")
+@click.option("--n-best-size", type=int, help="TASK squad, squad2: answers kept.  [default: 20]")
+@click.option("--max-answer-length", type=int, help="TASK squad, squad2: tokens an answer has at most.  [default: 30]")
+@click.option("--null-score-diff-threshold", type=float, help="TASK squad2: how much better than the best answer none "
+              "must score to be given.  [default: the best on the development set]")  # fmt: skip
+@click.option("--verbose", is_flag=True, help="TASK squad, squad2: name every question that is left out.")
 def finetune(task: str, seeds: int | None, **options: Any) -> None:
-    """Fine-tunes a BERT checkpoint on TASK: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, or table
-    for your own files.
+    """Fine-tunes a BERT checkpoint on TASK: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your
+    own files, or squad or squad2 (by default 2 epochs, batches of 12, rate 3e-5, 384 tokens: the chapter's settings).
 
     The results go to stdout, progress to stderr, the model and everything else to the output directory.
     """
+    from minibert.tasks import plain
+
+    stages = options.pop("first"), options.pop("then")
+    if plain(task) in ("squad", "squad1", "squad1.1", "squad2", "squad2.0"):
+        return _squad("squad2" if "2" in task else "squad", seeds, stages, options)
     from minibert import finetuning
     from minibert import seeds as many
     from minibert.progress import Reporter
 
+    if any(stages) or any(options.pop(name) not in (None, False) for name in SQUAD):
+        raise click.UsageError(
+            f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
+        )
     table = {name: options.pop(name) for name in ("train_file", "dev_file", "text_a", "text_b", "label", "regression")}
     given = {name: value for name, value in options.items() if value is not None}
     chosen = _table(table) if task == "table" else task
@@ -69,6 +94,29 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
         show.results(finetuning.finetune(chosen, report=report, **given))
     else:
         show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
+
+
+def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ...]], options: dict[str, Any]) -> None:
+    from minibert.progress import Reporter
+    from minibert.squad import finetuning
+
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    unfit = [name for name in NOT_SQUAD if name in given] + ["seeds"] * (seeds is not None)
+    if unfit:
+        raise click.UsageError(f"--{unfit[0].replace('_', '-').replace('-file', '')} does not go with TASK {task}")
+    first, then = stages
+    if then and not first:
+        raise click.UsageError("--then comes after --first FILE:EPOCHS")
+    parts = [_stage(text) for text in (first, *then) if text]
+    show.results(finetuning.finetune(task, stages=parts, report=Reporter(quiet=False), **given))
+
+
+def _stage(text: str) -> tuple[str, float]:
+    file, _, epochs = text.rpartition(":")
+    try:
+        return file or text, float(epochs) if file else 1.0
+    except ValueError:
+        raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
 
 
 def _table(options: dict[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -12,13 +14,31 @@ import click
 @click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), default="tsv", show_default=True,
               help="google: test_results.tsv as Google's script writes it.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-def predict(run: str, source: str, target: str, form: str, threads: int | None) -> None:
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
+              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
+@click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
+def predict(
+    run: str, source: str, target: str, form: str, threads: int | None, precision: str, threshold: float | None
+) -> None:
     """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).
+
+    For a run of SQuAD, --input is a file in SQuAD's format, and --output the directory for predictions.json,
+    nbest_predictions.json and, of SQuAD 2.0, null_odds.json.
 
     The input has one text or pair a line, tab-separated, with or without a header that names the columns
     (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. Each answer
     is written as soon as its batch is done.
     """
+    from minibert.squad.answering import is_reader
+
+    if Path(run).is_dir() and is_reader(Path(run)):
+        from minibert.squad import evaluation
+
+        if "-" in (source, target):
+            raise click.UsageError("a run of SQuAD needs --input FILE.json and --output DIR")
+        return evaluation.predict_file(run, Path(source), Path(target), threshold, threads=threads, precision=precision)
+    if threshold is not None:
+        raise click.UsageError("--null-score-diff-threshold goes with a run of SQuAD")
     from minibert import prediction
 
-    prediction.predict_file(run, source, target, form, threads=threads)
+    prediction.predict_file(run, source, target, form, threads=threads, precision=precision)

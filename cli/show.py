@@ -9,11 +9,12 @@ import click
 
 if TYPE_CHECKING:
     from minibert.finetuning import Run
+    from minibert.squad.finetuning import SquadRun
 
 
-def results(run: Run) -> None:
+def results(run: Run | SquadRun) -> None:
     """The results of a finished run and where they stand."""
-    table(run.results)
+    table(run.results) if "majority" in run.results else squad(run.results)
     click.echo(f"\nmodel and results: {run.path}")
 
 
@@ -41,6 +42,25 @@ def table(values: dict[str, Any]) -> None:
         if isinstance(part, dict) and "beats_majority" in part:
             click.echo(f"\n{name}")
             table(part)
+
+
+def squad(values: dict[str, Any]) -> None:
+    """The official evaluator's figures, one a line."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            click.echo("\non articles that the threshold was not found on")
+            squad({k: v for k, v in value.items() if not isinstance(v, list)})
+        else:
+            click.echo(f"{name:<18}{value:>10.4f}" if isinstance(value, float) else f"{name:<18}{value:>10,}")
+
+
+def answers(question: str, found: list[Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"question": question, "answers": [one._asdict() for one in found]}))
+        return
+    for one in found:
+        place = f"{one.start}-{one.end}" if one.text else "none"
+        click.echo(f"{one.probability:7.4f}  {place:>13}  {one.text or '(no answer in the text)'}")
 
 
 def seeds(summary: dict[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""minibert answer: questions about a text, one or as they come."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minibert.cli import show
+
+
+@click.command(epilog='\b\nExample:\n  minibert answer runs/squad-001 --context article.txt --question "Who wrote it?"')
+@click.argument("run")
+@click.option("--context", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The text, UTF-8.")
+@click.option("--question", help="[default: asked for, or read from stdin line by line]")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Answers to show.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
+              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a question.")
+def answer(run: str, context: Path, question: str | None, top: int, as_json: bool, **options: Any) -> None:
+    """Answers questions about a text with the reader in RUN: the best parts of it, their probabilities and places.
+
+    A place is the first character and the one after the last, counted from 0.
+    """
+    from minibert import files
+    from minibert.errors import DataError
+    from minibert.squad import answering
+
+    with files.one_line(context, "read", DataError):
+        raw = context.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{context}: byte {error.start} is not UTF-8; save it as UTF-8") from None
+    model = answering.load(run, **options)
+    for one in [question] if question is not None else _asked():
+        show.answers(one, model.answer(one, text, top), as_json)
+
+
+def _asked() -> Any:
+    """Questions from stdin, with a prompt where a person types them; an empty line ends."""
+    live = sys.stdin.isatty()
+    while True:
+        if live:
+            click.echo("question: ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            if not line or live:
+                return
+            continue
+        yield line.strip()

@@ -1,0 +1,89 @@
+"""A reader in use: questions and a text in, the best parts of the text out."""
+
+from __future__ import annotations
+
+import dataclasses
+from os import PathLike, fspath
+from pathlib import Path
+
+from minibert import checkpoint, hub
+from minibert.errors import CheckpointError, RunError
+from minibert.model import open_device, tokenizer_of
+from minibert.runs import read_description
+from minibert.squad import spans, windows
+from minibert.squad.reader import Reader, tops
+from minibert.squad.reading import single
+from minibert.squad.settings import SquadConfig
+from minibert.squad.spans import Answer
+from minibert.tokenizer import Tokenizer
+
+
+class Answerer:
+    """A fine-tuned reader, its tokenizer and the settings that it was trained with."""
+
+    def __init__(self, reader: Reader, tokenizer: Tokenizer, settings: SquadConfig):
+        self.reader, self.tokenizer, self.settings = reader, tokenizer, settings
+
+    def answer(self, question: str, context: str, n: int = 3) -> list[Answer]:
+        """The n best answers, each a part of the context, best first; "" where none is better (SQuAD 2.0)."""
+        questions = single(question, context)
+        made = windows.make(questions, self.tokenizer, self.settings.lengths)
+        s = self.settings
+        (prediction,) = spans.predict(
+            questions, made, tops(self.reader, made, s.n_best_size), self.tokenizer, n_best=s.n_best_size,
+            max_answer_length=s.max_answer_length, negative=s.negative,
+        )  # fmt: skip
+        found = spans.answers(context, prediction)
+        odds, threshold = prediction.null_odds, s.null_score_diff_threshold or 0.0
+        if odds is not None:  # whether there is no answer is the threshold's decision, not that of probabilities
+            found.sort(key=lambda answer: (answer.text != "") == (odds > threshold))
+        return found[:n]
+
+    def with_threshold(self, threshold: float) -> Answerer:
+        """The same reader with another null_score_diff_threshold."""
+        settings = dataclasses.replace(self.settings, null_score_diff_threshold=threshold)
+        return Answerer(self.reader, self.tokenizer, settings)
+
+
+def load(
+    source: str | PathLike[str], device: str = "auto", threads: int | None = None, precision: str = "auto"
+) -> Answerer:
+    """The reader of a finished run, in a checkpoint directory or on the hub.
+
+    Raises CheckpointError where there is no head that marks answers, which fine-tuning would make.
+    """
+    source = fspath(source)
+    path = hub.resolve(source)
+    description = read_description(path)
+    if description and not description["finished"]:
+        raise RunError(f"{path}: the run is not finished; go on with minibert finetune ... --resume")
+    found = checkpoint.load(path, spans=True)
+    if found.missing_head:
+        raise CheckpointError(
+            f"{source}: marks no answers yet; train it with minibert finetune squad --checkpoint {source}"
+        )
+    reader = Reader(found.config, open_device(device, threads, precision))
+    reader.fill(found.arrays)
+    settings = settings_of(description)
+    longest = min(settings.max_seq_length, found.config.max_position_embeddings)
+    return Answerer(reader, tokenizer_of(found), dataclasses.replace(settings, max_seq_length=longest))
+
+
+def settings_of(description: dict | None) -> SquadConfig:
+    """What a run was trained with, and the threshold that was found for it; the defaults where there is no run."""
+    known = {field.name for field in dataclasses.fields(SquadConfig)} - {"precision", "device"}
+    given = {k: v for k, v in (description or {"settings": {}})["settings"].items() if k in known}
+    if description and isinstance(description.get("null_score_diff_threshold"), float):
+        given["null_score_diff_threshold"] = description["null_score_diff_threshold"]
+    try:
+        return SquadConfig(**{"task": "squad", "precision": "fp32", **given})
+    except TypeError:
+        raise RunError("run.json: its settings are damaged; train again with --overwrite") from None
+
+
+def is_reader(path: Path) -> bool:
+    """Whether a directory holds a run of SQuAD, or a model that marks answers and nothing else."""
+    description = read_description(path)
+    if description:
+        return str(description["settings"]["task"]).startswith("squad")
+    return not path.is_file() and checkpoint.architecture(path) == "BertForQuestionAnswering"

@@ -1,0 +1,192 @@
+"""From files of questions to a reader that answers them: windows, training in one or more stages, a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minibert import checkpoint, datasets, files, finetuning, training
+from minibert.checkpoint import Checkpoint, names
+from minibert.config import BertConfig
+from minibert.errors import ConfigError, RunError
+from minibert.evaluation import Split
+from minibert.model import open_device, tokenizer_of
+from minibert.progress import Reporter
+from minibert.random import initial_weights
+from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
+from minibert.squad import reading, windows
+from minibert.squad.answering import Answerer, load
+from minibert.squad.evaluation import evaluate
+from minibert.squad.reader import Reader
+from minibert.squad.reading import Questions
+from minibert.squad.settings import SquadConfig
+from minibert.squad.spans import Answer
+from minibert.squad.windows import Windows
+from minibert.tokenizer import Tokenizer
+from minibert.training import SAVE_EVERY, Trainer
+
+SHOWN = 5  # questions without their answer that are named
+
+
+class Stage(NamedTuple):
+    """A file of questions and how many epochs a run trains on it."""
+
+    file: Path
+    epochs: float
+
+
+@dataclass(frozen=True)
+class SquadRun:
+    """A finished run: its directory, and what eval_results.json there says."""
+
+    path: Path
+    results: dict[str, Any]
+
+    @cached_property
+    def model(self) -> Answerer:
+        return load(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def answer(self, question: str, context: str, n: int = 3) -> list[Answer]:
+        return self.model.answer(question, context, n)
+
+
+def finetune(
+    task: str = "squad",
+    *,
+    checkpoint: str | Path = "base",
+    data_dir: str | Path | None = None,
+    stages: Sequence[tuple[str | Path, float]] = (),
+    dev_file: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    save_every: int = SAVE_EVERY,
+    resume: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    report: Reporter | None = None,
+    verbose: bool = False,
+    **settings: Any,
+) -> SquadRun:
+    """Fine-tunes a checkpoint on SQuAD 1.1 ("squad") or 2.0 ("squad2") and returns the finished run.
+
+    `stages` are files and their epochs, trained on one after the other, each with its own warm-up, decay and fresh
+    moments; without them it is the task's training file for `epochs`. `settings` are SquadConfig's. `verbose` names the
+    questions whose answer is not in their text.
+    """
+    report = report or Reporter()
+    config = SquadConfig(task=task, **settings)
+    if stages and "epochs" in settings:
+        raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
+    output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task)
+    check_free(output, resume, overwrite)
+    if resume and read_description(output) is None:
+        raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
+    parts, dev = _files(config, data_dir, stages, dev_file, report)
+    config = dataclasses.replace(config, epochs=parts[0].epochs)
+    found = _load(checkpoint, config, report)
+    tokenizer = tokenizer_of(found)
+    data = [_split(part.file, tokenizer, config, report, verbose) for part in parts]
+    dev_questions = reading.read(dev)
+    reader = _build(found, config, threads)
+    trainer = Trainer(reader, data[0], config, [(s, p.epochs) for s, p in zip(data[1:], parts[1:], strict=True)])
+    description = {
+        "settings": config.to_dict(),
+        "stages": [{"file": str(part.file.absolute()), "epochs": part.epochs} for part in parts],
+        "checkpoint": finetuning.describe_checkpoint(checkpoint, found),
+        "data": _describe_data(parts, dev),
+        "data_dir": None,
+        "labels": [],
+        "columns": None,
+        "seed": config.seed,
+        "versions": finetuning.versions(),
+        "threads": reader.device.threads,
+    }
+    with RunDirectory.claim(output, description, resume, overwrite) as run:
+        finetuning.say_start(report, trainer, task, checkpoint, run)
+        training.train(trainer, run, None, None, None, save_every, report)
+        results = _finish(trainer, run, config, dev_questions, tokenizer)
+    return SquadRun(run.path, results)
+
+
+def _files(
+    config: SquadConfig,
+    data_dir: str | Path | None,
+    stages: Sequence[tuple[str | Path, float]],
+    dev_file: str | Path | None,
+    report: Reporter,
+) -> tuple[list[Stage], Path]:
+    """What to train on and what to evaluate on."""
+    own = None
+    if not (stages and dev_file):
+        with report.transfer() as progress:
+            own = datasets.squad_files(config.task, data_dir, progress)
+    parts = [Stage(Path(file), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
+    for part in parts:
+        if part.epochs <= 0:
+            raise ConfigError(f"{part.file}: {part.epochs:g} epochs: a stage needs more than 0")
+    return parts, Path(dev_file) if dev_file else own[1]  # type: ignore[index]
+
+
+def _load(source: str | Path, config: SquadConfig, report: Reporter) -> Checkpoint:
+    return finetuning.load_checkpoint(source, config, report, spans=True)
+
+
+def _split(path: Path, tokenizer: Tokenizer, config: SquadConfig, report: Reporter, verbose: bool) -> Split:
+    questions = reading.read(path)
+    report.say(f"{path}: {len(questions):,} questions on {len(questions.paragraphs):,} texts")
+    made = windows.prepare(questions, tokenizer, config.lengths, config.negative)
+    _say_dropped(questions, made, report, verbose)
+    return Split(str(path), made.features, made.labels)
+
+
+def _say_dropped(questions: Questions, made: Windows, report: Reporter, verbose: bool) -> None:
+    """Questions whose answer is not in their text: left out, as Google's code does."""
+    if count := len(made.dropped):
+        ids = [questions.questions[i].id for i in (made.dropped if verbose else made.dropped[:SHOWN])]
+        more = ", ..." if len(ids) < count else ""
+        report.say(f"{count} questions are left out, their answers not being in their texts: {', '.join(ids)}{more}")
+
+
+def _build(found: Checkpoint, config: SquadConfig, threads: int | None) -> Reader:
+    """The model with the checkpoint's weights, and a new head where it has none."""
+    model_config: BertConfig = dataclasses.replace(
+        found.config,
+        hidden_act={"erf": "gelu", "tanh": "gelu_new", None: found.config.hidden_act}[config.gelu],
+        id2label=(),
+        problem_type=None,
+    )
+    reader = Reader(model_config, open_device(config.device, threads, config.precision))
+    arrays = dict(found.arrays)
+    if found.missing_head:
+        shapes = names.shapes(model_config, spans=True)
+        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, model_config.initializer_range, config.seed)
+    reader.fill(arrays)
+    return reader
+
+
+def _finish(
+    trainer: Trainer, run: RunDirectory, config: SquadConfig, dev: Questions, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Writes the model, answers the development set and writes the results; the saved state goes last."""
+    reader = trainer.bert
+    assert isinstance(reader, Reader)
+    checkpoint.save(run.path, reader.config, reader.arrays())
+    tokenizer.save(run.path, reader.config.max_position_embeddings)
+    results = evaluate(Answerer(reader, tokenizer, config), dev, run.path) | {"global_step": trainer.total}
+    files.write_whole(run.path / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
+    threshold = {"null_score_diff_threshold": results["threshold"]} if config.negative else {}
+    run.describe(finished=True, steps=trainer.total, peak_bytes=dict(reader.device.peak), **threshold)
+    run.remove_state()
+    return results
+
+
+def _describe_data(parts: Sequence[Stage], dev: Path) -> dict[str, Any]:
+    paths = {f"stage {i}": part.file for i, part in enumerate(parts, 1)} | {"dev": dev}
+    return {name: {"path": str(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}

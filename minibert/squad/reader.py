@@ -1,0 +1,59 @@
+"""BERT with the head of run_squad.py: for every token, how likely an answer starts there and how likely it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from minibert import batch, ops
+from minibert.autograd import Tensor, untaped
+from minibert.batch import Batch
+from minibert.bert import Bert
+from minibert.config import BertConfig
+from minibert.kernels.devices import Device
+from minibert.random import Key
+from minibert.squad.spans import Top
+from minibert.squad.windows import Windows
+
+BATCH = 16  # windows computed at a time outside training
+
+
+class Reader(Bert):
+    """Two outputs a token, straight from the last layer: no pooler, no dropout of its own.
+
+    A batch's labels are the first and the last token of each window's answer, (S, 2) int32; both 0, [CLS], mean that
+    the window has none.
+    """
+
+    def __init__(self, config: BertConfig, device: Device):
+        super().__init__(config, 2, device)
+
+    def _head_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"qa_outputs.weight": (2, self.config.hidden_size), "qa_outputs.bias": (2,)}
+
+    def logits(self, batch: Batch, key: Key | None = None, recompute_layers: bool = False) -> Tensor:
+        """(T, 2): start and end, in the device's float type."""
+        x, p = self.encode(batch, key, recompute_layers), self.head
+        return ops.linear(x, p["qa_outputs.weight"], p["qa_outputs.bias"], self.device.float_type)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean of both cross entropies over each window's tokens: (S,)."""
+        labels = self.device.numpy(batch.labels)
+        starts, ends = (self.device.array(np.ascontiguousarray(column)) for column in labels.T)
+        return ops.span_cross_entropy(logits, batch.offsets, starts, ends)
+
+
+def tops(reader: Reader, windows: Windows, n: int) -> Iterator[Top]:
+    """The n highest logits of each window, batch by batch: all that is kept of them."""
+    device = reader.device
+    reader.check(windows.features)
+    with device.session(), untaped():
+        for numbers in batch.in_order(len(windows), BATCH):
+            part = batch.pack(device, windows.features, numbers, None)
+            logits = reader.logits(part).data
+            values = device.empty((len(part), 2, n), device.float_type, "activations")
+            places = device.empty((len(part), 2, n), "int32", "activations")
+            device.top_logits.forward(values, places, logits, part.offsets)
+            firsts = device.numpy(logits)[device.numpy(part.firsts)]
+            yield Top(device.numpy(values).copy(), device.numpy(places).copy(), firsts)

@@ -1,0 +1,309 @@
+"""From logits to answers and their files, as google-research/bert:run_squad.py writes them (write_predictions)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minibert import files
+from minibert.squad.reading import Question, Questions
+from minibert.squad.windows import Windows
+from minibert.squad.words import Cutter
+from minibert.tokenizer import Tokenizer
+
+PREDICTIONS, N_BEST, NULL_ODDS = "predictions.json", "nbest_predictions.json", "null_odds.json"
+NO_WINDOW = 1000000.0  # the original's null score before the first window
+
+
+class Top(NamedTuple):
+    """The highest logits of some windows, highest first and of equals the first in the window.
+
+    values: (S, 2, n) float32, of start and end; places: (S, 2, n) int32, counted from [CLS], -1 for no more;
+    null: (S, 2) float32, the two logits of [CLS].
+    """
+
+    values: NDArray[np.float32]
+    places: NDArray[np.int32]
+    null: NDArray[np.float32]
+
+
+class Entry(NamedTuple):
+    """One of the n best: its text, "" for no answer, and the characters of the context that it is."""
+
+    text: str
+    start_logit: float
+    end_logit: float
+    start: int
+    end: int
+
+    @property
+    def score(self) -> float:
+        return self.start_logit + self.end_logit
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A question's n best answers, best first; null_odds is the score of no answer less the best answer's, or None."""
+
+    id: str
+    entries: list[Entry]
+    probabilities: list[float]
+    null_odds: float | None
+
+    @property
+    def best(self) -> str:
+        """The best answer, where there may be none the best that is one."""
+        return self.entries[0].text if self.null_odds is None else _first_answer(self.entries).text
+
+
+class Chosen(NamedTuple):
+    """What is kept of a prediction: its best answer, and how much better no answer is."""
+
+    id: str
+    text: str
+    null_odds: float | None
+
+    def answer(self, threshold: float) -> str:
+        return "" if self.null_odds is not None and self.null_odds > threshold else self.text
+
+
+class Answer(NamedTuple):
+    """context[start:end] == text; no answer is "" at 0."""
+
+    text: str
+    probability: float
+    start: int
+    end: int
+
+
+def predict(
+    questions: Questions,
+    windows: Windows,
+    tops: Iterable[Top],
+    tokenizer: Tokenizer,
+    *,
+    n_best: int = 20,
+    max_answer_length: int = 30,
+    negative: bool = False,
+) -> Iterator[Prediction]:
+    """The predictions in the order of the questions; `tops` are those of the windows in their order, in any batches.
+
+    negative: there may be no answer (SQuAD 2.0).
+    """
+    rows = (row for top in tops for row in zip(top.values, top.places, top.null, strict=True))
+    cutter = Cutter(tokenizer)
+    counts = np.bincount(windows.question, minlength=len(questions)).tolist()
+    begin = 0
+    for question, count in zip(questions, counts, strict=True):
+        own = list(islice(rows, count))
+        own_windows = range(begin, begin + count)
+        begin += count
+        candidates = _candidates(windows, own_windows, own, max_answer_length)
+        text = _Text(question, questions.context(question), windows, own_windows, tokenizer.vocab, cutter)
+        entries = _entries(candidates, text, _null(own) if negative else None, n_best)
+        null_odds = _null_odds(entries, own) if negative else None
+        probabilities = _softmax([entry.score for entry in entries])
+        yield Prediction(question.id, entries, probabilities, null_odds)
+
+
+def answers(context: str, prediction: Prediction) -> list[Answer]:
+    """The n best as parts of the context, with probabilities."""
+    return [
+        Answer(context[entry.start : entry.end], probability, entry.start, entry.end)
+        for entry, probability in zip(prediction.entries, prediction.probabilities, strict=True)
+        if entry.start < entry.end or not entry.text
+    ]
+
+
+def write_n_best(path: Path | str, predictions: Iterable[Prediction]) -> list[Chosen]:
+    """Writes nbest_predictions.json as the predictions come; returns what the other files need."""
+    chosen: list[Chosen] = []
+
+    def write(file: BinaryIO) -> None:
+        for prediction in predictions:
+            file.write((",\n" if chosen else "{\n").encode() + _n_best_json(prediction).encode())
+            chosen.append(Chosen(prediction.id, prediction.best, prediction.null_odds))
+        file.write(b"\n}\n" if chosen else b"{}\n")
+
+    files.write_whole(path, write)
+    return chosen
+
+
+def write_predictions(folder: Path | str, chosen: Iterable[Chosen], threshold: float = 0.0) -> None:
+    """Writes predictions.json, and null_odds.json where there may be no answer."""
+    chosen = list(chosen)
+    _write_json(Path(folder) / PREDICTIONS, {each.id: each.answer(threshold) for each in chosen})
+    if any(each.null_odds is not None for each in chosen):
+        _write_json(Path(folder) / NULL_ODDS, {each.id: each.null_odds for each in chosen})
+
+
+Row = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]  # of Top, for one window
+
+
+class _Candidate(NamedTuple):
+    window: int  # counted from the question's first
+    start: int
+    end: int
+    start_logit: float
+    end_logit: float
+
+
+def _candidates(windows: Windows, own: range, rows: list[Row], max_answer_length: int) -> Iterator[_Candidate]:
+    """The pairs of a start and an end that can be an answer, by the sum of their logits, in the original's order."""
+    if not rows:
+        return
+    values = np.stack([row[0] for row in rows]).astype(np.float64)  # as the original's sums
+    places = np.stack([row[1] for row in rows])
+    first = windows.first[own.start : own.stop, None]
+    _, lengths = windows.parts(own)
+    inside = (places >= first[:, None]) & (places < (first + lengths[:, None])[:, None])  # of the text's part
+    for window, maximal in enumerate(windows.maximal(own) if len(own) > 1 else []):
+        kept = inside[window, 0]
+        kept[kept] = maximal[places[window, 0][kept] - first[window]]
+    starts, ends = places[:, 0, :, None], places[:, 1, None, :]
+    allowed = inside[:, 0, :, None] & inside[:, 1, None, :] & (ends >= starts) & (ends < starts + max_answer_length)
+    window, i, j = np.nonzero(allowed)
+    start_logits, end_logits = values[window, 0, i], values[window, 1, j]
+    order = np.argsort(-(start_logits + end_logits), kind="stable")
+    columns = (window, places[window, 0, i], places[window, 1, j], start_logits, end_logits)
+    for low in range(0, len(order), 64):  # few are looked at
+        some = order[low : low + 64]
+        yield from map(_Candidate._make, zip(*(column[some].tolist() for column in columns), strict=True))
+
+
+def _null(rows: list[Row]) -> Entry:
+    """No answer, with the logits of the window that scores it lowest."""
+    entries = [Entry("", *row[2].tolist(), 0, 0) for row in rows]
+    return min(entries, key=lambda entry: entry.score, default=Entry("", 0.0, 0.0, 0, 0))
+
+
+def _null_odds(entries: list[Entry], rows: list[Row]) -> float:
+    null = _null(rows).score if rows else NO_WINDOW
+    best = _first_answer(entries)
+    return null - best.start_logit - best.end_logit
+
+
+def _entries(candidates: Iterator[_Candidate], text: _Text, null: Entry | None, n_best: int) -> list[Entry]:
+    """The n best, each text once, and no answer among them or behind them."""
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    for candidate in candidates:
+        # No answer stands behind candidates of the same score.
+        if null and len(entries) < n_best and candidate.start_logit + candidate.end_logit < null.score:
+            entries.append(null)
+            null = None
+        if len(entries) >= n_best:
+            break
+        entry = text.entry(candidate)
+        if entry.text not in seen:
+            seen.add(entry.text)
+            entries.append(entry)
+    if null:  # appended to a full list too
+        entries.append(null)
+    # Where there is nothing to choose from, the original says "empty", or in SQuAD 2.0 ends in an error.
+    if not any(entry.text for entry in entries):
+        entries.insert(0, Entry("empty", 0.0, 0.0, 0, 0))
+    return entries
+
+
+def _first_answer(entries: list[Entry]) -> Entry:
+    return next(entry for entry in entries if entry.text)
+
+
+def _softmax(scores: list[float]) -> list[float]:
+    highest = max(scores)
+    exponentials = [math.exp(score - highest) for score in scores]
+    total = 0.0
+    for value in exponentials:  # not sum(), which compensates for rounding and gives other last digits
+        total += value
+    return [value / total for value in exponentials]
+
+
+class _Text:
+    """The text of one question, from which the texts of its candidates are taken."""
+
+    def __init__(
+        self, question: Question, context: str, windows: Windows, own: range, vocab: tuple[str, ...], cutter: Cutter
+    ) -> None:
+        self.context, self.vocab, self.cutter = context, vocab, cutter
+        number = question.paragraph
+        self.offsets = windows.features.offsets[own.start : own.stop + 1].tolist()
+        self.ids = windows.features.ids[self.offsets[0] : self.offsets[-1]]
+        # The text's token at a window's first place is begin; by place, it is begin - first.
+        self.shifts = (windows.begin[own.start : own.stop] - windows.first[own.start : own.stop]).tolist()
+        self.token_words = windows.token_words[slice(*windows.token_offsets[number : number + 2])]
+        words = slice(*windows.word_offsets[number : number + 2])
+        self.starts, self.ends = windows.word_starts[words], windows.word_ends[words]
+
+    def entry(self, candidate: _Candidate) -> Entry:
+        window, start, end, start_logit, end_logit = candidate
+        shift = self.shifts[window]
+        first, last = int(self.token_words[start + shift]), int(self.token_words[end + shift])
+        bounds = list(zip(self.starts[first : last + 1].tolist(), self.ends[first : last + 1].tolist(), strict=True))
+        original = " ".join([self.context[a:b] for a, b in bounds])
+        place = self.offsets[window] - self.offsets[0]
+        ids = self.ids[place + start : place + end + 1].tolist()
+        begin, stop = final_span(joined_pieces([self.vocab[i] for i in ids]), original, self.cutter)
+        return Entry(
+            original[begin:stop],
+            start_logit,
+            end_logit,
+            _character(bounds, begin),
+            _character(bounds, stop - 1) + 1,
+        )
+
+
+def joined_pieces(tokens: list[str]) -> str:
+    """WordPieces as text."""
+    return " ".join(" ".join(tokens).replace(" ##", "").replace("##", "").split())
+
+
+def final_span(predicted: str, original: str, cutter: Cutter) -> tuple[int, int]:
+    """Which characters of the original words the predicted text is, which lacks their capitals and accents.
+
+    The original's get_final_text: the words are normalized as the model reads them; the prediction is found in that,
+    and the characters that are no spaces are counted off. Where that cannot be done, it is all the words.
+    """
+    whole = (0, len(original))
+    read = " ".join(cutter.words(original))
+    if predicted == read or not predicted:  # most are; counting off would give the same
+        return whole
+    found = read.find(predicted)
+    letters = [i for i, character in enumerate(original) if character != " "]
+    if found < 0 or len(letters) != len(read) - read.count(" "):
+        return whole
+    before = found - read.count(" ", 0, found)
+    last = before + len(predicted) - predicted.count(" ") - 1
+    return letters[before], letters[last] + 1
+
+
+def _character(bounds: list[tuple[int, int]], place: int) -> int:
+    """The context's character for one of the words at these bounds joined by single spaces."""
+    for start, end in bounds:
+        if place < end - start:
+            return start + place
+        place -= end - start + 1
+    raise IndexError(place)
+
+
+def _n_best_json(prediction: Prediction) -> str:
+    entries = ",\n".join(
+        f'        {{\n            "text": {json.dumps(entry.text)},\n'
+        f'            "probability": {json.dumps(probability)},\n'
+        f'            "start_logit": {json.dumps(entry.start_logit)},\n'
+        f'            "end_logit": {json.dumps(entry.end_logit)}\n        }}'
+        for entry, probability in zip(prediction.entries, prediction.probabilities, strict=True)
+    )
+    return f"    {json.dumps(prediction.id)}: [\n{entries}\n    ]"
+
+
+def _write_json(path: Path, content: dict[str, str] | dict[str, float | None]) -> None:
+    files.write_whole(path, (json.dumps(content, indent=4) + "\n").encode())
