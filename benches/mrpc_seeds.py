@@ -1,10 +1,13 @@
 """MRPC, seed by seed: minibert's command line against transformers + PyTorch (peer.py), as a Markdown table.
 
-    pip install -e ".[peers]"
+    pip install ".[peers]"
     python benches/mrpc_seeds.py --checkpoint DIR --data-dir DIR --learning-rate 5e-5 --log seeds.jsonl
 
 Every training is a process of its own, ours and theirs in turn. Each adds a line to the log when it ends;
 what the log already holds under the same settings is not run again, so an interrupted measurement goes on.
+
+Both tokenize, train, evaluate and save, so that the seconds compare whole runs. For that take --recipe stable, which
+PyTorch has fused kernels for, --precision bf16, and compile minibert's kernels before, with `minibert compile`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 HERE = Path(__file__).parent
 METRICS = {"accuracy": "accuracy", "f1": "F1"}
@@ -39,9 +42,10 @@ def train_ours(args: argparse.Namespace, settings: dict, seed: int) -> dict:
 
 def train_theirs(args: argparse.Namespace, settings: dict, seed: int) -> dict:
     """One training by peer.py; the line that it prints."""
-    options = {**settings, "data-dir": args.data_dir, "first-seed": seed, "seeds": 1}
-    began = time.perf_counter()
-    out = call([sys.executable, str(HERE / "peer.py"), "mrpc", *flags(options)])
+    with tempfile.TemporaryDirectory() as output:
+        options = {**settings, "data-dir": args.data_dir, "output-dir": output, "first-seed": seed, "seeds": 1}
+        began = time.perf_counter()
+        out = call([sys.executable, str(HERE / "peer.py"), "mrpc", *flags(options)])
     return {**json.loads(out.splitlines()[-1]), "seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -58,7 +62,7 @@ def call(command: list[str]) -> str:
 
 def measure(args: argparse.Namespace) -> list[dict]:
     """The log's lines for these settings, the missing trainings done first."""
-    names = ("checkpoint", "learning-rate", "epochs", "recipe")
+    names = ("checkpoint", "learning-rate", "epochs", "recipe", "precision")
     settings = {name: getattr(args, name.replace("-", "_")) for name in names}
     log = Path(args.log)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -106,6 +110,8 @@ def table(lines: list[dict], command: str) -> str:
         apart, error = fmean(x) - fmean(y), math.hypot(standard_error(x), standard_error(y))
         errors = apart / error if error else math.nan
         rows.append(f"{name}, ours less theirs: {apart:+.4f}, {errors:+.2f} standard errors.")
+    x, y = (median([r["seconds"] for r in side.values()]) for side in (ours, theirs))
+    rows.append(f"Seconds, medians: {x:.0f} and {y:.0f}, theirs {y / x:.2f} times ours.")
     peer, load = next(iter(theirs.values())), max(line["load"] for line in lines)
     rows.append(f"{peer['peer']}, {peer['threads']} threads.")
     rows.append(f"Seconds are those of whole processes, under a load average of up to {load:.1f}.")
@@ -119,6 +125,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--recipe", choices=["google", "stable"], default="google")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--log", required=True, help="JSON lines of finished trainings; kept and added to")

@@ -19,6 +19,7 @@ from minibert import kernels
 from minibert.errors import BackendError
 
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
+PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
 
 
@@ -72,7 +73,8 @@ class Device:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         dtype = np.dtype(dtype)
-        block = self._block(math.prod(shape) * dtype.itemsize)
+        nbytes = math.prod(shape) * dtype.itemsize
+        block = self._block(size_class(nbytes) if kind in PASSING else max(ALIGNMENT, nbytes))
         self.in_use[kind] += block.nbytes - ALIGNMENT
         if self.in_use.total() > self.peak.total():
             self.peak = self.in_use.copy()
@@ -109,8 +111,7 @@ class Device:
         """A device array as the host sees it."""
         return array
 
-    def _block(self, nbytes: int) -> np.ndarray:
-        size = size_class(nbytes)
+    def _block(self, size: int) -> np.ndarray:
         if self._kept.get(size):
             self._kept_bytes -= size
             return self._kept[size].pop()

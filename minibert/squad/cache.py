@@ -57,7 +57,7 @@ def _write(file: BinaryIO, blocks: Blocks) -> None:
         write(bytes(-size % ALIGN))
         begin, rows, shape, kind = size, 0, [0], ""
         for part in parts:
-            write(memoryview(np.ascontiguousarray(part)).cast("B") if part.size else b"")
+            write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
             rows += len(part)
             shape, kind = [rows, *part.shape[1:]], part.dtype.str
         index.append([name, kind, shape, begin])
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     except (MinibertError, ValueError):  # not there; empty
         return None
     end = len(whole) - DIGEST
-    if end < 8 or hashlib.sha256(whole[:end]).digest() != whole[end:].tobytes():
+    if end < 8 or hashlib.sha256(whole[:end].data).digest() != whole[end:].tobytes():
         return None
     described = int.from_bytes(whole[end - 8 : end].tobytes(), "little")
     index = json.loads(whole[end - 8 - described : end - 8].tobytes())

@@ -73,7 +73,8 @@ def single(question: str, context: str) -> Questions:
     for name, text in (("question", question), ("context", context)):
         _check_text(text, f"the {name}")
     asked = Question("question", question, 0, (), None)
-    return Questions("the question", "", ("",), (Paragraph(context, 0),), (asked,))
+    sha256 = hashlib.sha256(json.dumps([question, context]).encode()).hexdigest()
+    return Questions("the question", sha256, ("",), (Paragraph(context, 0),), (asked,))
 
 
 def _parsed(text: str, path: Path) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert import files
-from minibert.squad.reading import Question, Questions
+from minibert.squad.reading import Questions
 from minibert.squad.windows import Windows
 from minibert.squad.words import Cutter
 from minibert.tokenizer import Tokenizer
@@ -100,18 +100,19 @@ def predict(
     """
     rows = (row for top in tops for row in zip(top.values, top.places, top.null, strict=True))
     cutter = Cutter(tokenizer)
+    text = _Text(questions, windows, tokenizer.vocab, cutter, 0)
     counts = np.bincount(windows.question, minlength=len(questions)).tolist()
     begin = 0
     for question, count in zip(questions, counts, strict=True):
-        own = list(islice(rows, count))
-        own_windows = range(begin, begin + count)
+        if question.paragraph != text.paragraph:
+            text = _Text(questions, windows, tokenizer.vocab, cutter, question.paragraph)
+        own, scored = range(begin, begin + count), list(islice(rows, count))
         begin += count
-        candidates = _candidates(windows, own_windows, own, max_answer_length)
-        text = _Text(question, questions.context(question), windows, own_windows, tokenizer.vocab, cutter)
-        entries = _entries(candidates, text, _null(own) if negative else None, n_best)
-        null_odds = _null_odds(entries, own) if negative else None
-        probabilities = _softmax([entry.score for entry in entries])
-        yield Prediction(question.id, entries, probabilities, null_odds)
+        candidates = _candidates(windows, own, scored, max_answer_length)
+        ids = windows.features.ids[slice(*windows.features.offsets[[own.start, own.stop]])].tolist()
+        entries = _entries(candidates, text, ids, _null(scored) if negative else None, n_best)
+        null_odds = _null_odds(entries, scored) if negative else None
+        yield Prediction(question.id, entries, _softmax([entry.score for entry in entries]), null_odds)
 
 
 def answers(context: str, prediction: Prediction) -> list[Answer]:
@@ -149,9 +150,11 @@ Row = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]  # of T
 
 
 class _Candidate(NamedTuple):
-    window: int  # counted from the question's first
-    start: int
-    end: int
+    """A span of `size` tokens: `place` is its first among those of the question's windows, `token` among the text's."""
+
+    place: int
+    token: int
+    size: int
     start_logit: float
     end_logit: float
 
@@ -162,26 +165,33 @@ def _candidates(windows: Windows, own: range, rows: list[Row], max_answer_length
         return
     values = np.stack([row[0] for row in rows]).astype(np.float64)  # as the original's sums
     places = np.stack([row[1] for row in rows])
-    first = windows.first[own.start : own.stop, None]
-    _, lengths = windows.parts(own)
-    inside = (places >= first[:, None]) & (places < (first + lengths[:, None])[:, None])  # of the text's part
-    for window, maximal in enumerate(windows.maximal(own) if len(own) > 1 else []):
-        kept = inside[window, 0]
-        kept[kept] = maximal[places[window, 0][kept] - first[window]]
+    first = windows.first[own.start : own.stop]
+    begins, lengths = windows.parts(own)
+    inside = (places >= first[:, None, None]) & (places < (first + lengths)[:, None, None])  # of the text's part
+    if len(own) > 1:
+        for kept, place, here, maximal in zip(inside[:, 0], places[:, 0], first, windows.maximal(own), strict=True):
+            kept[kept] = maximal[place[kept] - here]
     starts, ends = places[:, 0, :, None], places[:, 1, None, :]
     allowed = inside[:, 0, :, None] & inside[:, 1, None, :] & (ends >= starts) & (ends < starts + max_answer_length)
     window, i, j = np.nonzero(allowed)
-    start_logits, end_logits = values[window, 0, i], values[window, 1, j]
-    order = np.argsort(-(start_logits + end_logits), kind="stable")
-    columns = (window, places[window, 0, i], places[window, 1, j], start_logits, end_logits)
+    order = np.argsort(-(values[window, 0, i] + values[window, 1, j]), kind="stable")
+    offsets = windows.features.offsets[own.start : own.stop] - windows.features.offsets[own.start]
     for low in range(0, len(order), 64):  # few are looked at
-        some = order[low : low + 64]
-        yield from map(_Candidate._make, zip(*(column[some].tolist() for column in columns), strict=True))
+        w, s, e = (numbers[order[low : low + 64]] for numbers in (window, i, j))
+        start = places[w, 0, s]
+        columns = (
+            offsets[w] + start,
+            begins[w] + start - first[w],
+            places[w, 1, e] - start + 1,
+            values[w, 0, s],
+            values[w, 1, e],
+        )
+        yield from map(_Candidate._make, zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _null(rows: list[Row]) -> Entry:
     """No answer, with the logits of the window that scores it lowest."""
-    entries = [Entry("", *row[2].tolist(), 0, 0) for row in rows]
+    entries = [Entry("", float(start), float(end), 0, 0) for _, _, (start, end) in rows]
     return min(entries, key=lambda entry: entry.score, default=Entry("", 0.0, 0.0, 0, 0))
 
 
@@ -191,22 +201,24 @@ def _null_odds(entries: list[Entry], rows: list[Row]) -> float:
     return null - best.start_logit - best.end_logit
 
 
-def _entries(candidates: Iterator[_Candidate], text: _Text, null: Entry | None, n_best: int) -> list[Entry]:
+def _entries(
+    candidates: Iterator[_Candidate], text: _Text, ids: list[int], null: Entry | None, n_best: int
+) -> list[Entry]:
     """The n best, each text once, and no answer among them or behind them."""
     entries: list[Entry] = []
     seen: set[str] = set()
     for candidate in candidates:
-        # No answer stands behind candidates of the same score.
-        if null and len(entries) < n_best and candidate.start_logit + candidate.end_logit < null.score:
+        # No answer stands behind candidates of the same score, and is appended to a full list too.
+        if null and candidate.start_logit + candidate.end_logit < null.score:
             entries.append(null)
             null = None
         if len(entries) >= n_best:
             break
-        entry = text.entry(candidate)
+        entry = text.entry(candidate, ids)
         if entry.text not in seen:
             seen.add(entry.text)
             entries.append(entry)
-    if null:  # appended to a full list too
+    if null:
         entries.append(null)
     # Where there is nothing to choose from, the original says "empty", or in SQuAD 2.0 ends in an error.
     if not any(entry.text for entry in entries):
@@ -228,37 +240,34 @@ def _softmax(scores: list[float]) -> list[float]:
 
 
 class _Text:
-    """The text of one question, from which the texts of its candidates are taken."""
+    """One text, from which the texts of candidates are taken."""
 
     def __init__(
-        self, question: Question, context: str, windows: Windows, own: range, vocab: tuple[str, ...], cutter: Cutter
+        self, questions: Questions, windows: Windows, vocab: tuple[str, ...], cutter: Cutter, paragraph: int
     ) -> None:
-        self.context, self.vocab, self.cutter = context, vocab, cutter
-        number = question.paragraph
-        self.offsets = windows.features.offsets[own.start : own.stop + 1].tolist()
-        self.ids = windows.features.ids[self.offsets[0] : self.offsets[-1]]
-        # The text's token at a window's first place is begin; by place, it is begin - first.
-        self.shifts = (windows.begin[own.start : own.stop] - windows.first[own.start : own.stop]).tolist()
-        self.token_words = windows.token_words[slice(*windows.token_offsets[number : number + 2])]
-        words = slice(*windows.word_offsets[number : number + 2])
-        self.starts, self.ends = windows.word_starts[words], windows.word_ends[words]
+        self.paragraph, self.context = paragraph, questions.paragraphs[paragraph].context
+        self.vocab, self.cutter = vocab, cutter
+        words = slice(*windows.word_offsets[paragraph : paragraph + 2])
+        self.bounds = list(zip(windows.word_starts[words].tolist(), windows.word_ends[words].tolist(), strict=True))
+        self.token_words = windows.token_words[slice(*windows.token_offsets[paragraph : paragraph + 2])].tolist()
+        self.read: dict[int, str] = {}  # words as the model reads them
 
-    def entry(self, candidate: _Candidate) -> Entry:
-        window, start, end, start_logit, end_logit = candidate
-        shift = self.shifts[window]
-        first, last = int(self.token_words[start + shift]), int(self.token_words[end + shift])
-        bounds = list(zip(self.starts[first : last + 1].tolist(), self.ends[first : last + 1].tolist(), strict=True))
+    def entry(self, candidate: _Candidate, ids: list[int]) -> Entry:
+        """A candidate with its text; `ids` are the tokens of the question's windows."""
+        place, token, size, start_logit, end_logit = candidate
+        first, last = self.token_words[token], self.token_words[token + size - 1]
+        bounds = self.bounds[first : last + 1]
         original = " ".join([self.context[a:b] for a, b in bounds])
-        place = self.offsets[window] - self.offsets[0]
-        ids = self.ids[place + start : place + end + 1].tolist()
-        begin, stop = final_span(joined_pieces([self.vocab[i] for i in ids]), original, self.cutter)
-        return Entry(
-            original[begin:stop],
-            start_logit,
-            end_logit,
-            _character(bounds, begin),
-            _character(bounds, stop - 1) + 1,
-        )
+        read = " ".join(filter(None, map(self.read_word, range(first, last + 1))))
+        predicted = joined_pieces([self.vocab[i] for i in ids[place : place + size]])
+        begin, stop = final_span(predicted, original, read)
+        start, end = _character(bounds, begin), _character(bounds, stop - 1) + 1
+        return Entry(original[begin:stop], start_logit, end_logit, start, end)
+
+    def read_word(self, word: int) -> str:
+        if word not in self.read:
+            self.read[word] = " ".join(self.cutter.words(self.context[slice(*self.bounds[word])]))
+        return self.read[word]
 
 
 def joined_pieces(tokens: list[str]) -> str:
@@ -266,14 +275,13 @@ def joined_pieces(tokens: list[str]) -> str:
     return " ".join(" ".join(tokens).replace(" ##", "").replace("##", "").split())
 
 
-def final_span(predicted: str, original: str, cutter: Cutter) -> tuple[int, int]:
+def final_span(predicted: str, original: str, read: str) -> tuple[int, int]:
     """Which characters of the original words the predicted text is, which lacks their capitals and accents.
 
-    The original's get_final_text: the words are normalized as the model reads them; the prediction is found in that,
-    and the characters that are no spaces are counted off. Where that cannot be done, it is all the words.
+    The original's get_final_text: the prediction is found in `read`, the words as the model reads them, and the
+    characters that are no spaces are counted off. Where that cannot be done, it is all the words.
     """
     whole = (0, len(original))
-    read = " ".join(cutter.words(original))
     if predicted == read or not predicted:  # most are; counting off would give the same
         return whole
     found = read.find(predicted)
@@ -295,14 +303,17 @@ def _character(bounds: list[tuple[int, int]], place: int) -> int:
 
 
 def _n_best_json(prediction: Prediction) -> str:
-    entries = ",\n".join(
-        f'        {{\n            "text": {json.dumps(entry.text)},\n'
-        f'            "probability": {json.dumps(probability)},\n'
-        f'            "start_logit": {json.dumps(entry.start_logit)},\n'
-        f'            "end_logit": {json.dumps(entry.end_logit)}\n        }}'
-        for entry, probability in zip(prediction.entries, prediction.probabilities, strict=True)
-    )
-    return f"    {json.dumps(prediction.id)}: [\n{entries}\n    ]"
+    """The prediction as json.dumps(indent=4) writes it in an object; that is slow, so numbers are written at once."""
+    lines = []
+    for entry, probability in zip(prediction.entries, prediction.probabilities, strict=True):
+        numbers = json.dumps([probability, entry.start_logit, entry.end_logit])[1:-1].split(", ")
+        pairs = zip(
+            ("text", "probability", "start_logit", "end_logit"), (json.dumps(entry.text), *numbers), strict=True
+        )
+        lines.append(
+            "        {\n" + ",\n".join(f'            "{key}": {value}' for key, value in pairs) + "\n        }"
+        )
+    return f"    {json.dumps(prediction.id)}: [\n" + ",\n".join(lines) + "\n    ]"
 
 
 def _write_json(path: Path, content: dict[str, str] | dict[str, float | None]) -> None:

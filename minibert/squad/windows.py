@@ -82,11 +82,10 @@ class Windows:
         """Where the texts' parts of these windows begin in the text, and how many tokens they have."""
         rows = slice(windows.start, windows.stop)
         sizes = np.diff(self.features.offsets[windows.start : windows.stop + 1])
-        return self.begin[rows].astype(np.int64), sizes - self.first[rows] - 1
+        return self.begin[rows].astype(np.int64), (sizes - self.first[rows] - 1).astype(np.int64)
 
     def maximal(self, windows: range) -> list[NDArray[np.bool_]]:
-        """For all windows of one question, which tokens of its part have no better window: run_squad.py's maximal
-        context."""
+        """For each window of a question, given all of them, which tokens of its part have no better window."""
         begins, lengths = self.parts(windows)
         return maximal_context(tuple(begins.tolist()), tuple(lengths.tolist()))
 
@@ -222,9 +221,9 @@ def _token_words(documents: Tokens, word_offsets: NDArray[np.int64]) -> NDArray[
     return np.repeat(number, lengths)
 
 
-@lru_cache(maxsize=256)  # a paragraph's questions follow each other and mostly share their lengths
+@lru_cache(maxsize=16)  # a paragraph's questions follow each other and mostly share their lengths
 def maximal_context(begins: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """For each window of a text, which of its tokens have their best context there.
+    """For each window of a text, which of its tokens have their best context there: run_squad.py's maximal context.
 
     The best is the one with the largest smaller side, plus a hundredth of the window's length; of equals the first.
     Each window is compared with the best so far, so the work is proportional to what the windows hold.

@@ -131,7 +131,8 @@ class WordTable:
         """The words of the texts, which this table counts from now on."""
         blocks = [self._split_block(block) for block in _blocks(texts)]
         if not blocks:
-            return Texts(*(np.empty(0, np.int32) for _ in range(3)), offsets=np.zeros(1, np.int64))
+            nothing = np.empty(0, np.int32)
+            return Texts(nothing, nothing, nothing, np.zeros(1, np.int64))
         words, starts, ends, lengths = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return Texts(words, starts, ends, offsets_of(lengths))
 

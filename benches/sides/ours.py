@@ -1,0 +1,74 @@
+"""minibert's side: no padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from minibert import checkpoint
+from minibert.bert import Bert
+from minibert.evaluation import Split
+from minibert.kernels import devices
+from minibert.model import outputs
+from minibert.settings import TrainConfig
+from minibert.tokenizer import Features
+from minibert.training import Trainer
+from sides import BATCH, SEED, Call, Examples
+
+ABOUT = f"minibert: NumPy {np.__version__}, Numba {numba.__version__}"
+
+
+class Model:
+    """The checkpoint in `folder`, on the CPU."""
+
+    def __init__(self, folder: Path, threads: int, precision: str):
+        found, self.examples = checkpoint.load(folder), Examples(folder)
+        self.bert = Bert(found.config, 2, devices.open("cpu", threads=threads, precision=precision))
+        self.bert.fill(found.arrays)
+        self.session = self.bert.device.session()
+
+    def about(self) -> str:
+        return ABOUT
+
+
+class Training(Model):
+    """minibert's training step."""
+
+    def __init__(self, folder: Path, threads: int, precision: str):
+        super().__init__(folder, threads, precision)
+        e = self.examples
+        split = Split("train", Features(e.ids, e.segments, e.offsets), e.labels)
+        settings = TrainConfig(task="mrpc", batch_size=BATCH, epochs=1, warmup=0, seed=SEED)
+        self.trainer = Trainer(self.bert, split, settings)
+
+    def loss(self, number: int) -> float:
+        """Without dropout."""
+        value, _ = self.trainer.gradients(self.examples.training_batch(number), key=None)
+        for group in self.bert.groups:
+            group.gradients.fill(0)
+        return value
+
+    def warm(self, calls: list[Call]) -> None:
+        self.step(calls[0][1])
+
+    def step(self, number: int) -> float:
+        return self.trainer.step(number).loss
+
+
+class Inference(Model):
+    """minibert's evaluation."""
+
+    def __init__(self, folder: Path, threads: int, precision: str):
+        super().__init__(folder, threads, precision)
+        e, order = self.examples, np.concatenate(self.examples.sorted_batches())
+        here = np.concatenate([np.arange(e.offsets[n], e.offsets[n + 1]) for n in order])
+        self.features = Features(e.ids[here], e.segments[here], np.concatenate([[0], np.cumsum(e.lengths[order])]))
+
+    def warm(self, calls: list[Call]) -> None:
+        self.logits()
+
+    def logits(self) -> np.ndarray:
+        """The logits of all examples, in batches of like length: (N, 2)."""
+        return outputs(self.bert, self.features)

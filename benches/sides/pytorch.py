@@ -1,0 +1,94 @@
+"""PyTorch's side: transformers' BERT."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from sides import Call, Examples
+
+ABOUT = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+RATE = 2e-5
+
+
+class Model:
+    """The checkpoint in `folder`; batches are padded to a multiple, 1 meaning their longest example."""
+
+    def __init__(self, folder: Path, threads: int, precision: str, multiple: int, attention: str):
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        load = transformers.AutoModelForSequenceClassification.from_pretrained
+        self.model, self.examples = load(folder, attn_implementation=attention), Examples(folder)
+        self.multiple, self.precision, self.session = multiple, precision, nullcontext()
+
+    def about(self) -> str:
+        return ABOUT
+
+    def batch(self, numbers: np.ndarray) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(a) for name, a in self.examples.padded(numbers, self.multiple).items()}
+
+
+class Training(Model):
+    """Forward, backward, clipping and fused AdamW; bf16 is autocast, `compiled` one torch.compile for all lengths.
+
+    What was fastest of PyTorch's: attention written out, for SDPA with dropout has no fused kernel on a CPU and falls
+    back to slower products; autocast before oneDNN's own rounding of float32 products to bf16
+    (set_float32_matmul_precision); lengths as they are before a compilation for each multiple of 32.
+    """
+
+    def __init__(self, *arguments: Any, compiled: bool = False, **options: Any):
+        super().__init__(*arguments, attention="eager", **options)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        self.call = torch.compile(self.model, dynamic=True) if compiled else self.model
+        decayed, other = [], []
+        for name, p in self.model.named_parameters():
+            (other if "LayerNorm" in name or "bias" in name else decayed).append(p)
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": other, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, eps=1e-6, fused=True)
+
+    def training_batch(self, number: int) -> dict[str, torch.Tensor]:
+        numbers = self.examples.training_batch(number)
+        return self.batch(numbers) | {"labels": torch.from_numpy(self.examples.labels[numbers].astype(np.int64))}
+
+    def loss(self, number: int) -> float:
+        """Without dropout."""
+        with torch.inference_mode(), self.autocast:
+            return self.model.eval()(**self.training_batch(number)).loss.item()
+
+    def warm(self, calls: list[Call]) -> None:
+        for number in self.examples.one_of_each_width(calls, self.multiple):
+            self.step(number)
+
+    def step(self, number: int) -> float:
+        self.model.train()
+        with self.autocast:
+            loss = self.call(**self.training_batch(number)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+
+class Inference(Model):
+    """Evaluation with SDPA; bf16 has weights and activations in it."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, attention="sdpa", **options)
+        self.model.eval()
+        if self.precision == "bf16":
+            self.model.bfloat16()
+
+    def warm(self, calls: list[Call]) -> None:
+        self.logits()
+
+    def logits(self) -> np.ndarray:
+        """The logits of all examples, in batches of like length: (N, 2)."""
+        with torch.inference_mode():
+            rows = [self.model(**self.batch(numbers)).logits for numbers in self.examples.sorted_batches()]
+            return torch.cat(rows).float().numpy()
