@@ -21,6 +21,7 @@ from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
 from minibert.cli.run_classifier import run_classifier
+from minibert.cli.run_squad import run_squad
 from minibert.errors import MinibertError
 
 
@@ -54,7 +55,8 @@ def cli(context: click.Context, debug: bool) -> None:
 
 
 for command in (
-    finetune, evaluate, predict, answer, run_classifier, download, convert, convert_triviaqa, inspect, compile,
+    finetune, evaluate, predict, answer, run_classifier, run_squad, download, convert, convert_triviaqa, inspect,
+    compile,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -47,11 +47,11 @@ def table(values: dict[str, Any]) -> None:
 def squad(values: dict[str, Any]) -> None:
     """The official evaluator's figures, one a line."""
     for name, value in values.items():
-        if isinstance(value, dict):
-            click.echo("\non articles that the threshold was not found on")
-            squad({k: v for k, v in value.items() if not isinstance(v, list)})
-        else:
+        if not isinstance(value, dict | list):
             click.echo(f"{name:<18}{value:>10.4f}" if isinstance(value, float) else f"{name:<18}{value:>10,}")
+    if "cross_fitted" in values:
+        click.echo("\nwith thresholds found on other articles")
+        squad(values["cross_fitted"])
 
 
 def answers(question: str, found: list[Any], as_json: bool) -> None:

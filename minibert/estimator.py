@@ -17,7 +17,7 @@ import numpy as np
 
 from minibert import checkpoint, files, prediction, tasks, training
 from minibert.bert import Bert
-from minibert.checkpoint import names, sources, tensorflow
+from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
 from minibert.evaluation import evaluate, read_split
@@ -97,8 +97,8 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     return results
 
 
-def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, report: Reporter) -> Bert:
-    """The model with the weights of the output directory's newest checkpoint, else of --init_checkpoint."""
+def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporter, spans: bool = False) -> Checkpoint:
+    """The output directory's newest checkpoint, else --init_checkpoint, else, to be trained, random weights."""
     newest = tensorflow.latest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
     if newest and flags.init_checkpoint:
@@ -108,25 +108,34 @@ def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig
             raise CheckpointError(f"{flags.output_dir}: holds no checkpoint: give --init_checkpoint or --do_train=true")
         report.say("no --init_checkpoint: training begins from random weights")
         source = f"{checkpoint.RANDOM}{flags.bert_config_file}"
-    found = checkpoint.load(source, seed=settings.seed, config_file=flags.bert_config_file)
+    found = checkpoint.load(source, seed=seed, config_file=flags.bert_config_file, spans=spans)
     check_vocabulary(tokenizer, found.config, flags.vocab_file)
     if flags.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(
             f"--max_seq_length={flags.max_seq_length} is over the {found.config.max_position_embeddings} positions of "
             f"{flags.bert_config_file}; give at most that"
         )
+    if found.missing_head and not flags.do_train:
+        head = "head that marks answers" if spans else "classifier"
+        raise CheckpointError(f"{source}: has no {head} yet; train one with --do_train=true")
+    if found.unused:
+        report.say(f"not used of {source}: {', '.join(found.unused)}")
+    return found
+
+
+def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, report: Reporter) -> Bert:
+    """The model with the weights that there are, and a new classifier where there is none."""
+    found = find_checkpoint(flags, settings.seed, tokenizer, report)
     arrays = dict(found.arrays)
-    outputs = None if found.missing_head else len(arrays["classifier.bias"])
-    if outputs is None:
-        if not flags.do_train:
-            raise CheckpointError(f"{source}: has no classifier yet; train one with --do_train=true")
+    if found.missing_head:
         sizes = names.shapes(found.config, task.num_outputs)
         config = found.config
         arrays |= initial_weights({n: sizes[n] for n in names.HEAD}, config.initializer_range, settings.seed)
-    elif outputs != task.num_outputs:
-        raise CheckpointError(f"{source}: its classifier has {outputs} outputs, {task.name} needs {task.num_outputs}")
-    if found.unused:
-        report.say(f"not used of {source}: {', '.join(found.unused)}")
+    elif len(arrays["classifier.bias"]) != task.num_outputs:
+        raise CheckpointError(
+            f"{found.file}: its classifier has {len(arrays['classifier.bias'])} outputs, {task.name} needs "
+            f"{task.num_outputs}"
+        )
     labelled = dataclasses.replace(
         found.config,
         id2label=task.labels or ("score",),
@@ -142,8 +151,12 @@ def _train(
 ) -> int:
     """Trains from the step that the output directory has reached; returns the last step."""
     data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-    trainer = Trainer(directory.bert, data, settings)
-    done = directory.step() or 0
+    return train(flags, Trainer(directory.bert, data, settings), directory, report)
+
+
+def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Reporter) -> int:
+    """Trains from the step that the output directory has reached to the last; returns that."""
+    done, data = directory.step() or 0, trainer.stages[0].data
     if done >= trainer.total:
         report.say(
             f"TRAINING IS SKIPPED: {flags.output_dir} holds a checkpoint after step {done}, and these flags ask for "
@@ -151,14 +164,14 @@ def _train(
         )
         return done
     report.say(
-        f"***** Running training *****\n  Num examples = {len(data.features)}\n  Batch size = {settings.batch_size}\n"
-        f"  Num steps = {trainer.total}"
+        f"***** Running training *****\n  Num examples = {len(data.features)}\n"
+        f"  Batch size = {trainer.settings.batch_size}\n  Num steps = {trainer.total}"
     )
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
         # No evaluation on the way, and so no development data: Google's script needs none to train.
-        training.train(trainer, directory, task, data, None, flags.save_checkpoints_steps, report)
+        training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
     return trainer.total
 
 

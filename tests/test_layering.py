@@ -27,8 +27,8 @@ ALLOWED = {
     "prediction": "model runs tasks files errors",
     "benchmarks": "kernels",
     "limits": "kernels",
-    "squad": "squad finetuning training evaluation model bert ops autograd batch checkpoint config datasets hub runs "
-    "settings progress random tasks tokenizer kernels files errors",
+    "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
+    "hub runs settings progress random tasks tokenizer kernels files errors",
     "training": "evaluation bert batch optim runs settings progress random tasks tokenizer autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",

@@ -92,7 +92,7 @@ def finetune(
     config = dataclasses.replace(config, epochs=parts[0].epochs)
     found = _load(checkpoint, config, report)
     tokenizer = tokenizer_of(found)
-    data = [_split(part.file, tokenizer, config, report, verbose) for part in parts]
+    data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
     dev_questions = reading.read(dev)
     reader = _build(found, config, threads)
     trainer = Trainer(reader, data[0], config, [(s, p.epochs) for s, p in zip(data[1:], parts[1:], strict=True)])
@@ -138,7 +138,8 @@ def _load(source: str | Path, config: SquadConfig, report: Reporter) -> Checkpoi
     return finetuning.load_checkpoint(source, config, report, spans=True)
 
 
-def _split(path: Path, tokenizer: Tokenizer, config: SquadConfig, report: Reporter, verbose: bool) -> Split:
+def split(path: Path, tokenizer: Tokenizer, config: SquadConfig, report: Reporter, verbose: bool) -> Split:
+    """The windows of a training file, with their answers."""
     questions = reading.read(path)
     report.say(f"{path}: {len(questions):,} questions on {len(questions.paragraphs):,} texts")
     made = windows.prepare(questions, tokenizer, config.lengths, config.negative)

@@ -1,0 +1,103 @@
+"""Google's run_squad.py on this engine: its flags, its files, and the Estimator's rules (minibert/estimator.py).
+
+Source: google-research/bert, run_squad.py. Training examples are shuffled by this engine, epoch by epoch, not once by
+Python's generator; windows are not padded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from minibert import estimator, files
+from minibert.checkpoint import names
+from minibert.errors import BackendError, ConfigError, RunError
+from minibert.estimator import ModelDirectory, find_checkpoint
+from minibert.evaluation import Split
+from minibert.model import open_device
+from minibert.progress import Reporter
+from minibert.random import initial_weights
+from minibert.squad import finetuning, reading, spans
+from minibert.squad.answering import Answerer
+from minibert.squad.evaluation import predict
+from minibert.squad.reader import Reader
+from minibert.squad.settings import SquadConfig
+from minibert.tokenizer import Tokenizer
+from minibert.training import Trainer
+
+
+@dataclass(frozen=True)
+class Flags:
+    """run_squad.py's flags by their names, with its defaults."""
+
+    bert_config_file: Path
+    vocab_file: Path
+    output_dir: Path
+    train_file: Path | None = None
+    predict_file: Path | None = None
+    init_checkpoint: str | None = None
+    do_lower_case: bool = True
+    max_seq_length: int = 384
+    doc_stride: int = 128
+    max_query_length: int = 64
+    do_train: bool = False
+    do_predict: bool = False
+    train_batch_size: int = 32
+    learning_rate: float = 5e-5
+    num_train_epochs: float = 3.0
+    warmup_proportion: float = 0.1
+    save_checkpoints_steps: int = 1000
+    n_best_size: int = 20
+    max_answer_length: int = 30
+    version_2_with_negative: bool = False
+    null_score_diff_threshold: float = 0.0
+    verbose_logging: bool = False
+    use_tpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.use_tpu:
+            raise BackendError("--use_tpu=True: TPUs are not in this version; leave it out to train on this machine")
+        if not (self.do_train or self.do_predict):
+            raise ConfigError("nothing to do: give at least one of --do_train=true, --do_predict=true")
+        for wanted, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
+            if getattr(self, wanted) and getattr(self, file) is None:
+                raise ConfigError(f"--{wanted}=true needs --{file}=FILE")
+        if self.save_checkpoints_steps < 1:
+            raise ConfigError(f"--save_checkpoints_steps={self.save_checkpoints_steps} must be at least 1")
+
+
+def run_squad(flags: Flags, report: Reporter) -> None:
+    """Trains and predicts as the flags say. Raises a MinibertError that says what to do about it."""
+    settings = SquadConfig(
+        task="squad2" if flags.version_2_with_negative else "squad",
+        batch_size=flags.train_batch_size, epochs=flags.num_train_epochs, learning_rate=flags.learning_rate,
+        warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length, doc_stride=flags.doc_stride,
+        max_query_length=flags.max_query_length, n_best_size=flags.n_best_size,
+        max_answer_length=flags.max_answer_length, null_score_diff_threshold=flags.null_score_diff_threshold,
+    )  # fmt: skip
+    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
+    reader = _build(flags, tokenizer, settings, report)
+    if flags.do_train:
+        data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
+        estimator.train(flags, Trainer(reader, data, settings), ModelDirectory(flags.output_dir, reader), report)
+    if flags.do_predict:
+        questions = reading.read(Path(flags.predict_file or ""))
+        with files.one_line(flags.output_dir, "write", RunError):
+            flags.output_dir.mkdir(parents=True, exist_ok=True)
+        chosen = predict(Answerer(reader, tokenizer, settings), questions, flags.output_dir)
+        spans.write_predictions(flags.output_dir, chosen, flags.null_score_diff_threshold)
+        report.say(f"predictions of {len(chosen):,} questions: {flags.output_dir / spans.PREDICTIONS}")
+
+
+def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, report: Reporter) -> Reader:
+    """The model with the weights that there are, and a new head where there is none."""
+    found = find_checkpoint(flags, settings.seed, tokenizer, report, spans=True)
+    arrays = dict(found.arrays)
+    if found.missing_head:
+        shapes = names.shapes(found.config, spans=True)
+        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, found.config.initializer_range, settings.seed)
+    config = dataclasses.replace(found.config, id2label=(), problem_type=None)
+    reader = Reader(config, open_device("auto", None))
+    reader.fill(arrays)
+    return reader

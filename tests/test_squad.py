@@ -1,0 +1,216 @@
+"""SQuAD from the command line: training in stages, files, evaluation, answers; small texts and a very small model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
+from minibert import training
+from minibert.autograd import Tape, Tensor
+from minibert.batch import pack
+from minibert.kernels import devices
+from minibert.random import Key
+from minibert.squad import answering, finetuning
+from minibert.squad.reader import Reader
+from models import CONFIG as SMALL
+from models import arrays, split
+
+WIDE = CONFIG.__class__(**{**CONFIG.__dict__, "max_position_embeddings": 64})
+WHO = ("anna", "peter", "the company", "the team")
+
+
+def write_squad(path: Path, count: int, version_2: bool = False, start: int = 0) -> Path:
+    """`count` questions on as many texts, four an article; in SQuAD 2.0 every third has no answer."""
+    articles: list[dict[str, Any]] = []
+    for i in range(start, start + count):
+        who, day = WHO[i % 4], ("monday", "friday")[i // 4 % 2]
+        text = f"In the city, on {day}, {who}  sold {i} shares of the mill to the bank before the market closed."
+        answer = {"text": who, "answer_start": text.index(who)}
+        question: dict[str, Any] = {"id": f"q{i}", "question": "Who sold shares?", "answers": [answer]}
+        if version_2:
+            question["is_impossible"] = i % 3 == 0
+            if i % 3 == 0:
+                question |= {"question": "Who won the game?", "answers": []}
+        if not articles or len(articles[-1]["paragraphs"]) == 4:
+            articles.append({"title": f"article {len(articles)}", "paragraphs": []})
+        articles[-1]["paragraphs"].append({"context": text, "qas": [question]})
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Path]:
+    return {
+        "base": make_checkpoint(tmp_path / "base", config=WIDE),
+        "train": write_squad(tmp_path / "train.json", 24),
+        "dev": write_squad(tmp_path / "dev.json", 9, start=24),
+        "train2": write_squad(tmp_path / "train2.json", 24, version_2=True),
+        "dev2": write_squad(tmp_path / "dev2.json", 9, version_2=True, start=24),
+    }
+
+
+def options(output: Path, base: Path) -> list[str | Path]:
+    return [
+        "--checkpoint", base, "--output-dir", output, "--max-seq-length", "48", "--doc-stride", "16",
+        "--max-query-length", "12", "--batch-size", "4", "--learning-rate", "1e-3",
+    ]  # fmt: skip
+
+
+def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
+    run = tmp_path / "run"
+    done = minibert_in_process(
+        "finetune", "squad", "--first", f"{small['train']}:1", "--then", f"{small['train']}:0.5", "--dev", small["dev"],
+        *options(run, small["base"]),
+    )  # fmt: skip
+    assert done.code == 0 and "exact_match" in done.out, done.err
+    description = json.loads((run / "run.json").read_text())
+    assert description["steps"] == 9 and [stage["epochs"] for stage in description["stages"]] == [1, 0.5]
+    rates = [json.loads(line)["learning_rate"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rates[0] == rates[6] == 1e-3 and rates == sorted(rates[:6], reverse=True) + sorted(rates[6:], reverse=True)
+
+    said = json.loads((run / "predictions.json").read_text())
+    assert list(said) == [f"q{i}" for i in range(24, 33)]
+    again = minibert_in_process("predict", run, "--input", small["dev"], "--output", tmp_path / "again")
+    assert again.code == 0, again.err
+    for name in ("predictions.json", "nbest_predictions.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
+    files = minibert_in_process(
+        "evaluate", "squad", "--data", small["dev"], "--predictions", run / "predictions.json", "--json"
+    )
+    results = json.loads((run / "eval_results.json").read_text())
+    assert json.loads(files.out) == {name: results[name] for name in ("exact_match", "f1")}
+    assert json.loads(minibert_in_process("evaluate", run, "--json").out) == json.loads(files.out)
+
+
+def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
+    run = tmp_path / "run"
+    done = minibert_in_process(
+        "finetune", "squad2", "--first", f"{small['train2']}:2", "--dev", small["dev2"], *options(run, small["base"])
+    )
+    assert done.code == 0 and "with thresholds found on other articles" in done.out, done.err
+    results = json.loads((run / "eval_results.json").read_text())
+    assert json.loads((run / "run.json").read_text())["null_score_diff_threshold"] == results["threshold"]
+    odds = json.loads((run / "null_odds.json").read_text())
+    for threshold in (None, 1e6, -1e6):
+        given = [] if threshold is None else ["--null-score-diff-threshold", str(threshold)]
+        minibert_in_process("predict", run, "--input", small["dev2"], "--output", tmp_path / "out", *given)
+        said = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        limit = results["threshold"] if threshold is None else threshold
+        assert all((said[id] == "") == (odds[id] > limit) for id in odds)
+    assert minibert_in_process("evaluate", run, "--null-score-diff-threshold", "1e6").code == 0
+
+
+def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_path, monkeypatch):
+    def run(name: str, **more: Any) -> finetuning.SquadRun:
+        return finetuning.finetune(
+            "squad", checkpoint=small["base"], stages=[(small["train"], 1), (small["dev"], 1)], dev_file=small["dev"],
+            output_dir=tmp_path / name, max_seq_length=48, doc_stride=16, max_query_length=12, batch_size=4,
+            learning_rate=1e-3, save_every=1, **more,
+        )  # fmt: skip
+
+    straight = contents(run("straight").path)
+    step = training.Trainer.step
+    for stop in (2, 6, 7):  # within the first stage, between both, within the second
+
+        def killed(self: Any, number: int, stop: int = stop) -> Any:
+            if number == stop:
+                raise KeyboardInterrupt
+            return step(self, number)
+
+        monkeypatch.setattr(training.Trainer, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(f"killed {stop}")
+        monkeypatch.setattr(training.Trainer, "step", step)
+        resumed = contents(run(f"killed {stop}", resume=True).path)
+        for name in ("model.safetensors", "predictions.json", "nbest_predictions.json", "eval_results.json"):
+            assert resumed[name] == straight[name], (stop, name)
+
+
+def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):
+    run = finetuning.finetune(
+        "squad", checkpoint=small["base"], stages=[(small["train"], 1)], dev_file=small["dev"],
+        output_dir=tmp_path / "run", max_seq_length=48, doc_stride=16, max_query_length=12, batch_size=4,
+    )  # fmt: skip
+    texts = {
+        "long": "anna sold the mill. " * 400,
+        "emoji and marks": "Á\u0301nna \U0001f600 sold  the\u200b mill \u05d0\u05d1\u05d2 on friday\t.",
+        "nothing": "  \n ",
+    }
+    for context in texts.values():
+        for answer in run.answer("Who sold the mill? " * 9, context, n=20):
+            assert context[answer.start : answer.end] == answer.text and 0 <= answer.probability <= 1
+    path = tmp_path / "text.txt"
+    path.write_text(texts["long"])
+    done = minibert_in_process("answer", run.path, "--context", path, "--json", stdin=b"Who?\n\nWhat was sold?\n")
+    assert done.code == 0 and [json.loads(line)["question"] for line in done.out.splitlines()] == [
+        "Who?", "What was sold?",
+    ]  # fmt: skip
+    shown = minibert_in_process("answer", run.path, "--context", path, "--question", "Who?", "--top", "2")
+    assert len(shown.out.splitlines()) == 2
+
+
+def test_gradients_of_the_reader_s_loss_are_its_slopes():
+    """In float64 along a random direction of all parameters; windows with and without an answer."""
+    rng, outputs = np.random.default_rng(0), {"qa_outputs.weight": (2, 24), "qa_outputs.bias": (2,)}
+    reader = Reader(SMALL, devices.open("reference", float_type="float64"))
+    given = {name: value for name, value in arrays(SMALL, 2).items() if not name.startswith(("pooler", "classifier"))}
+    reader.fill(given | {name: rng.standard_normal(shape) for name, shape in outputs.items()})
+    for group in reader.groups:
+        group.require_gradients()
+    data = split(5, SMALL)
+    labels = np.array([[0, 0], [1, 2], [2, 2], [0, 0], [1, 1]], np.int32)
+    part = pack(reader.device, data.features, np.arange(5), labels)
+
+    def loss() -> Tensor:
+        return reader.loss(reader.logits(part, Key(1, 0)), part)
+
+    with Tape() as tape:
+        losses = loss()
+    weight = rng.standard_normal(5)
+    tape.backward(losses, weight)
+    gradients, values = reader.arrays(gradients=True), reader.arrays()
+    ways = {name: rng.standard_normal(value.shape) for name, value in values.items()}
+    wanted = sum(float((gradients[name] * way).sum()) for name, way in ways.items())
+    moved = []
+    for step in (1e-6, -2e-6):
+        for name, way in ways.items():
+            values[name] += step * way
+        moved.append(float(loss().data @ weight))
+    assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["finetune", "squad", "--then", "x.json:1"], ["--first"]),
+        (["finetune", "squad", "--first", "x.json:many"], ["FILE:EPOCHS"]),
+        (["finetune", "squad", "--sample"], ["sample"]),
+        (["finetune", "mrpc", "--doc-stride", "3"], ["squad"]),
+        (["evaluate", "squad", "--data", "x.json"], ["--predictions"]),
+    ],
+)
+def test_wrong_usage(arguments, words):
+    done = minibert_in_process(*arguments)
+    assert done.code == 2
+    assert all(word in done.err for word in words), done.err
+
+
+def test_what_is_missing_gets_one_line(small, tmp_path):
+    run = [*options(tmp_path / "run", small["base"])]
+    first = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
+    assert_one_line(
+        minibert_in_process("finetune", "squad", "--first", "none.json:1", *first[2:], *run), 1, "none.json"
+    )
+    assert_stopped(minibert_in_process("finetune", "squad2", *first, *run), 1, "is_impossible")
+    assert_one_line(minibert_in_process("finetune", "squad", "--data-dir", tmp_path, *run), 1, "train-v1.1.json")
+    assert_one_line(minibert_in_process("answer", small["base"], "--context", small["dev"]), 1, "finetune squad")
+    (tmp_path / "bad.json").write_text('{"data": [{"paragraphs": 3}]}')
+    bad = minibert_in_process("finetune", "squad", "--first", f"{tmp_path / 'bad.json'}:1", *first[2:], *run)
+    assert_one_line(bad, 1, "bad.json")
+    with pytest.raises(Exception, match="marks no answers"):
+        answering.load(small["base"])
