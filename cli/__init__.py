@@ -12,6 +12,7 @@ import sys
 import click
 
 from minibert.cli.answer import answer
+from minibert.cli.bench import bench
 from minibert.cli.compile import compile
 from minibert.cli.convert import convert
 from minibert.cli.convert_triviaqa import convert_triviaqa
@@ -56,7 +57,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     finetune, evaluate, predict, answer, run_classifier, run_squad, download, convert, convert_triviaqa, inspect,
-    compile,
+    compile, bench,
 ):  # fmt: skip
     cli.add_command(command)
 

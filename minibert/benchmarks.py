@@ -1,71 +1,136 @@
 """Benchmark cases: each kernel at the sizes of a real training step, checked against the reference before it is timed.
 
-`cases(size)` gives them for BERT-Base or MiniLM at MRPC's lengths; benches/test_kernels.py times them.
+`cases(size)` gives them for BERT-Base or MiniLM at MRPC's lengths; `minibert bench` and benches/test_kernels.py time
+them on a device, which decides how activations are stored and weights are packed.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from minibert.kernels import devices, load
+from minibert import limits
+from minibert.kernels import load
 from minibert.kernels.devices import Device
 
 SIZES = {"base": (768, 12, 3072), "minilm": (384, 12, 1536)}  # hidden, heads, feed-forward
 DROPOUT = (0.1, 7, 3)  # rate, seed, stream
+FAR = {"float32": 1e-5, "uint16": 1e-2}  # from the reference, by how activations are stored: a wrong index is farther
+
+
+class Rows(NamedTuple):
+    """An activation, float32 here: stored as the device stores them."""
+
+    array: np.ndarray
+
+
+class Weight(NamedTuple):
+    """A weight of a product: packed as the device packs them."""
+
+    array: np.ndarray
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel and its arguments. `flops` is what its products need, `nbytes` what must be read and written once."""
+    """A kernel and its arguments, outputs first. `flops` is what its products need, `moved` the bytes that it must read
+    and write at least, where these are not all of its arguments' once. `room`: arguments of its `workspace`.
+    """
 
     name: str
     operation: str
     function: str
-    arguments: tuple[Any, ...]
     outputs: int
-    flops: float
-    nbytes: float
-    scratch: int
+    arguments: tuple[Any, ...]
+    flops: float = 0
+    moved: float = 0
+    room: tuple[int, ...] | None = None
 
-    def prepare(self, device: Device) -> Callable[[], None]:
+    def prepare(self, device: Device) -> Call:
         """The call on that device, its scratch allocated and its result checked."""
-        module = load(self.operation, device.backend)
-        arguments = [device.array(a) if isinstance(a, np.ndarray) else a for a in self.arguments]
-        if self.scratch >= 0:
-            arguments.append(device.scratch(self.scratch))
+        module = getattr(device, self.operation)
+        arguments = [_placed(a, device) for a in self.arguments]
+        if self.room is not None:
+            arguments.append(device.scratch(module.workspace(*self.room)))
         kernel = getattr(module, self.function)
         kernel(*arguments)
-        self._check([device.numpy(a) for a in arguments[: self.outputs]])
-        return lambda: kernel(*arguments)
+        self._check([device.numpy(a) for a in arguments[: self.outputs]], device)
+        bf16 = device.activation_type == np.uint16
+        nbytes = (self.moved or sum(_bare(a).nbytes for a in self.arguments if isinstance(_bare(a), np.ndarray))) - sum(
+            a.array.nbytes // 2 for a in self.arguments if isinstance(a, Rows) and bf16 and not self.moved
+        )
+        return Call(lambda: kernel(*arguments), nbytes)
 
-    def _check(self, got: list[np.ndarray]) -> None:
-        exact = [_as_floats(a).copy() if isinstance(a, np.ndarray) else a for a in self.arguments]
-        room = () if self.scratch < 0 else (np.empty(0, np.uint8),)
+    def _check(self, got: list[np.ndarray], device: Device) -> None:
+        exact = [_as_stored(a, device) for a in self.arguments]
+        room = () if self.room is None else (np.empty(0, np.uint8),)
         getattr(load(self.operation, "reference"), self.function)(*exact, *room)
         for array, wanted in zip(got, exact, strict=False):
             error = np.linalg.norm(_as_floats(array) - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)
-            if not error < (1e-5 if array.dtype != np.uint16 else 3e-3):
+            if not error < FAR[device.activation_type.name]:
                 raise AssertionError(f"{self.name}: relative error {error:.2g}: not timed")
 
-    def stored_in_bf16(self, tokens: int) -> Case:
-        """The same case on activations in bf16: the arrays of one row a token."""
-        arguments = tuple(
-            a.astype(ml_dtypes.bfloat16).view(np.uint16)
-            if isinstance(a, np.ndarray) and a.shape[:-1] == (tokens,)
-            else a
-            for a in self.arguments
-        )
-        saved = sum(a.nbytes // 2 for a in self.arguments if isinstance(a, np.ndarray) and a.shape[:-1] == (tokens,))
-        return replace(self, name=f"{self.name} bf16", arguments=arguments, nbytes=self.nbytes - saved)
+
+class Call(NamedTuple):
+    """A checked case, ready to run; and the bytes that it must read and write at least."""
+
+    run: Callable[[], None]
+    nbytes: float
+
+
+class Measured(NamedTuple):
+    """A kernel's median time, its rate and its limit's: floating-point operations a second, or bytes."""
+
+    name: str
+    seconds: float
+    rate: float
+    limit: float
+    unit: str
+
+
+def measure(case: Case, device: Device, precision: str, rounds: int = 9) -> Measured:
+    """Times a case. Products are compared with what the cores multiply at best, others with copying as many bytes."""
+    call = case.prepare(device)
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        call.run()
+        times.append(time.perf_counter() - began)
+    seconds = median(times)
+    if case.flops:
+        return Measured(case.name, seconds, case.flops / seconds, limits.product_rate(precision), "FLOP/s")
+    return Measured(case.name, seconds, call.nbytes / seconds, limits.copy_rate(int(call.nbytes)), "B/s")
+
+
+def _bare(argument: Any) -> Any:
+    return argument.array if isinstance(argument, Rows | Weight) else argument
+
+
+def _placed(argument: Any, device: Device) -> Any:
+    array = _bare(argument)
+    if isinstance(argument, Rows) and device.activation_type == np.uint16:
+        array = array.astype(ml_dtypes.bfloat16).view(np.uint16)
+    if isinstance(argument, Weight) and (size := device.matmul.prepared_bytes(*array.shape)):
+        prepared = device.scratch(size)
+        device.matmul.prepare(prepared, array)
+        return prepared
+    return device.array(array) if isinstance(array, np.ndarray) else array
+
+
+def _as_stored(argument: Any, device: Device) -> Any:
+    """The argument as the reference gets it: the same numbers, in float32."""
+    array = _bare(argument)
+    if isinstance(argument, Rows | Weight) and device.activation_type == np.uint16:
+        return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return array.copy() if isinstance(array, np.ndarray) else array
 
 
 def _as_floats(array: np.ndarray) -> np.ndarray:
-    """bf16, which travels as uint16, as float32; other arrays as they are."""
     return array.view(ml_dtypes.bfloat16).astype(np.float32) if array.dtype == np.uint16 else array
 
 
@@ -75,84 +140,103 @@ def mrpc_offsets(sequences: int = 32) -> np.ndarray:
     return np.concatenate([[0], np.cumsum((27 + 52 * spread).astype(int))]).astype(np.int32)
 
 
-def cases(size: str, backend: str = "cpu") -> Iterator[Case]:
+def cases(size: str) -> Iterator[Case]:
     """Every kernel of a training step at the sizes of `base` or `minilm`."""
-    c, heads, f = SIZES[size]
-    rng, offsets = np.random.default_rng(0), mrpc_offsets()
-    t, lengths = int(offsets[-1]), np.diff(offsets)
-    examples = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)
-    positions = (np.arange(t) - np.repeat(offsets[:-1], lengths)).astype(np.int32)
-
-    def make(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32)
-
-    def case(
-        operation: str, function: str, outputs: int, *arguments: Any, flops: float = 0, room: Any = None, moved: int = 0
-    ) -> Case:
-        moved = moved or sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
-        scratch = -1 if room is None else load(operation, backend).workspace(*room)
-        name = f"{operation}.{function} {'x'.join(map(str, arguments[0].shape))}"
-        return Case(name, operation, function, arguments, outputs, flops, moved, scratch)
-
-    for out, into in ((3 * c, c), (c, c), (f, c), (c, f)):
-        x, w, b, dy = make(t, into), make(out, into) / 30, make(out), make(t, out)
-        work, dw, db = 2.0 * t * out * into, np.zeros_like(w), np.zeros_like(b)
-        yield case("matmul", "forward", 1, np.empty_like(dy), x, w, b, flops=work)
-        yield case("matmul", "backward", 3, np.empty_like(x), dw, db, dy, x, w, flops=2 * work, room=(t, out, into))
-
-    qkv, y, lse = make(t, 3 * c), np.empty((t, c), np.float32), np.empty((t, heads), np.float32)
-    work, where = 4.0 * c * float((lengths**2).sum()), (offsets, examples, heads, *DROPOUT)
-    room = (int(lengths.max()), heads, c)
-    yield case("attention", "forward", 2, y, lse, qkv, *where, flops=work, room=room)
-    load("attention", "reference").forward(y, lse, qkv, *where, np.empty(0, np.uint8))
-    dqkv = np.empty_like(qkv)
-    yield case("attention", "backward", 1, dqkv, make(t, c), y, lse, qkv, *where, flops=2.5 * work, room=room)
-
-    x, b, db = make(t, f), make(f), np.zeros(f, np.float32)
-    yield case("bias_gelu", "forward", 1, np.empty_like(x), x, b, False)
-    yield case("bias_gelu", "backward", 2, np.empty_like(x), db, make(t, f), x, b, False, room=(t, f))
-
-    x, residual, gamma, beta = make(t, c), make(t, c), make(c), make(c)
-    mean, rstd, place = np.empty(t, np.float32), np.empty(t, np.float32), (positions, examples)
-    name = "dropout_add_layer_norm"
-    inputs = (x, residual, gamma, beta, *place, 1e-12, *DROPOUT)
-    both = [case(name, "forward", 3, np.empty_like(x), mean, rstd, *inputs)]
-    load(name, "reference").forward(np.empty_like(x), mean, rstd, *inputs)
-    grads = (np.empty_like(x), np.empty_like(x), np.zeros_like(gamma), np.zeros_like(beta))
-    saved = (make(t, c), x, residual, mean, rstd, gamma)
-    both.append(case(name, "backward", 4, *grads, *saved, *place, *DROPOUT, room=(t, c)))
-    both.append(case("add", "forward", 1, np.empty_like(x), x, residual))
-    rows = offsets[:-1].copy()
-    both.append(case("take_rows", "backward", 1, np.empty_like(x), make(len(rows), c), rows))
-
-    tables, dtables = zip(*((make(n, c), np.zeros((n, c), np.float32)) for n in (30522, 512, 2)), strict=True)
-    indices = (rng.integers(0, 30522, t, np.int32), np.zeros(t, np.int32), *place)
-    inputs, row_bytes = (*indices, *tables, gamma, beta, 1e-12, *DROPOUT), 4 * t * c
-    both.append(case("embedding", "forward", 3, np.empty_like(x), mean, rstd, *inputs, moved=2 * row_bytes))
-    load("embedding", "reference").forward(np.empty_like(x), mean, rstd, *inputs)
-    grads = (*dtables, np.zeros_like(gamma), np.zeros_like(beta))
-    saved = (make(t, c), mean, rstd, *indices, *tables, gamma, *DROPOUT)
-    both.append(case("embedding", "backward", 5, *grads, *saved, room=(t, c), moved=4 * row_bytes))
-    yield from both
-    yield from (one.stored_in_bf16(t) for one in both)
-
-    p, m, g = make(12 * c * c), make(12 * c * c), make(12 * c * c)
-    v = np.abs(make(12 * c * c))
-    bert = (1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)
-    yield case("adam", "update", 4, p, m, v, g, 1.0, *bert, moved=8 * p.nbytes)
-    yield case("sum_squares", "forward", 1, np.zeros(1), g, room=(g.size,))
+    make = _Make(size)
+    for part in (_products, _attention, _norms, _embedding, _optimizer):
+        yield from part(make)
 
 
-def copy_rate(nbytes: int, repeats: int = 5) -> float:
-    """Bytes a second, read and written, of copying `nbytes` with all workers: the limit of memory-bound kernels."""
-    import time
+class _Make:
+    """Sizes of a batch and random arrays for it."""
 
-    device = devices.open("cpu")
-    a, b = device.zeros((nbytes // 4,), "float32", "workspace"), device.empty((nbytes // 4,), "float32", "workspace")
-    add, best = device.add, float("inf")
-    add.forward(b, a, a)
-    for _ in range(repeats):
-        start = time.perf_counter()
-        add.forward(b, a, a)
-        best = min(best, time.perf_counter() - start)
-    return 2 * nbytes / best
+    def __init__(self, size: str):
+        self.c, self.heads, self.f = SIZES[size]
+        self.rng, self.offsets = np.random.default_rng(0), mrpc_offsets()
+        self.t, self.lengths = int(self.offsets[-1]), np.diff(self.offsets)
+        examples = np.repeat(np.arange(len(self.lengths)), self.lengths).astype(np.int32)
+        positions = (np.arange(self.t) - np.repeat(self.offsets[:-1], self.lengths)).astype(np.int32)
+        self.place = positions, examples
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape, np.float32)
+
+    def rows(self, width: int) -> Rows:
+        return Rows(self(self.t, width))
+
+
+def _name(operation: str, function: str, shape: tuple[int, ...]) -> str:
+    return f"{operation}.{function} {'x'.join(map(str, shape))}"
+
+
+def _products(make: _Make) -> Iterator[Case]:
+    t, c, f = make.t, make.c, make.f
+    for out, into in ((3 * c, c), (c, c)):
+        x, w, b, dy = make.rows(into), Weight(make(out, into) / 30), make(out), make.rows(out)
+        work, grads, room = 2.0 * t * out * into, (np.zeros((out, into), np.float32), np.zeros_like(b)), (t, out, into)
+        name = _name("matmul", "forward", (t, into, out))
+        yield Case(name, "matmul", "forward", 1, (make.rows(out), x, w, b), work, room=room)
+        name = _name("matmul", "backward", (t, into, out))
+        yield Case(name, "matmul", "backward", 3, (make.rows(into), *grads, dy, x, w), 2 * work, room=room)
+    x, dy, w1, b1, w2, b2 = make.rows(c), make.rows(c), make(f, c) / 30, make(f), make(c, f) / 60, make(c)
+    work, room, h = 4.0 * t * c * f, (t, f, c), make.rows(f)
+    weights = Weight(w1), b1, Weight(w2)
+    name = _name("feed_forward", "forward", (t, c, f))
+    yield Case(name, "feed_forward", "forward", 2, (make.rows(c), h, x, *weights, b2, False), work, room=room)
+    grads = tuple(np.zeros_like(p) for p in (w1, b1, w2, b2))
+    inputs = make.rows(c), *grads, dy, x, h, *weights, False
+    name = _name("feed_forward", "backward", (t, c, f))
+    yield Case(name, "feed_forward", "backward", 5, inputs, 2 * work, room=room)
+
+
+def _attention(make: _Make) -> Iterator[Case]:
+    t, c, heads = make.t, make.c, make.heads
+    qkv, y, lse = make.rows(3 * c), make.rows(c), np.empty((t, heads), np.float32)
+    work, where = 4.0 * c * float((make.lengths**2).sum()), (make.offsets, make.place[1], heads, *DROPOUT)
+    room, shape = (int(make.lengths.max()), heads, c), (t, 3 * c)
+    yield Case(_name("attention", "forward", shape), "attention", "forward", 2, (y, lse, qkv, *where), work, room=room)
+    load("attention", "reference").forward(y.array, lse, qkv.array, *where, np.empty(0, np.uint8))
+    inputs = make.rows(3 * c), make.rows(c), y, lse, qkv, *where
+    yield Case(_name("attention", "backward", shape), "attention", "backward", 1, inputs, 2.5 * work, room=room)
+
+
+def _norms(make: _Make) -> Iterator[Case]:
+    t, c, name = make.t, make.c, "dropout_add_layer_norm"
+    x, residual, gamma, beta = make.rows(c), make.rows(c), make(c), make(c)
+    mean, rstd = np.empty(t, np.float32), np.empty(t, np.float32)
+    where = *make.place, 1e-12, *DROPOUT
+    outputs = make.rows(c), mean, rstd
+    yield Case(_name(name, "forward", (t, c)), name, "forward", 3, (*outputs, x, residual, gamma, beta, *where))
+    load(name, "reference").forward(
+        np.empty((t, c), np.float32), mean, rstd, x.array, residual.array, gamma, beta, *where
+    )
+    grads = make.rows(c), make.rows(c), np.zeros_like(gamma), np.zeros_like(beta)
+    saved = make.rows(c), x, residual, mean, rstd, gamma, *make.place, *DROPOUT
+    yield Case(_name(name, "backward", (t, c)), name, "backward", 4, (*grads, *saved), room=(t, c))
+    yield Case(_name("add", "forward", (t, c)), "add", "forward", 1, (make.rows(c), x, residual))
+    firsts = make.offsets[:-1].copy()
+    taken = make.rows(c), make(len(firsts), c), firsts
+    yield Case(_name("take_rows", "backward", (t, c)), "take_rows", "backward", 1, taken)
+
+
+def _embedding(make: _Make) -> Iterator[Case]:
+    t, c = make.t, make.c
+    tables = tuple(make(n, c) for n in (30522, 512, 2))
+    gamma, beta, mean, rstd = make(c), make(c), np.empty(t, np.float32), np.empty(t, np.float32)
+    indices = make.rng.integers(0, 30522, t, np.int32), np.zeros(t, np.int32), *make.place
+    inputs = *indices, *tables, gamma, beta, 1e-12, *DROPOUT
+    forward = make.rows(c), mean, rstd, *inputs
+    yield Case(_name("embedding", "forward", (t, c)), "embedding", "forward", 3, forward, moved=6 * t * c)
+    load("embedding", "reference").forward(np.empty((t, c), np.float32), mean, rstd, *inputs)
+    grads = *(np.zeros_like(table) for table in tables), np.zeros_like(gamma), np.zeros_like(beta)
+    saved = make.rows(c), mean, rstd, *indices, *tables, gamma, *DROPOUT
+    name = _name("embedding", "backward", (t, c))
+    yield Case(name, "embedding", "backward", 5, (*grads, *saved), moved=14 * t * c, room=(t, c))
+
+
+def _optimizer(make: _Make) -> Iterator[Case]:
+    p, m, g = (make(12 * make.c**2) for _ in range(3))
+    v = np.abs(make(p.size))
+    bert = 1.0, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0
+    yield Case(_name("adam", "update", p.shape), "adam", "update", 4, (p, m, v, g, *bert), moved=8 * p.nbytes)
+    yield Case(_name("sum_squares", "forward", g.shape), "sum_squares", "forward", 1, (np.zeros(1), g), room=(g.size,))

@@ -25,7 +25,7 @@ ALLOWED = {
     "checkpoint files errors",
     "warming": "training evaluation bert config model settings tokenizer kernels",
     "prediction": "model runs tasks files errors",
-    "benchmarks": "kernels",
+    "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
     "hub runs settings progress random tasks tokenizer kernels files errors",

@@ -1,0 +1,46 @@
+"""minibert bench: how fast this machine's kernels are, and how close to what it can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+WIDTH = 20  # of a bar
+
+
+@click.command(epilog="\b\nExample:\n  minibert bench --shape minilm")
+@click.option("--shape", type=click.Choice(["base", "minilm"]), default="base", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
+              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def bench(shape: str, precision: str, threads: int | None, as_json: bool) -> None:
+    """Times each kernel of a training step on 32 pairs of MRPC's lengths, checked against its definition first.
+
+    A bar shows how close it comes to its limit: for products what the cores multiply at best, fed from registers (bf16)
+    or in BLAS (fp32); for the others copying as many bytes.
+    """
+    from minibert import benchmarks
+    from minibert.kernels import devices
+    from minibert.settings import settled_precision
+
+    chosen = settled_precision(precision)
+    device = devices.open("cpu", threads=threads, precision=chosen)
+    if not as_json:
+        click.echo(f"{shape}, {chosen}, {device.threads} threads\n{'':<46}{'ms':>8}{'rate':>14}  of its limit")
+    with device.session():
+        for case in benchmarks.cases(shape):
+            row = benchmarks.measure(case, device, chosen)
+            share = row.rate / row.limit
+            if as_json:
+                click.echo(json.dumps({**row._asdict(), "share": share, "precision": chosen}))
+            else:
+                bar = ("█" if _unicode() else "#") * round(WIDTH * min(share, 1))
+                rate = f"{row.rate / 1e9:,.1f} G{row.unit}"
+                click.echo(f"{row.name:<46}{1000 * row.seconds:>8.2f}{rate:>14}  {bar:<{WIDTH}}{share:>5.0%}")
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
