@@ -29,7 +29,7 @@ def bench(shape: str, precision: str, threads: int | None, as_json: bool) -> Non
     chosen = settled_precision(precision)
     device = devices.open("cpu", threads=threads, precision=chosen)
     if not as_json:
-        click.echo(f"{shape}, {chosen}, {device.threads} threads\n{'':<46}{'ms':>8}{'rate':>14}  of its limit")
+        click.echo(f"{shape}, {chosen}, {device.threads} threads\n{'':<46}{'ms':>8}{'rate':>19}  of its limit")
     with device.session():
         for case in benchmarks.cases(shape):
             row = benchmarks.measure(case, device, chosen)
@@ -39,7 +39,7 @@ def bench(shape: str, precision: str, threads: int | None, as_json: bool) -> Non
             else:
                 bar = ("█" if _unicode() else "#") * round(WIDTH * min(share, 1))
                 rate = f"{row.rate / 1e9:,.1f} G{row.unit}"
-                click.echo(f"{row.name:<46}{1000 * row.seconds:>8.2f}{rate:>14}  {bar:<{WIDTH}}{share:>5.0%}")
+                click.echo(f"{row.name:<46}{1000 * row.seconds:>8.2f}{rate:>19}  {bar:<{WIDTH}}{share:>5.0%}")
 
 
 def _unicode() -> bool:

@@ -173,11 +173,11 @@ def _products(make: _Make) -> Iterator[Case]:
     t, c, f = make.t, make.c, make.f
     for out, into in ((3 * c, c), (c, c)):
         x, w, b, dy = make.rows(into), Weight(make(out, into) / 30), make(out), make.rows(out)
-        work, grads, room = 2.0 * t * out * into, (np.zeros((out, into), np.float32), np.zeros_like(b)), (t, out, into)
+        work, dw, db, room = 2.0 * t * out * into, np.zeros((out, into), np.float32), np.zeros_like(b), (t, out, into)
         name = _name("matmul", "forward", (t, into, out))
         yield Case(name, "matmul", "forward", 1, (make.rows(out), x, w, b), work, room=room)
         name = _name("matmul", "backward", (t, into, out))
-        yield Case(name, "matmul", "backward", 3, (make.rows(into), *grads, dy, x, w), 2 * work, room=room)
+        yield Case(name, "matmul", "backward", 3, (make.rows(into), dw, db, dy, x, w), 2 * work, room=room)
     x, dy, w1, b1, w2, b2 = make.rows(c), make.rows(c), make(f, c) / 30, make(f), make(c, f) / 60, make(c)
     work, room, h = 4.0 * t * c * f, (t, f, c), make.rows(f)
     weights = Weight(w1), b1, Weight(w2)
