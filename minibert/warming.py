@@ -15,6 +15,9 @@ from minibert.kernels import devices
 from minibert.kernels.common import amx
 from minibert.model import outputs
 from minibert.settings import TrainConfig
+from minibert.squad.reader import Reader, tops
+from minibert.squad.settings import SquadConfig
+from minibert.squad.windows import Windows
 from minibert.tokenizer import Features
 from minibert.training import Trainer
 
@@ -22,24 +25,38 @@ SMALL: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": 16,
 }  # fmt: skip
+FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 8]))
 
 
 def compile_kernels() -> Iterator[tuple[str, float]]:
     """Trains and predicts with a very small model in every precision that this machine has, each form of GELU and
-    both losses: kernels are compiled for types, not for sizes. Yields each precision and the seconds it took."""
+    all losses: kernels are compiled for types, not for sizes. Yields each precision and the seconds it took."""
     for precision in ("fp32", "bf16") if amx.available() else ("fp32",):
         began = time.perf_counter()
         for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
             _train(precision, BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",)), len(labels) or 1)
+        _read(precision)
         yield precision, time.perf_counter() - began
 
 
+def _read(precision: str) -> None:
+    device, labels = devices.open("cpu", precision=precision), np.array([[0, 0], [1, 2]], np.int32)
+    reader = Reader(BertConfig(**SMALL), device)
+    settings = SquadConfig(task="squad", precision=precision, batch_size=2, epochs=1)
+    trainer = Trainer(reader, Split("train", FEATURES, labels), settings)
+    with device.session():
+        trainer.step(0)
+    none = np.zeros(2, np.int32)
+    empty = np.zeros(0, np.int64)
+    windows = Windows(FEATURES, none, none, none, labels, none, empty, none, none, empty, none)
+    list(tops(reader, windows, settings.n_best_size))
+
+
 def _train(precision: str, config: BertConfig, num_outputs: int) -> None:
-    features = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 8]))
     labels = np.zeros(2, np.float32 if num_outputs == 1 else np.int32)
     device = devices.open("cpu", precision=precision)
     settings = TrainConfig(task="none", precision=precision, batch_size=2, epochs=1)
-    trainer = Trainer(Bert(config, num_outputs, device), Split("train", features, labels), settings)
+    trainer = Trainer(Bert(config, num_outputs, device), Split("train", FEATURES, labels), settings)
     with device.session():
         trainer.step(0)
-    outputs(trainer.bert, features)
+    outputs(trainer.bert, FEATURES)

@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": "bert metrics model runs tasks datasets tokenizer errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
     "checkpoint files errors",
-    "warming": "training evaluation bert config model settings tokenizer kernels",
+    "warming": "training evaluation bert config model settings squad tokenizer kernels",
     "prediction": "model runs tasks files errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
