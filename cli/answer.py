@@ -35,7 +35,7 @@ def answer(run: str, context: Path, question: str | None, top: int, as_json: boo
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{context}: byte {error.start} is not UTF-8; save it as UTF-8") from None
-    model = answering.load(run, **options)
+    model = answering.load_squad(run, **options)
     for one in [question] if question is not None else _asked():
         show.answers(one, model.answer(one, text, top), as_json)
 

@@ -108,7 +108,7 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
     if then and not first:
         raise click.UsageError("--then comes after --first FILE:EPOCHS")
     parts = [_stage(text) for text in (first, *then) if text]
-    show.results(finetuning.finetune(task, stages=parts, report=Reporter(quiet=False), **given))
+    show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
 
 
 def _stage(text: str) -> tuple[str, float]:

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from minibert.finetuning import Run, finetune
     from minibert.model import Model, Prediction, load
     from minibert.seeds import finetune_seeds
+    from minibert.squad.answering import Answerer, load_squad
+    from minibert.squad.finetuning import SquadRun, finetune_squad
 
 # Loaded on first use: importing minibert loads neither numpy nor numba.
 _HOME = {
     "finetune": "finetuning", "finetune_seeds": "seeds", "Run": "finetuning",
     "load": "model", "Model": "model", "Prediction": "model",
+    "finetune_squad": "squad.finetuning", "SquadRun": "squad.finetuning",
+    "load_squad": "squad.answering", "Answerer": "squad.answering",
 }  # fmt: skip
 
-__all__ = ["MinibertError", "Model", "Prediction", "Run", "finetune", "finetune_seeds", "load"]
+__all__ = [
+    "Answerer", "MinibertError", "Model", "Prediction", "Run", "SquadRun", "finetune", "finetune_seeds", "finetune_squad",
+    "load", "load_squad",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "cli": "*",
     "__main__": "cli",
-    "__init__": "errors finetuning seeds model",  # on first use
+    "__init__": "errors finetuning seeds model squad",  # on first use
     "finetuning": "training evaluation bert tasks datasets hub checkpoint model runs settings progress random "
     "tokenizer files errors",
     "seeds": "finetuning settings tasks runs progress files errors",

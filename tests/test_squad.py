@@ -107,7 +107,7 @@ def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
 
 def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_path, monkeypatch):
     def run(name: str, **more: Any) -> finetuning.SquadRun:
-        return finetuning.finetune(
+        return finetuning.finetune_squad(
             "squad", checkpoint=small["base"], stages=[(small["train"], 1), (small["dev"], 1)], dev_file=small["dev"],
             output_dir=tmp_path / name, max_seq_length=48, doc_stride=16, max_query_length=12, batch_size=4,
             learning_rate=1e-3, save_every=1, **more,
@@ -132,7 +132,7 @@ def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_pa
 
 
 def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):
-    run = finetuning.finetune(
+    run = finetuning.finetune_squad(
         "squad", checkpoint=small["base"], stages=[(small["train"], 1)], dev_file=small["dev"],
         output_dir=tmp_path / "run", max_seq_length=48, doc_stride=16, max_query_length=12, batch_size=4,
     )  # fmt: skip
@@ -213,4 +213,4 @@ def test_what_is_missing_gets_one_line(small, tmp_path):
     bad = minibert_in_process("finetune", "squad", "--first", f"{tmp_path / 'bad.json'}:1", *first[2:], *run)
     assert_one_line(bad, 1, "bad.json")
     with pytest.raises(Exception, match="marks no answers"):
-        answering.load(small["base"])
+        answering.load_squad(small["base"])

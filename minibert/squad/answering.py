@@ -45,7 +45,7 @@ class Answerer:
         return Answerer(self.reader, self.tokenizer, settings)
 
 
-def load(
+def load_squad(
     source: str | PathLike[str], device: str = "auto", threads: int | None = None, precision: str = "auto"
 ) -> Answerer:
     """The reader of a finished run, in a checkpoint directory or on the hub.

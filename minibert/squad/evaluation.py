@@ -10,7 +10,7 @@ from minibert import files
 from minibert.errors import ConfigError, DataError
 from minibert.runs import read_description
 from minibert.squad import metrics, reading, spans, windows
-from minibert.squad.answering import Answerer, load
+from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.metrics import Gold
 from minibert.squad.reader import tops
 from minibert.squad.reading import Questions
@@ -65,7 +65,7 @@ def evaluate_run(
 
     The threshold is the given one, else the run's. The files of predictions are kept in `output_dir`, if given.
     """
-    answerer = load(source, threads=threads, precision=precision)
+    answerer = load_squad(source, threads=threads, precision=precision)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
     questions = reading.read(data or _own_dev_file(source))
@@ -86,7 +86,7 @@ def predict_file(
     precision: str = "auto",
 ) -> None:  # fmt: skip
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
-    answerer = load(source, threads=threads, precision=precision)
+    answerer = load_squad(source, threads=threads, precision=precision)
     questions = reading.read(data)
     with files.one_line(output_dir, "write", DataError):
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
 from minibert.squad import reading, windows
-from minibert.squad.answering import Answerer, load
+from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import evaluate
 from minibert.squad.reader import Reader
 from minibert.squad.reading import Questions
@@ -49,7 +49,7 @@ class SquadRun:
 
     @cached_property
     def model(self) -> Answerer:
-        return load(self.path)
+        return load_squad(self.path)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -58,7 +58,7 @@ class SquadRun:
         return self.model.answer(question, context, n)
 
 
-def finetune(
+def finetune_squad(
     task: str = "squad",
     *,
     checkpoint: str | Path = "base",
