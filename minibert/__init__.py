@@ -26,8 +26,8 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "Answerer", "MinibertError", "Model", "Prediction", "Run", "SquadRun", "finetune", "finetune_seeds", "finetune_squad",
-    "load", "load_squad",
+    "Answerer", "MinibertError", "Model", "Prediction", "Run", "SquadRun",
+    "finetune", "finetune_seeds", "finetune_squad", "load", "load_squad",
 ]  # fmt: skip
 
 
