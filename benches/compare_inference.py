@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sides import Examples, Kind, arguments, duels, prepare
 
-NEAR = {"fp32": 1e-4, "bf16": 5e-2}  # how far apart logits may be
+NEAR = {"fp32": 1e-4, "bf16": 5e-2}  # how far apart logits may be, of the largest
 
 SIDES: dict[str, Kind] = {
     "minibert-bf16": ("ours.Inference", {"precision": "bf16"}),

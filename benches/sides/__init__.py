@@ -193,7 +193,8 @@ def duels(
 ) -> None:
     """Prints a row for each side, as it is known: the others of args.sides against the first, one after another.
 
-    Before that the answers to `question` must agree: `near` says how much, by precision. `tokens`: those of each call.
+    Before that the answers to `question` must agree, relative to the largest: `near` says how much, by precision.
+    `tokens`: those of each call.
     """
     first, *others = args.sides
     print(HEADER)
@@ -203,7 +204,7 @@ def duels(
         for other in others:
             try:
                 with Side(other, kinds[other], folder, args.threads) as theirs:
-                    apart = float(np.abs(theirs.ask(*question)[0] - wanted).max())
+                    apart = float(np.abs(theirs.ask(*question)[0] - wanted).max() / max(1, np.abs(wanted).max()))
                     if not apart <= max(near[kinds[name][1]["precision"]] for name in (first, other)):
                         raise SideFailed(f"{other}: answers {apart:.2g} apart from {first}: not timed")
                     warming = theirs.ask("warm", calls)[1]

@@ -6,7 +6,8 @@ A product is out (M, N) = a (M, K) b (K, N). Its operands are rounded to bf16 an
 and what a panel needs for a step is two tiles of 1 KiB, one after the other. Element (m, k) of `a` stands at
 [m // 32, k // 32, m % 32 * 32 + k % 32]: 32 x 32 blocks, each in its natural order. Element (k, n) of `b` stands at
 [n // 32, k // 32, n % 32 // 16 * 512 + k % 32 // 2 * 32 + n % 16 * 2 + k % 2]: 16 columns a tile, rows two by two.
-Edges are filled with zeros, which change no sum. Operands start on 64-byte lines.
+Edges are filled with zeros, which change no sum. Operands start on 64-byte lines. Of an operand that is a sum of
+several bf16, such as a float32 (matmul/cpu_split.py), every step has the blocks of all parts one after the other.
 
 **Tasks.** A worker packs some panels of `a` for itself, as many as leave room in its L2 cache, and multiplies them by
 all of b, which is packed before, or by a part where `a` is short. It goes over b panel by panel and over K in chunks of
@@ -44,15 +45,23 @@ DEEP = 12  # steps of a chunk, about
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 ALL = (1 << SIDE) - 1  # a bit for each column of a panel
 
+# Turns of a step: which parts of a and of b are multiplied, and whether each is another than before. Three parts take
+# this path because every turn but the first then loads one operand only; tiles from L2 cost as much time as products.
+ONCE = ((0, 0, True, True),)
+SPLIT = (
+    (2, 0, True, True), (1, 0, True, False), (1, 1, False, True),
+    (0, 1, True, False), (0, 2, False, True), (0, 0, False, True),
+)  # fmt: skip
+
 
 def panels(n: int) -> int:
     """How many panels n rows make, or how many steps a K of n."""
     return -(-n // SIDE)
 
 
-def packed_bytes(n: int, k: int) -> int:
+def packed_bytes(n: int, k: int, parts: int = 1) -> int:
     """Bytes of an operand with n rows (`a`) or columns (`b`)."""
-    return STEP * panels(n) * panels(k)
+    return parts * STEP * panels(n) * panels(k)
 
 
 def linear(out: np.ndarray) -> Callable:
@@ -64,22 +73,23 @@ def multiply(
     kernel: Callable,
     places: tuple,
     pack: Callable,
-    source: tuple[np.ndarray, ...],
+    source: tuple,
     b: np.ndarray,
     own: np.ndarray,
 ) -> None:
     """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
     and is told whether it is the only one to see them.
     """
-    (wide, steps, _), tall, config = b.shape, panels(places[0].shape[0]), amx.configuration()
-    blocks, cuts = _shares(tall, wide, steps)
+    (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), amx.configuration()
+    parts = size // BLOCK
+    blocks, cuts = _shares(tall, wide, parts * steps)
 
     def work(worker: int, begin: int, end: int) -> None:
         for task in range(begin, end):
             block, cut = divmod(task, cuts)
             top, bottom = block * tall // blocks, (block + 1) * tall // blocks
             room = Room(own[worker])
-            a, sums = room.packed(SIDE * (bottom - top), SIDE * steps), room.floats(bottom - top + 1, BLOCK)
+            a, sums = room.packed(SIDE * (bottom - top), SIDE * steps, parts), room.floats(bottom - top + 1, BLOCK)
             pack(a, top, cut == 0, *source)
             kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
 
@@ -100,9 +110,13 @@ def _most(steps: int) -> int:
 
 
 def own_bytes(t: int, f: int, c: int) -> int:
+    """What a worker needs for a layer's products."""
+    return max(task_bytes(panels(m), panels(k)) for m, k in ((t, c), (t, f), (f, t)))
+
+
+def task_bytes(tall: int, steps: int) -> int:
     """What a worker needs for its panels of a, and for their sums and those on their way out."""
-    products = ((panels(m), panels(k)) for m, k in ((t, c), (t, f), (f, t)))
-    return 4 * BLOCK + max(min(tall, _most(steps)) * (STEP * steps + 4 * BLOCK) for tall, steps in products)
+    return 4 * BLOCK + min(tall, _most(steps)) * (STEP * steps + 4 * BLOCK)
 
 
 @jit
@@ -211,26 +225,28 @@ def address(x):
     return np.intp(x.ctypes.data)
 
 
-def product(fetch: Callable, finish: Callable) -> Callable:
+def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
     """The kernel out = finish(a b): `finish(places, row, m, n, mask)` gets the address of 32 sums, on a line, which
     are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before the
     last steps of a 32 x 32 block and asks for what `finish` will read. `places`, a tuple, is theirs, places[0] the
-    result: (M, N).
+    result: (M, N). `turns` are those of a step.
     """
+    parts, count = 1 + max(turn[0] for turn in turns), len(turns)
+    step_bytes = parts * STEP
 
     @jit
     def multiply(places, top, left, right, a, b, sums, config):
         m, tall, steps = places[0].shape[0], a.shape[0], a.shape[1]
-        panel, leaving = STEP * steps, address(sums) + tall * 4 * BLOCK
+        panel, leaving = step_bytes * steps, address(sums) + tall * 4 * BLOCK
         row, row_m, row_n, rows = leaving, 0, left * SIDE, 0  # the sums on their way out: whence, whose, how many
         depth = max(1, (steps + DEEP // 2) // DEEP)
-        lines = (SIDE + tall - 1) // tall
+        lines = (parts * SIDE + count * tall - 1) // (count * tall)
         amx.configure(address(config))
         for j in range(left, right):
             for chunk in range(depth):
                 first, last = chunk * steps // depth, (chunk + 1) * steps // depth
-                share = (SIDE + last - first - 1) // (last - first)
-                b_chunk = address(b) + j * panel + first * STEP
+                share = (SIDE + count * (last - first) - 1) // (count * (last - first))
+                b_chunk = address(b) + j * panel + first * step_bytes
                 for i in range(tall):
                     sum_at = address(sums) + i * 4 * BLOCK
                     if chunk == 0:
@@ -239,28 +255,34 @@ def product(fetch: Callable, finish: Callable) -> Callable:
                         _load_sums(sum_at)
                     if chunk + 1 == depth:
                         fetch(places, (top + i) * SIDE, j * SIDE)
-                    a_at, b_at = address(a) + i * panel + first * STEP, b_chunk
-                    ahead = b_at + panel + i * (last - first) * lines * LINE
+                    a_at, b_at = address(a) + i * panel + first * step_bytes, b_chunk
+                    ahead = b_at + panel + i * (last - first) * count * lines * LINE
                     mask = columns(places[0], row_n // SIDE)
                     for _ in range(first, last):
-                        amx.load_once(4, a_at, LINE)
-                        amx.load(6, b_at, LINE)
-                        amx.dot(0, 4, 6)
-                        for _ in range(min(share, rows)):
-                            finish(places, row, row_m, row_n, mask)
-                            row += 4 * SIDE
-                            row_m += 1
-                            rows -= 1
-                        amx.load(7, b_at + TILE, LINE)
-                        amx.dot(1, 4, 7)
-                        for line in range(lines):
-                            amx.prefetch(ahead + line * LINE)
-                        amx.load_once(5, a_at + TILE, LINE)
-                        amx.dot(2, 5, 6)
-                        amx.dot(3, 5, 7)
-                        a_at += STEP
-                        b_at += STEP
-                        ahead += lines * LINE
+                        for part_a, part_b, new_a, new_b in turns:
+                            a_part, b_part = a_at + part_a * STEP, b_at + part_b * STEP
+                            if new_a:
+                                amx.load_once(4, a_part, LINE)
+                            if new_b:
+                                amx.load(6, b_part, LINE)
+                            amx.dot(0, 4, 6)
+                            for _ in range(min(share, rows)):
+                                finish(places, row, row_m, row_n, mask)
+                                row += 4 * SIDE
+                                row_m += 1
+                                rows -= 1
+                            if new_b:
+                                amx.load(7, b_part + TILE, LINE)
+                            amx.dot(1, 4, 7)
+                            for line in range(lines):
+                                amx.prefetch(ahead + line * LINE)
+                            if new_a:
+                                amx.load_once(5, a_part + TILE, LINE)
+                            amx.dot(2, 5, 6)
+                            amx.dot(3, 5, 7)
+                            ahead += lines * LINE
+                        a_at += step_bytes
+                        b_at += step_bytes
                     if chunk + 1 < depth:
                         _store_sums(sum_at)
                     else:
@@ -308,7 +330,7 @@ def fetch_nothing(places, m, n):
 
 
 @finishing
-def _fetch_addend(places, m, n):
+def fetch_addend(places, m, n):
     _, addend, stride = places
     if stride:
         for row in range(SIDE):
@@ -335,7 +357,7 @@ def _round_row(places, row, m, n, mask):
 
 
 @finishing
-def _float_row(places, row, m, n, mask):
+def float_row(places, row, m, n, mask):
     """out[m, n] = sum + addend"""
     out = places[0]
     lower, upper = _plus(places, row, m, n, mask)
@@ -345,7 +367,7 @@ def _float_row(places, row, m, n, mask):
 
 
 _rounded_product = product(fetch_nothing, _round_row)
-_float_product = product(_fetch_addend, _float_row)
+_float_product = product(fetch_addend, float_row)
 
 
 class Room:
@@ -358,9 +380,9 @@ class Room:
         piece, self.rest = self.rest[:nbytes], self.rest[whole_lines(nbytes) :]
         return piece
 
-    def packed(self, n: int, k: int) -> np.ndarray:
+    def packed(self, n: int, k: int, parts: int = 1) -> np.ndarray:
         """An operand with n rows (`a`) or columns (`b`)."""
-        return self._cut(packed_bytes(n, k)).view(np.uint16).reshape(panels(n), panels(k), BLOCK)
+        return self._cut(packed_bytes(n, k, parts)).view(np.uint16).reshape(panels(n), panels(k), parts * BLOCK)
 
     def floats(self, *shape: int) -> np.ndarray:
         return self._cut(4 * math.prod(shape)).view(np.float32).reshape(shape)

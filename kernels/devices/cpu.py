@@ -25,6 +25,8 @@ import numba
 import numba.core.config
 import numpy as np
 
+from minibert.kernels.common import amx
+
 from . import Device
 
 KERNELS = Path(__file__).parent.parent
@@ -137,14 +139,18 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             other.result()
 
 
-IN_BF16 = dict.fromkeys(("matmul", "attention", "feed_forward"), "cpu_bf16")  # modules that operations have for it
+# Modules that operations have for the matrix unit, in bf16 and in fp32.
+IN_BF16 = dict.fromkeys(("matmul", "attention", "feed_forward"), "cpu_bf16")
+SPLIT = dict.fromkeys(("matmul", "feed_forward"), "cpu_split")
 
 
 class Cpu(Device):
-    """The machine's cores and memory; in bf16 matrix products, attention's too, run on the matrix unit."""
+    """The machine's cores and memory. Matrix products run on the matrix unit: in bf16 attention's too; in fp32, where
+    there is one, with each number as the sum of three bf16.
+    """
 
     def __init__(self, precision: str = "fp32") -> None:
-        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else {})
+        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if amx.available() else {})
         self.precision = precision
         if precision == "bf16":
             self.activation_type = np.dtype(np.uint16)  # the bits

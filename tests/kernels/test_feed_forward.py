@@ -11,7 +11,7 @@ from checks import assert_as_accurate, assert_gradients
 from minibert.kernels import devices
 from minibert.kernels.bias_gelu import reference as bias_gelu
 from minibert.kernels.common import amx
-from minibert.kernels.feed_forward import cpu, cpu_bf16, reference
+from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_split, reference
 from minibert.kernels.matmul import cpu_bf16 as matmul
 
 needs_amx = pytest.mark.skipif(not amx.available(), reason="no AMX here, or the system does not permit its use")
@@ -54,10 +54,11 @@ def test_reference_gradients(tanh):
 
 
 @FORMS
-@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96)], ids=str)
-def test_cpu_is_as_accurate_as_numpy(shape, tanh):
+@pytest.mark.parametrize("backend", [cpu, pytest.param(cpu_split, marks=needs_amx)], ids=["cpu", "cpu_split"])
+@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70)], ids=str)
+def test_float32_is_as_accurate_as_numpy(shape, backend, tanh):
     arrays = inputs(*shape)
-    got, naive = (both(backend, *arrays, tanh) for backend in (cpu, reference))
+    got, naive = (both(which, *arrays, tanh) for which in (backend, reference))
     exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
     for name, *three in zip(NAMES, got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=1e-6, what=name)
@@ -117,6 +118,12 @@ def test_as_accurate_as_bf16_allows(shape, storage, tanh):
 
 
 @needs_amx
+def test_same_bits_in_parts_for_any_count_of_threads():
+    arrays = inputs(300, 96, 200)
+    assert_same_bits(lambda: both(cpu_split, *arrays, False))
+
+
+@needs_amx
 def test_same_bits_in_bf16_for_any_count_of_threads():
     arrays = inputs(300, 96, 200)
     assert_same_bits(lambda: in_bf16(*arrays, False, np.uint16))
@@ -128,4 +135,13 @@ def test_nan_stays_visible_in_bf16(tanh):
     arrays = inputs(40, 33, 65)
     arrays[0][3, 5] = np.nan
     y, dx, *_ = in_bf16(*arrays, tanh, np.uint16)
+    assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
+
+
+@needs_amx
+@FORMS
+def test_nan_stays_visible_in_parts(tanh):
+    arrays = inputs(40, 33, 65)
+    arrays[0][3, 5] = np.nan
+    y, dx, *_ = both(cpu_split, *arrays, tanh)
     assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
