@@ -22,7 +22,7 @@ from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
 from minibert.evaluation import evaluate, read_split
 from minibert.model import Model, check_vocabulary, open_device
-from minibert.optim import Adam
+from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory
@@ -216,7 +216,7 @@ class ModelDirectory(RunDirectory):
         newest = tensorflow.latest(self.path)
         return None if newest is None else self._step(sources.find(self.path / newest).slots)
 
-    def save_state(self, step: int, optimizer: Adam) -> None:
+    def save_state(self, step: int, optimizer: Optimizer) -> None:
         """Writes model.ckpt-STEP and names it the newest; of the older ones the last four stay."""
         newest = f"{PREFIX}{step}"
         entries: dict[str, Entry] = {}
@@ -233,7 +233,7 @@ class ModelDirectory(RunDirectory):
             if (m := _NUMBERED.match(path.name)) and m[0] not in kept:
                 path.unlink()
 
-    def load_state(self, optimizer: Adam) -> int:
+    def load_state(self, optimizer: Optimizer) -> int:
         """Fills weights and moments from the newest checkpoint; its number of updates, 0 where there is none."""
         newest = tensorflow.latest(self.path)
         if newest is None:
@@ -249,8 +249,9 @@ class ModelDirectory(RunDirectory):
             array[...] = entry.read()
         return self._step(found.slots)
 
-    def _state(self, optimizer: Adam) -> dict[str, np.ndarray]:
+    def _state(self, optimizer: Optimizer) -> dict[str, np.ndarray]:
         """Views of weights and moments by our names, NAME/adam_m and NAME/adam_v."""
+        assert isinstance(optimizer, Adam)  # Google's flags know no other
         state = dict(self.bert.arrays())
         for slot, buffers in zip(names.SLOTS, (optimizer.m, optimizer.v), strict=True):
             state |= {f"{name}/{slot}": view for name, view in self.bert.views(buffers).items()}

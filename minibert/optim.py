@@ -7,6 +7,7 @@ unless asked for, eps outside the root, decay times the learning rate, and no de
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from minibert.parameters import Group
@@ -36,13 +37,14 @@ def learning_rate(schedule: str, step: int, peak: float, total: int, warmup: int
     return peak * (1 - step / total)
 
 
-class Adam:
-    """Moments for groups of parameters, and the update of all of them with their accumulated gradients."""
+class Optimizer:
+    """Google's clipping, and the update of groups of parameters with their accumulated gradients.
 
-    def __init__(self, groups: list[Group], bias_correction: bool = False):
-        self.groups, self.bias_correction = groups, bias_correction
-        self.m = [self._zeros(group) for group in groups]
-        self.v = [self._zeros(group) for group in groups]
+    A subclass keeps its own arrays of kind "moments", tells them by `state` and updates one group in `update_group`.
+    """
+
+    def __init__(self, groups: list[Group]):
+        self.groups = groups
         device = groups[0].device
         largest = max(group.weights.size for group in groups)
         self._partial = device.scratch(device.sum_squares.workspace(largest))
@@ -50,32 +52,59 @@ class Adam:
         for group in groups:
             group.require_gradients()
 
+    def state(self) -> Iterator[tuple[str, Any]]:
+        """Every array that a saved state needs beside the weights, by name."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """The state that training begins with: zeros."""
+        for _, array in self.state():
+            array.fill(0)
+
+    def squares(self, group: Group) -> float:
+        """The sum of squares of a group's gradients."""
+        group.device.sum_squares.forward(self._total, group.gradients, self._partial)
+        return float(group.device.numpy(self._total)[0])
+
+    def gradient_norm(self) -> float:
+        """The norm of all gradients as one vector."""
+        return math.sqrt(sum(self.squares(group) for group in self.groups))
+
+    def update(self, step: int, rate: float, norm: float) -> None:
+        """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""
+        for i in range(len(self.groups)):
+            self.update_group(i, step, rate, MAX_NORM / max(norm, MAX_NORM))
+
+    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
+        """The same of group number i alone, with its gradients times `scale`."""
+        raise NotImplementedError
+
+
+class Adam(Optimizer):
+    """Google's: two moments in float32 for each parameter."""
+
+    def __init__(self, groups: list[Group], bias_correction: bool = False):
+        super().__init__(groups)
+        self.bias_correction = bias_correction
+        self.m = [self._zeros(group) for group in groups]
+        self.v = [self._zeros(group) for group in groups]
+
     @staticmethod
     def _zeros(group: Group) -> Any:
         return group.device.zeros(group.weights.shape, group.weights.dtype, "moments")
 
-    def forget(self) -> None:
-        """Moments of zero, as training begins with."""
-        for moments in (*self.m, *self.v):
-            moments.fill(0)
+    def state(self) -> Iterator[tuple[str, Any]]:
+        for kind, buffers in (("m", self.m), ("v", self.v)):
+            for group, buffer in zip(self.groups, buffers, strict=True):
+                yield f"{kind}/{group.name}", buffer
 
-    def gradient_norm(self) -> float:
-        """The norm of all gradients as one vector."""
-        total = 0.0
-        for group in self.groups:
-            group.device.sum_squares.forward(self._total, group.gradients, self._partial)
-            total += float(group.device.numpy(self._total)[0])
-        return math.sqrt(total)
-
-    def update(self, step: int, rate: float, norm: float) -> None:
-        """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""
-        scale = MAX_NORM / max(norm, MAX_NORM)
+    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
+        group, m, v = self.groups[i], self.m[i], self.v[i]
         correction1 = 1 - BETA1 ** (step + 1) if self.bias_correction else 1.0
         correction2 = 1 - BETA2 ** (step + 1) if self.bias_correction else 1.0
-        for group, m, v in zip(self.groups, self.m, self.v, strict=True):
-            for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
-                group.device.adam.update(
-                    group.weights[part], m[part], v[part], group.gradients[part],
-                    scale, rate, BETA1, BETA2, EPS, decay, correction1, correction2,
-                )  # fmt: skip
-            group.changed()
+        for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
+            group.device.adam.update(
+                group.weights[part], m[part], v[part], group.gradients[part],
+                scale, rate, BETA1, BETA2, EPS, decay, correction1, correction2,
+            )  # fmt: skip
+        group.changed()

@@ -31,7 +31,7 @@ from minibert import files
 from minibert.checkpoint import huggingface
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import RunError
-from minibert.optim import Adam
+from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 WRITTEN = (
@@ -149,12 +149,12 @@ class RunDirectory:
         self.description |= entries
         files.write_whole(self.path / DESCRIPTION, json.dumps(self.description, indent=2).encode() + b"\n")
 
-    def save_state(self, step: int, optimizer: Adam) -> None:
+    def save_state(self, step: int, optimizer: Optimizer) -> None:
         """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
         entries = {name: of_array(name, array) for name, array in _state_arrays(optimizer)}
         huggingface.write(self.path / STATE, entries, {"step": str(step)})
 
-    def load_state(self, optimizer: Adam) -> int:
+    def load_state(self, optimizer: Optimizer) -> int:
         """Fills weights and moments from the saved state; the number of updates they have had, 0 without a state."""
         path = self.path / STATE
         if not path.is_file():
@@ -264,7 +264,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _state_arrays(optimizer: Adam) -> Iterator[tuple[str, np.ndarray]]:
-    for group, m, v in zip(optimizer.groups, optimizer.m, optimizer.v, strict=True):
-        for kind, array in (("weights", group.weights), ("m", m), ("v", v)):
-            yield f"{kind}/{group.name}", group.device.numpy(array)
+def _state_arrays(optimizer: Optimizer) -> Iterator[tuple[str, np.ndarray]]:
+    for group in optimizer.groups:
+        yield f"weights/{group.name}", group.device.numpy(group.weights)
+    device = optimizer.groups[0].device
+    for name, array in optimizer.state():
+        yield name, device.numpy(array)
