@@ -11,25 +11,41 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _serials = itertools.count()
 
 
-@dataclass(eq=False, slots=True)
 class Tensor:
-    """An array on a device. `dtype` names the type where NumPy cannot: bfloat16 travels as uint16."""
+    """An array on a device. `dtype` names the type where NumPy cannot: bfloat16 travels as uint16.
 
-    data: Any
-    device: Any
-    dtype: str = ""
-    serial: int = field(default_factory=_serials.__next__)
+    Operations capture tensors, not arrays, so that one may be forgotten after the forward pass: whoever asks for
+    its data in the backward pass has it computed again.
+    """
 
-    def __post_init__(self) -> None:
-        self.dtype = self.dtype or self.data.dtype.name
+    __slots__ = ("_again", "_data", "device", "dtype", "serial")
+
+    def __init__(self, data: Any, device: Any, dtype: str = ""):
+        self._data, self.device = data, device
+        self._again: Callable[[], Tensor] | None = None
+        self.dtype = dtype or data.dtype.name
+        self.serial = next(_serials)
+
+    @property
+    def data(self) -> Any:
+        if self._data is None and self._again is not None:
+            with untaped():
+                self._data = self._again()._data
+        return self._data
+
+    def forget(self, again: Callable[[], Tensor] | None = None) -> None:
+        """Lets go of the array; `again` computes the same bits, if anybody is going to ask."""
+        self._data, self._again = None, again
 
 
+# A gradient is an array, or a list of one or two arrays that are meant as their sum. `vjp(dy)` gets an array; that of
+# an operation recorded with `two` gets such a list and empties it, so that nobody up the stack keeps what is done with.
 Vjp = Callable[[Any], Sequence[Any]]
 
 
@@ -40,13 +56,15 @@ class Node:
     output: int
     inputs: tuple[Tensor, ...]
     vjp: Vjp
+    device: Any
+    two: bool
 
 
 class Tape:
     """Operations in the order they ran, while `with tape:` is open.
 
-    `vjp(dy)` returns one array for each input, freshly allocated (they are added into in place), and adds the
-    gradients of parameters where those live.
+    `vjp(dy)` returns one gradient for each input, of arrays freshly allocated (they are added into in place), and adds
+    the gradients of parameters where those live.
     """
 
     def __init__(self) -> None:
@@ -59,24 +77,29 @@ class Tape:
     def __exit__(self, *error: object) -> None:
         _current.reset(self._outer)
 
-    def backward(self, y: Tensor, dy: Any, wrt: Sequence[Tensor] = ()) -> list[Any]:
-        """Walks back from `y` with its gradient `dy`; returns the gradients of `wrt`.
+    def backward(self, y: Tensor, dy: list[Any], wrt: Sequence[Tensor] = ()) -> list[list[Any]]:
+        """Walks back from `y` with its gradient; returns the gradients of `wrt`.
 
         Nodes are dropped as they are passed, and with them what they stored: a tape serves once.
         """
-        gradients = {y.serial: dy}
+        gradients: dict[int, list[Any]] = {y.serial: dy}
         while self.nodes:
             node = self.nodes.pop()
-            d_output = gradients.pop(node.output, None)
-            if d_output is None:
+            if (parts := gradients.pop(node.output, None)) is None:
                 continue  # nothing that `y` depends on
-            for x, dx in zip(node.inputs, node.vjp(d_output), strict=True):
-                if x.serial in gradients:
-                    total = gradients[x.serial]
-                    x.device.add.forward(total, total, dx)
-                else:
-                    gradients[x.serial] = dx
+            for x, dx in zip(node.inputs, node.vjp(parts if node.two else _sum(node.device, parts)), strict=True):
+                have, more = gradients.setdefault(x.serial, []), dx if isinstance(dx, list) else [dx]
+                while more:
+                    have.append(more.pop() if len(have) < 2 else _sum(node.device, [have.pop(), more.pop()]))
         return [gradients[x.serial] for x in wrt]
+
+
+def _sum(device: Any, parts: list[Any]) -> Any:
+    """One array for one or two, which are taken out of the list."""
+    total = parts.pop()
+    if parts:
+        device.add.forward(total, total, parts.pop())
+    return total
 
 
 _current: ContextVar[Tape | None] = ContextVar("tape", default=None)
@@ -92,27 +115,43 @@ def untaped() -> Iterator[None]:
         _current.reset(outer)
 
 
-def record(device: Any, y: Any, inputs: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
-    """The result of an operation as a Tensor; on the open tape, if there is one, with its gradient."""
-    out = Tensor(y, device)
+def record(device: Any, y: Any, inputs: tuple[Tensor, ...], vjp: Vjp, two: bool = False) -> Tensor:
+    """The result of an operation as a Tensor; on the open tape, if there is one, with its gradient.
+
+    `two`: its vjp takes a gradient in one part or two and adds them on the way, which spares a pass and a rounding
+    where a result is used twice, as every sum of a residual network is.
+    """
+    out = y if isinstance(y, Tensor) else Tensor(y, device)
     tape = _current.get()
     if tape is not None:
-        tape.nodes.append(Node(out.serial, inputs, vjp))
+        tape.nodes.append(Node(out.serial, inputs, vjp, device, two))
     return out
+
+
+def passed(x: Tensor, hear: Callable[[], None]) -> Tensor:
+    """x. On the way back `hear` is called when everything that was computed from this x has been passed."""
+
+    def vjp(dy: list[Any]) -> list[list[Any]]:
+        hear()
+        return [dy]
+
+    return record(x.device, x.data, (x,), vjp, two=True)
 
 
 def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x) that stores only `x`: the backward pass runs `function` again, this time with a tape.
 
-    Bitwise equal to storing everything, because randomness is an argument that `function` has closed over.
+    Bitwise equal to storing everything, because randomness is an argument that `function` has closed over. The
+    function may recompute parts of itself.
     """
     with untaped():
         y = function(x)
 
-    def vjp(dy: Any) -> list[Any]:
+    def vjp(dy: list[Any]) -> list[list[Any]]:
         start = Tensor(x.data, x.device, x.dtype)
         with Tape() as tape:
             again = function(start)
+        again.forget()
         return tape.backward(again, dy, wrt=(start,))
 
-    return record(x.device, y.data, (x,), vjp)
+    return record(x.device, y, (x,), vjp, two=True)

@@ -7,19 +7,20 @@ one below the other and are one product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minibert import ops
-from minibert.autograd import Tensor, recompute
+from minibert.autograd import Tensor, passed, recompute
 from minibert.batch import Batch
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.kernels.devices import Device
 from minibert.parameters import Group
+from minibert.policies import Policy, length
 from minibert.random import Key
 from minibert.tokenizer import Features
 
@@ -59,6 +60,8 @@ class Bert:
             for i in range(config.num_hidden_layers)
         ]  # fmt: skip
         self.head = Group(device, "head", self._head_shapes())
+        # Called in the backward pass with a group whose gradients are complete: all but the embeddings', the last.
+        self.completed: Callable[[Group], None] | None = None
 
     def _head_shapes(self) -> dict[str, tuple[int, ...]]:
         c = self.config.hidden_size
@@ -109,13 +112,12 @@ class Bert:
                     "give another checkpoint, or single texts to a model with one segment"
                 )
 
-    def encode(
-        self, batch: Batch, key: Key | None, recompute_layers: bool = False, only_firsts: bool = False
-    ) -> Tensor:
+    def encode(self, batch: Batch, key: Key | None, policy: Policy | None = None, only_firsts: bool = False) -> Tensor:
         """The last layer's output for every token, (T, C). Without a key nothing is dropped.
 
-        `only_firsts`: for each sequence's first token alone, (S, C). The last layer then computes nothing else once its
-        attention has read all tokens, and spares a twelfth of BERT-Base three quarters of its work, both ways.
+        `policy`: what to compute again in the backward pass; None: nothing. `only_firsts`: for each sequence's first
+        token alone, (S, C). The last layer then computes nothing else once its attention has read all tokens, and
+        spares a twelfth of BERT-Base three quarters of its work, both ways.
         """
         config, group = self.config, self.embeddings
         x = ops.embedding(
@@ -125,12 +127,27 @@ class Bert:
             group["embeddings.LayerNorm.bias"], config.layer_norm_eps, config.hidden_dropout_prob,
             key and key.at("embedding"),
         )  # fmt: skip
-        for i in range(len(self.layers)):
-            layer = partial(self._layer, i, batch, key, only_firsts and i + 1 == len(self.layers))
-            x = recompute(layer, x) if recompute_layers else layer(x)
+        x = self._run(policy or ("k",) * len(self.layers), 0, batch, key, only_firsts, x)
+        return self._heard(self.head, x)
+
+    def _run(self, policy: Policy, first: int, batch: Batch, key: Key | None, only_firsts: bool, x: Tensor) -> Tensor:
+        """The layers from `first` on that a policy is for."""
+        for part in policy:
+            if isinstance(part, tuple):
+                x = recompute(partial(self._run, part, first, batch, key, only_firsts), x)
+                first += length(part)
+            else:
+                x = self._heard(self.layers[first], x)
+                last = only_firsts and first + 1 == len(self.layers)
+                x = self._layer(first, batch, key, last, part == "c", x)
+                first += 1
         return x
 
-    def _layer(self, i: int, batch: Batch, key: Key | None, only_firsts: bool, x: Tensor) -> Tensor:
+    def _heard(self, group: Group, x: Tensor) -> Tensor:
+        """x, before which nothing uses the group's parameters."""
+        return x if self.completed is None else passed(x, partial(self.completed, group))
+
+    def _layer(self, i: int, batch: Batch, key: Key | None, only_firsts: bool, cheap: bool, x: Tensor) -> Tensor:
         """One encoder block, LayerNorm after each half: (T, C) to (T, C), or to (S, C) where `only_firsts`."""
         config, p = self.config, self.layers[i]
         where = (batch.first_positions, batch.first_examples) if only_firsts else (batch.positions, batch.examples)
@@ -144,21 +161,27 @@ class Bert:
 
         qkv = ops.linear(x, p["attention.self.qkv.weight"], p["attention.self.qkv.bias"])
         rate, at = config.attention_probs_dropout_prob, key and key.at("attention", i)
-        y = ops.attention(qkv, batch, config.num_attention_heads, rate, at)
+        attend = partial(ops.attention, qkv, batch, config.num_attention_heads, rate, at)
+        attended = y = attend()
         if only_firsts:
             x, y = ops.take_rows(x, batch.firsts), ops.take_rows(y, batch.firsts)
         y = ops.linear(y, p["attention.output.dense.weight"], p["attention.output.dense.bias"])
-        x = add_norm(y, x, "attention.output", "attention_output")
+        halfway = partial(add_norm, y, x, "attention.output", "attention_output")
+        x = halfway()
         y = ops.feed_forward(
             x, p["intermediate.dense.weight"], p["intermediate.dense.bias"],
             p["output.dense.weight"], p["output.dense.bias"], config.gelu,
         )  # fmt: skip
-        return add_norm(y, x, "output", "ffn")
+        out = add_norm(y, x, "output", "ffn")
+        if cheap:
+            attended.forget(attend)
+            x.forget(halfway)
+        return out
 
-    def logits(self, batch: Batch, key: Key | None = None, recompute_layers: bool = False) -> Tensor:
+    def logits(self, batch: Batch, key: Key | None = None, policy: Policy | None = None) -> Tensor:
         """Classifier outputs from the pooled [CLS]: (S, outputs)."""
         p = self.head
-        x = self.encode(batch, key, recompute_layers, only_firsts=True)
+        x = self.encode(batch, key, policy, only_firsts=True)
         x = ops.bias_tanh(ops.linear(x, p["pooler.dense.weight"], None), p["pooler.dense.bias"])
         at = key and key.at("classifier")
         x = ops.dropout(x, batch.first_positions, batch.first_examples, self.config.head_dropout, at)

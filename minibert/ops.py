@@ -39,6 +39,13 @@ def _scalars(rate: float, key: Key | None) -> tuple[float, int, int]:
     return (rate, key.seed, key.stream) if key is not None and rate > 0 else NO_DROPOUT
 
 
+def _one(device: Device, parts: list[Any]) -> Any:
+    dy = parts.pop()
+    if parts:
+        device.add.forward(dy, dy, parts.pop())
+    return dy
+
+
 def embedding(
     device: Device, batch: Batch, word: Param, position: Param, segment: Param, gamma: Param, beta: Param,
     eps: float, rate: float, key: Key | None,
@@ -57,12 +64,13 @@ def embedding(
     dropout = _scalars(rate, key)
     op.forward(y, mean, rstd, *where, *tables, beta.data, eps, *dropout)
 
-    def vjp(dy: Any) -> tuple[()]:
+    def vjp(parts: list[Any]) -> tuple[()]:
         grads = (word.grad, position.grad, segment.grad, gamma.grad, beta.grad)
+        dy = _one(device, parts)
         op.backward(*grads, dy, mean, rstd, *where, *tables, *dropout, device.scratch(op.workspace(t, c)))
         return ()
 
-    return record(device, y, (), vjp)
+    return record(device, y, (), vjp, two=True)
 
 
 def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None) -> Tensor:
@@ -91,13 +99,15 @@ def attention(qkv: Tensor, batch: Batch, heads: int, rate: float, key: Key | Non
     where = (batch.offsets, batch.examples, heads)
     room = op.workspace(batch.longest, heads, c3 // 3)
     op.forward(y, lse, qkv.data, *where, *dropout, device.scratch(room))
+    out = Tensor(y, device)
+    del y  # what `out` holds can be forgotten
 
     def vjp(dy: Any) -> tuple[Any]:
         dqkv = device.empty_like(qkv.data)
-        op.backward(dqkv, dy, y, lse, qkv.data, *where, *dropout, device.scratch(room))
+        op.backward(dqkv, dy, out.data, lse, qkv.data, *where, *dropout, device.scratch(room))
         return (dqkv,)
 
-    return record(device, y, (qkv,), vjp)
+    return record(device, out, (qkv,), vjp)
 
 
 def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: str) -> Tensor:
@@ -161,14 +171,15 @@ def dropout_add_layer_norm(
     where = (positions, examples)
     op.forward(y, mean, rstd, x.data, residual.data, gamma.data, beta.data, *where, eps, *dropout)
 
-    def vjp(dy: Any) -> tuple[Any, Any]:
+    def vjp(parts: list[Any]) -> tuple[Any, Any]:
+        dy = _one(device, parts)
         dx, dresidual = device.empty_like(dy), device.empty_like(dy)
         saved = (x.data, residual.data, mean, rstd, gamma.data)
         room = device.scratch(op.workspace(t, c))
         op.backward(dx, dresidual, gamma.grad, beta.grad, dy, *saved, *where, *dropout, room)
         return dx, dresidual
 
-    return record(device, y, (x, residual), vjp)
+    return record(device, y, (x, residual), vjp, two=True)
 
 
 def dropout(x: Tensor, positions: Any, examples: Any, rate: float, key: Key | None) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from minibert import policies
 from minibert.errors import BackendError, ConfigError
 
 RECIPES = {  # schedule, bias correction
@@ -13,7 +14,6 @@ RECIPES = {  # schedule, bias correction
     "stable": ("hf", True),  # Mosbach et al. 2021, who train longer with it: add --epochs 20
 }
 SCHEDULES = ("google", "hf", "electra")
-RECOMPUTE = ("none", "layers")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class TrainConfig:
         _require("warm-up", self.warmup, 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1")
         _require("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         _require("schedule", self.schedule, self.schedule in SCHEDULES, ", ".join(SCHEDULES))
+        policies.check(self.recompute)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
-        _require("recompute", self.recompute, self.recompute in RECOMPUTE, " or ".join(RECOMPUTE))
         if self.device != "cpu":
             raise BackendError(f"device {self.device} is not in this version; use --device cpu")
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from minibert import batch, optim
+from minibert import batch, optim, policies
 from minibert.autograd import Tape
 from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
@@ -78,6 +78,7 @@ class Trainer:
         for stage in self.stages:
             bert.check(stage.data.features)
         self.optimizer = Adam(bert.groups, settings.bias_correction)
+        self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)
 
     def at(self, step: int) -> tuple[Stage, int]:
@@ -100,13 +101,13 @@ class Trainer:
         for start in range(0, len(numbers), size):
             part = batch.pack(device, data.features, numbers[start : start + size], data.labels)
             with Tape() as tape:
-                logits = self.bert.logits(part, key, self.settings.recompute == "layers")
+                logits = self.bert.logits(part, key, self.policy)
                 losses = self.bert.loss(logits, part)
             loss += float(device.numpy(losses.data).sum(dtype=np.float64)) / len(numbers)
             if not math.isfinite(loss):
                 raise NotFinite(f"the loss is {loss}")
             share = np.full(len(part), 1 / len(numbers), device.float_type)
-            tape.backward(losses, device.array(share))
+            tape.backward(losses, [device.array(share)])
             tokens += part.tokens
         return loss, tokens
 

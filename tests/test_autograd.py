@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from minibert.autograd import Tape, Tensor, recompute, record, untaped
+from minibert.autograd import Tape, Tensor, passed, recompute, record, untaped
 from minibert.kernels import devices
 
 DEVICE = devices.open("reference", float_type="float64")
@@ -29,8 +29,8 @@ def test_a_tensor_used_twice_gets_the_sum_of_both_gradients():
     x = tensor(3.0, -2.0)
     with Tape() as tape:
         y = product(scaled(x, 2.0), x)  # 2x²
-    (dx,) = tape.backward(y, np.array([1.0, 10.0]), wrt=(x,))
-    np.testing.assert_array_equal(dx, 4 * x.data * [1.0, 10.0])
+    ((one, other),) = tape.backward(y, [np.array([1.0, 10.0])], wrt=(x,))
+    np.testing.assert_array_equal(one + other, 4 * x.data * [1.0, 10.0])
 
 
 def test_what_the_result_does_not_depend_on_is_not_run():
@@ -42,7 +42,7 @@ def test_what_the_result_does_not_depend_on_is_not_run():
     with Tape() as tape:
         record(DEVICE, x.data, (x,), fail)
         y = scaled(x, 5.0)
-    assert tape.backward(y, np.array([1.0]), wrt=(x,))[0] == 5.0
+    assert tape.backward(y, [np.array([1.0])], wrt=(x,)) == [[5.0]]
 
 
 def test_backward_frees_what_it_has_passed():
@@ -59,7 +59,7 @@ def test_backward_frees_what_it_has_passed():
     with Tape() as tape:
         y = watched(count(watched(tensor(1.0, 2.0, 3.0))))
     assert all(ref() is not None for ref in alive)
-    tape.backward(y, np.zeros(3))
+    tape.backward(y, [np.zeros(3)])
     assert all(ref() is None for ref in alive)
 
 
@@ -86,7 +86,54 @@ def test_recompute_stores_the_input_only_and_gives_the_same_bits():
         z = recompute(block, scaled(x, 1.1))
     assert (len(plain.nodes), len(again.nodes)) == (4, 2)
     dy = np.array([1.0, 3.0])
-    np.testing.assert_array_equal(plain.backward(y, dy.copy(), wrt=(x,))[0], again.backward(z, dy.copy(), wrt=(x,))[0])
+    ((wanted,),) = plain.backward(y, [dy.copy()], wrt=(x,))
+    np.testing.assert_array_equal(again.backward(z, [dy.copy()], wrt=(x,)), [[wanted]])
+
+
+def test_an_operation_that_takes_two_gradients_gets_them_apart_through_recomputation_too():
+    seen = []
+
+    def two(x: Tensor) -> Tensor:
+        def vjp(parts: list) -> tuple:
+            seen.append(len(parts))
+            total = sum(parts)
+            parts.clear()
+            return (total,)
+
+        return record(DEVICE, x.data + 0, (x,), vjp, two=True)
+
+    def twice(x: Tensor) -> Tensor:
+        return product(scaled(x, 2.0), two(scaled(x, 3.0)))
+
+    x = tensor(0.5)
+    with Tape() as tape:
+        y = recompute(twice, recompute(two, passed(two(x), lambda: seen.append(-1))))
+    ((dx,),) = tape.backward(y, [np.ones(1)], wrt=(x,))
+    assert dx == 12 * 0.5 and seen == [1, 2, -1, 1]
+
+
+def test_what_is_used_more_than_twice_is_added_up():
+    x = tensor(1.0)
+    with Tape() as tape:
+        y = product(product(x, x), product(x, x))
+    (parts,) = tape.backward(y, [np.ones(1)], wrt=(x,))
+    assert sum(parts) == 4 and len(parts) <= 2
+
+
+def test_forgotten_data_are_made_again_when_they_are_asked_for():
+    x, made = tensor(3.0), []
+
+    def tripled() -> Tensor:
+        made.append(1)
+        return scaled(x, 3.0)
+
+    with Tape() as tape:
+        middle = tripled()
+        y = product(middle, middle)
+        middle.forget(tripled)
+        assert len(tape.nodes) == 2
+    tape.backward(y, [np.ones(1)])
+    assert len(made) == 2 and middle.data == 9.0
 
 
 def test_a_vjp_that_forgets_an_input_is_an_error():
@@ -94,4 +141,4 @@ def test_a_vjp_that_forgets_an_input_is_an_error():
     with Tape() as tape:
         y = record(DEVICE, x.data, (x, x), lambda dy: (dy,))
     with pytest.raises(ValueError, match="shorter"):
-        tape.backward(y, np.ones(1))
+        tape.backward(y, [np.ones(1)])

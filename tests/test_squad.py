@@ -172,7 +172,7 @@ def test_gradients_of_the_reader_s_loss_are_its_slopes():
     with Tape() as tape:
         losses = loss()
     weight = rng.standard_normal(5)
-    tape.backward(losses, weight)
+    tape.backward(losses, [weight])
     gradients, values = reader.arrays(gradients=True), reader.arrays()
     ways = {name: rng.standard_normal(value.shape) for name, value in values.items()}
     wanted = sum(float((gradients[name] * way).sum()) for name, way in ways.items())

@@ -149,7 +149,7 @@ class Pretrainer:
             x = ops.take_rows(self.bert.encode(batch, None), self.device.array(rows))
             logits = self.words(x, batch)
             loss = ops.softmax_cross_entropy(logits, self.device.array(wanted))
-        tape.backward(loss, self._weights(np.ones(len(rows))))
+        tape.backward(loss, [self._weights(np.ones(len(rows)))])
         scores = self.device.numpy(logits.data)[:, len(SPECIAL) :]
         ids[masked] = len(SPECIAL) + (scores + self.draws.gumbel(size=scores.shape)).argmax(1)
         right = scores.argmax(1) + len(SPECIAL) == wanted
@@ -193,7 +193,7 @@ class Pretrainer:
             x = ops.bias_tanh(ops.linear(x, head["pooler.dense.weight"], None), head["pooler.dense.bias"])
             logits = ops.linear(x, head["classifier.weight"], head["classifier.bias"])
             loss = ops.softmax_cross_entropy(logits, self.device.array(replaced.astype(np.int32)))
-        tape.backward(loss, self._weights(np.where(whole, WHOLE_WEIGHT, 1.0)) * np.float32(TELLING_WEIGHT))
+        tape.backward(loss, [self._weights(np.where(whole, WHOLE_WEIGHT, 1.0)) * np.float32(TELLING_WEIGHT)])
         said = self.device.numpy(logits.data).argmax(1) == 1
         return {
             "tell": float(loss.data[~whole].mean()),

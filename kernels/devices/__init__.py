@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import mmap
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,23 +22,26 @@ from minibert.errors import BackendError
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
+PAGED = 1 << 20  # bytes from which on a block has pages of its own, which go back to the system when it is dropped
+
+
+class Block:
+    """Memory for one array at a time. `touched`: how much of it arrays have had, which is what the system has given."""
+
+    __slots__ = ("memory", "size", "touched")
+
+    def __init__(self, size: int, memory: np.ndarray):
+        self.size, self.memory, self.touched = size, memory, 0
 
 
 class Lease:
-    """One block of host memory behind an array; its device hears when the last array over it dies."""
+    """One block behind an array; its device hears when the last array over it dies."""
 
-    __slots__ = ("__array_interface__", "block", "device", "kind", "size")
+    __slots__ = ("__array_interface__", "block", "device", "kind", "nbytes")
 
-    def __init__(self, device: Device, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, kind: str):
-        self.device, self.block, self.kind = device, block, kind
-        self.size = block.nbytes - ALIGNMENT
-        start = block.ctypes.data + -block.ctypes.data % ALIGNMENT
-        self.__array_interface__ = {
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": (start, False),
-            "version": 3,
-        }
+    def __init__(self, device: Device, block: Block, kind: str, nbytes: int, interface: dict[str, Any]):
+        self.device, self.block, self.kind, self.nbytes = device, block, kind, nbytes
+        self.__array_interface__ = interface | {"version": 3}
 
     def __del__(self) -> None:
         self.device._give_back(self)
@@ -46,9 +50,11 @@ class Lease:
 class Device:
     """Host memory with its accounting: the `reference` device, and what `cpu` and `gpu` start from.
 
-    `in_use` and `peak` are bytes by kind; `peak` is the reading at the moment when the sum was highest.
-    Freed blocks are kept for the next array of like size, so that a steady loop touches no fresh pages; in use
-    and kept together never exceed the highest sum in use.
+    `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
+    Freed blocks are kept for the next array of like size, so that a steady loop touches no fresh pages; blocks in use
+    and kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
+    `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets (kind,
+    bytes) for each array handed out, and for each that dies the same with the bytes below zero.
     """
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
@@ -58,8 +64,10 @@ class Device:
         self.activation_type = self.float_type  # of activations and their gradients, one row a token
         self.in_use: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
-        self._kept: dict[int, list[np.ndarray]] = {}
-        self._kept_bytes = 0
+        self.resident = self.resident_peak = 0
+        self.log: list[tuple[str, int]] | None = None
+        self._kept: dict[int, list[Block]] = {}
+        self._kept_bytes = self._used_bytes = self._most_used = 0  # of blocks
 
     def __getattr__(self, operation: str) -> ModuleType:
         if operation.startswith("_"):
@@ -75,10 +83,13 @@ class Device:
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         block = self._block(size_class(nbytes) if kind in PASSING else max(ALIGNMENT, nbytes))
-        self.in_use[kind] += block.nbytes - ALIGNMENT
+        self.resident += max(0, nbytes - block.touched)
+        block.touched = max(nbytes, block.touched)
+        self.resident_peak = max(self.resident_peak, self.resident)
+        self._count(kind, nbytes)
         if self.in_use.total() > self.peak.total():
             self.peak = self.in_use.copy()
-        return np.asarray(Lease(self, block, tuple(shape), dtype, kind))
+        return np.asarray(Lease(self, block, kind, nbytes, self._interface(block, tuple(shape), dtype)))
 
     def empty_like(self, array: np.ndarray, kind: str = "activations") -> np.ndarray:
         return self.empty(array.shape, array.dtype, kind)
@@ -111,21 +122,58 @@ class Device:
         """A device array as the host sees it."""
         return array
 
-    def _block(self, size: int) -> np.ndarray:
+    def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+        """An array in a block, as NumPy's array interface describes it."""
+        start = block.memory.ctypes.data
+        return {"shape": shape, "typestr": dtype.str, "data": (start + -start % ALIGNMENT, False)}
+
+    def _memory(self, size: int) -> np.ndarray:
+        """New memory; MemoryError where the system has none."""
+        if size < PAGED:
+            return np.empty(size + ALIGNMENT, np.uint8)
+        try:
+            pages = mmap.mmap(-1, size)
+        except OSError as error:
+            raise MemoryError(f"no {size} bytes more") from error
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux: fewer page faults, as NumPy's own arrays have them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(pages, np.uint8)
+
+    def _block(self, size: int) -> Block:
+        self._used_bytes += size
+        self._most_used = max(self._most_used, self._used_bytes)
         if self._kept.get(size):
             self._kept_bytes -= size
             return self._kept[size].pop()
-        room = max(self.peak.total(), self.in_use.total() + size) - self.in_use.total() - size
+        self._drop(self._most_used - self._used_bytes)
+        try:
+            return Block(size, self._memory(size))
+        except MemoryError:
+            self._drop(0)
+        try:
+            return Block(size, self._memory(size))
+        except MemoryError:
+            self._used_bytes -= size
+            raise
+
+    def _drop(self, room: int) -> None:
+        """Gives the largest kept blocks back to the system until no more than `room` bytes are kept."""
         while self._kept_bytes > room:
             largest = max(other for other, blocks in self._kept.items() if blocks)
-            self._kept[largest].pop()
+            self.resident -= self._kept[largest].pop().touched
             self._kept_bytes -= largest
-        return np.empty(size + ALIGNMENT, np.uint8)
 
     def _give_back(self, lease: Lease) -> None:
-        self.in_use[lease.kind] -= lease.size
-        self._kept.setdefault(lease.size, []).append(lease.block)
-        self._kept_bytes += lease.size
+        block = lease.block
+        self._count(lease.kind, -lease.nbytes)
+        self._used_bytes -= block.size
+        self._kept.setdefault(block.size, []).append(block)
+        self._kept_bytes += block.size
+
+    def _count(self, kind: str, nbytes: int) -> None:
+        self.in_use[kind] += nbytes
+        if self.log is not None:
+            self.log.append((kind, nbytes))
 
 
 def size_class(nbytes: int) -> int:

@@ -12,6 +12,7 @@ from minibert.batch import Batch
 from minibert.bert import Bert
 from minibert.config import BertConfig
 from minibert.kernels.devices import Device
+from minibert.policies import Policy
 from minibert.random import Key
 from minibert.squad.spans import Top
 from minibert.squad.windows import Windows
@@ -32,9 +33,9 @@ class Reader(Bert):
     def _head_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"qa_outputs.weight": (2, self.config.hidden_size), "qa_outputs.bias": (2,)}
 
-    def logits(self, batch: Batch, key: Key | None = None, recompute_layers: bool = False) -> Tensor:
+    def logits(self, batch: Batch, key: Key | None = None, policy: Policy | None = None) -> Tensor:
         """(T, 2): start and end, in the device's float type."""
-        x, p = self.encode(batch, key, recompute_layers), self.head
+        x, p = self.encode(batch, key, policy), self.head
         return ops.linear(x, p["qa_outputs.weight"], p["qa_outputs.bias"], self.device.float_type)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
