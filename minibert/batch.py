@@ -69,6 +69,37 @@ def pack(device: Device, features: Features, numbers: Sequence[int] | np.ndarray
     )
 
 
+def cut(lengths: np.ndarray, most: int, tokens: int | None) -> list[slice]:
+    """Sequences of these lengths, in order, as micro-batches of at most `most` of them and, if given, `tokens` tokens.
+
+    They are as few as can be and as even as can be in tokens: their largest is as small as that number of them allows.
+    Where a sequence is longer than `tokens`, its length is the limit.
+    """
+    if tokens is None:
+        return [slice(start, start + most) for start in range(0, len(lengths), most)]
+    least = int(lengths.max(initial=0))
+    enough = max(least, tokens)
+    parts = _filled(lengths, most, enough)
+    while least < enough:
+        middle = (least + enough) // 2
+        if len(_filled(lengths, most, middle)) > len(parts):
+            least = middle + 1
+        else:
+            enough = middle
+    return _filled(lengths, most, enough)
+
+
+def _filled(lengths: np.ndarray, most: int, tokens: int) -> list[slice]:
+    """One micro-batch after the other, each as full as `most` and `tokens` allow."""
+    parts, start, total = [], 0, 0
+    for i, length in enumerate(lengths.tolist()):
+        if i > start and (i - start == most or total + length > tokens):
+            parts.append(slice(start, i))
+            start, total = i, 0
+        total += length
+    return [*parts, slice(start, len(lengths))] if len(lengths) else []
+
+
 def in_order(count: int, size: int) -> Iterator[np.ndarray]:
     """The numbers 0 to count - 1 in slices of `size`, the last one shorter: batches for evaluation."""
     for start in range(0, count, size):

@@ -20,7 +20,7 @@ from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.kernels.devices import Device
 from minibert.parameters import Group
-from minibert.policies import Policy, length
+from minibert.policies import Policy, length, parse
 from minibert.random import Key
 from minibert.tokenizer import Features
 
@@ -127,7 +127,7 @@ class Bert:
             group["embeddings.LayerNorm.bias"], config.layer_norm_eps, config.hidden_dropout_prob,
             key and key.at("embedding"),
         )  # fmt: skip
-        x = self._run(policy or ("k",) * len(self.layers), 0, batch, key, only_firsts, x)
+        x = self._run(policy or parse("none", len(self.layers)), 0, batch, key, only_firsts, x)
         return self._heard(self.head, x)
 
     def _run(self, policy: Policy, first: int, batch: Batch, key: Key | None, only_firsts: bool, x: Tensor) -> Tensor:

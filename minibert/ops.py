@@ -6,6 +6,7 @@ Gradients of parameters are added where they live (`Param.grad`); those of activ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from minibert.parameters import Param
 from minibert.random import Key
 
 NO_DROPOUT = (0.0, 0, 0)
+PIECE = 4096  # tokens that the feed-forward half computes at a time: its scratch of (T, F) stays small, at no cost
 
 
 @cache
@@ -37,6 +39,13 @@ def shapes(spec: str, **arrays: Any) -> None:
 def _scalars(rate: float, key: Key | None) -> tuple[float, int, int]:
     """Dropout as the kernels take it: rate, seed, stream. No key means evaluation: no dropout."""
     return (rate, key.seed, key.stream) if key is not None and rate > 0 else NO_DROPOUT
+
+
+def _pieces(t: int) -> Iterator[slice]:
+    """t rows in even pieces of at most PIECE, each beginning on a line of memory."""
+    count = max(1, -(-t // PIECE))
+    size = -(-t // (64 * count)) * 64
+    return (slice(start, start + size) for start in range(0, t, max(size, 1)))
 
 
 def _one(device: Device, parts: list[Any]) -> Any:
@@ -115,15 +124,18 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
     arrays = {"x": x.data, "w1": w1.data, "b1": b1.data, "w2": w2.data, "b2": b2.data}
     shapes("x: T C, w1: F C, b1: F, w2: C F, b2: C", **arrays)
     device, op, (t, c), f, tanh = x.device, x.device.feed_forward, x.data.shape, len(b1.data), form == "tanh"
-    room = op.workspace(t, f, c)
+    room = op.workspace(min(t, PIECE), f, c)
     y = device.empty_like(x.data)
     h = device.empty((t, f), device.activation_type, "activations")
-    op.forward(y, h, x.data, w1.operand, b1.data, w2.operand, b2.data, tanh, device.scratch(room))
+    for r in _pieces(t):
+        weights = w1.operand, b1.data, w2.operand, b2.data
+        op.forward(y[r], h[r], x.data[r], *weights, tanh, device.scratch(room))
 
     def vjp(dy: Any) -> tuple[Any]:
         dx = device.empty_like(x.data)
         grads, weights = (w1.grad, b1.grad, w2.grad, b2.grad), (w1.operand, b1.data, w2.operand)
-        op.backward(dx, *grads, dy, x.data, h, *weights, tanh, device.scratch(room))
+        for r in _pieces(t):
+            op.backward(dx[r], *grads, dy[r], x.data[r], h[r], *weights, tanh, device.scratch(room))
         return (dx,)
 
     return record(device, y, (x,), vjp)

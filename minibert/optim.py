@@ -37,6 +37,11 @@ def learning_rate(schedule: str, step: int, peak: float, total: int, warmup: int
     return peak * (1 - step / total)
 
 
+def clipping(norm: float) -> float:
+    """What gradients of that norm are multiplied by: clipped to a norm of 1."""
+    return MAX_NORM / max(norm, MAX_NORM)
+
+
 class Optimizer:
     """Google's clipping, and the update of groups of parameters with their accumulated gradients.
 
@@ -49,8 +54,6 @@ class Optimizer:
         largest = max(group.weights.size for group in groups)
         self._partial = device.scratch(device.sum_squares.workspace(largest))
         self._total = device.zeros((1,), "float64", "workspace")
-        for group in groups:
-            group.require_gradients()
 
     def state(self) -> Iterator[tuple[str, Any]]:
         """Every array that a saved state needs beside the weights, by name."""
@@ -73,7 +76,7 @@ class Optimizer:
     def update(self, step: int, rate: float, norm: float) -> None:
         """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""
         for i in range(len(self.groups)):
-            self.update_group(i, step, rate, MAX_NORM / max(norm, MAX_NORM))
+            self.update_group(i, step, rate, clipping(norm))
 
     def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
         """The same of group number i alone, with its gradients times `scale`."""

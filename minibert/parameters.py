@@ -21,14 +21,17 @@ def is_decayed(name: str) -> bool:
 class Param:
     """A named view of its group's buffers: `data` and `grad` have the parameter's shape."""
 
-    __slots__ = ("_prepared", "data", "device", "grad", "name", "offset", "shape", "stale")
+    __slots__ = ("_prepared", "data", "group", "name", "offset", "shape", "stale")
 
-    def __init__(self, device: Device, name: str, shape: tuple[int, ...], offset: int):
-        self.device, self.name, self.shape, self.offset = device, name, shape, offset
+    def __init__(self, group: Group, name: str, shape: tuple[int, ...], offset: int):
+        self.group, self.name, self.shape, self.offset = group, name, shape, offset
         self.data: Any = None
-        self.grad: Any = None
         self._prepared: Any = None
         self.stale = True
+
+    @property
+    def grad(self) -> Any:
+        return self.group.gradients[self.span].reshape(self.shape)
 
     @property
     def operand(self) -> Any:
@@ -36,12 +39,12 @@ class Param:
 
         That copy is made when it is first asked for after a change (`Group.changed`).
         """
-        matmul = self.device.matmul
+        device, matmul = self.group.device, self.group.device.matmul
         size = matmul.prepared_bytes(*self.shape)
         if not size:
             return self.data
         if self._prepared is None:
-            self._prepared = self.device.empty((size,), "uint8", "weights")
+            self._prepared = device.empty((size,), "uint8", "weights")
         if self.stale:
             matmul.prepare(self._prepared, self.data)
             self.stale = False
@@ -56,7 +59,8 @@ class Group:
     """Parameters that are kept, updated and communicated together.
 
     `weights` and `gradients` are flat; `decayed` is how many leading elements weight decay applies to. Every
-    parameter starts on a 64-byte line; the padding between holds zeros, which no optimizer moves.
+    parameter starts on a 64-byte line; the padding between holds zeros, which no optimizer moves. Gradients are
+    allocated, as zeros, when they are first asked for: inference never does.
     """
 
     def __init__(self, device: Device, name: str, shapes: dict[str, tuple[int, ...]]):
@@ -66,12 +70,12 @@ class Group:
         self.params: dict[str, Param] = {}
         self.decayed = size = 0
         for param in names:
-            self.params[param] = Param(device, param, shapes[param], size)
+            self.params[param] = Param(self, param, shapes[param], size)
             size += -(-math.prod(shapes[param]) // line) * line
             if is_decayed(param):
                 self.decayed = size
         self.weights = device.zeros((size,), device.float_type, "weights")
-        self.gradients: Any = None
+        self._gradients: Any = None
         for p in self:
             p.data = self.weights[p.span].reshape(p.shape)
 
@@ -86,8 +90,12 @@ class Group:
         for p in self:
             p.stale = True
 
-    def require_gradients(self) -> None:
-        """Allocates the gradients, zero: training needs them, inference does not."""
-        self.gradients = self.device.zeros(self.weights.shape, self.weights.dtype, "gradients")
-        for p in self:
-            p.grad = self.gradients[p.span].reshape(p.shape)
+    @property
+    def gradients(self) -> Any:
+        if self._gradients is None:
+            self._gradients = self.device.zeros(self.weights.shape, self.weights.dtype, "gradients")
+        return self._gradients
+
+    def free_gradients(self) -> None:
+        """Gives their memory back; what was in them is lost."""
+        self._gradients = None

@@ -20,7 +20,10 @@ SCHEDULES = ("google", "hf", "electra")
 class TrainConfig:
     """Everything that decides the numbers of a run; the defaults are those of Google's MRPC example.
 
-    `micro_batch` examples are computed at a time; gradients add up over the batch. What is left None or "auto" is
+    `micro_batch` examples are computed at a time, and no more than `micro_tokens` tokens where that is given; gradients
+    add up over the batch. `recompute` is a policy as in minibert/policies.py. `layerwise_update`: gradients are
+    computed twice, the first time for their norm, the second time to update each layer as soon as its own are there, so
+    that those of all layers never exist at once. What is left None or "auto" is
     settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
     the recipe's schedule and bias correction, the machine's precision. Only `gelu` may stay None: the checkpoint's.
     """
@@ -29,6 +32,7 @@ class TrainConfig:
     epochs: float = 3.0
     batch_size: int = 32
     micro_batch: int = None  # type: ignore[assignment]
+    micro_tokens: int | None = None
     learning_rate: float = 2e-5
     max_seq_length: int = 128
     warmup: float = 0.1
@@ -39,6 +43,7 @@ class TrainConfig:
     precision: str = "auto"
     device: str = "auto"
     recompute: str = "none"
+    layerwise_update: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -57,6 +62,9 @@ class TrainConfig:
             1 <= self.micro_batch <= self.batch_size,
             f"from 1 to the batch size {self.batch_size}",
         )
+        _require("micro-tokens", self.micro_tokens, self.micro_tokens is None or self.micro_tokens >= 1, "at least 1")
+        if self.layerwise_update and (self.micro_batch < self.batch_size or self.micro_tokens):
+            raise ConfigError("--layerwise-update takes its batch whole: leave it or --micro-batch out")
         _require("learning rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
         _require(
             "max-seq-length",

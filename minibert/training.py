@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate
 from minibert.optim import Adam
+from minibert.parameters import Group
 from minibert.progress import Reporter
 from minibert.random import Key, order
 from minibert.runs import RunDirectory
@@ -78,6 +79,7 @@ class Trainer:
         for stage in self.stages:
             bert.check(stage.data.features)
         self.optimizer = Adam(bert.groups, settings.bias_correction)
+        self.micro_tokens = settings.micro_tokens  # fewer, once memory has run out
         self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)
 
@@ -96,33 +98,121 @@ class Trainer:
 
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
-        device, size, data = self.bert.device, self.settings.micro_batch, data or self.stages[0].data
+        device, data = self.bert.device, data or self.stages[0].data
         loss, tokens = 0.0, 0
-        for start in range(0, len(numbers), size):
-            part = batch.pack(device, data.features, numbers[start : start + size], data.labels)
+        for part in self._parts(numbers, data):
+            micro = batch.pack(device, data.features, part, data.labels)
             with Tape() as tape:
-                logits = self.bert.logits(part, key, self.policy)
-                losses = self.bert.loss(logits, part)
+                logits = self.bert.logits(micro, key, self.policy)
+                losses = self.bert.loss(logits, micro)
             loss += float(device.numpy(losses.data).sum(dtype=np.float64)) / len(numbers)
             if not math.isfinite(loss):
                 raise NotFinite(f"the loss is {loss}")
-            share = np.full(len(part), 1 / len(numbers), device.float_type)
+            share = np.full(len(micro), 1 / len(numbers), device.float_type)
             tape.backward(losses, [device.array(share)])
-            tokens += part.tokens
+            tokens += micro.tokens
         return loss, tokens
 
+    def _parts(self, numbers: np.ndarray, data: Split) -> list[np.ndarray]:
+        """The examples of a batch in micro-batches."""
+        lengths = data.features.offsets[numbers + 1] - data.features.offsets[numbers]
+        return [numbers[part] for part in batch.cut(lengths, self.settings.micro_batch, self.micro_tokens)]
+
     def step(self, step: int) -> Step:
-        """Update number `step`, from 0. Raises NotFinite, with the weights as they were."""
+        """Update number `step`, from 0. Raises NotFinite, with the weights as they were.
+
+        Where memory runs out nothing has been updated yet, so the step is taken again: first as it was, because what
+        the device had kept for later is free now, then in micro-batches of half the tokens.
+        """
         stage, number = self.at(step)
-        loss, tokens = self.gradients(stage.numbers(number), Key(self.settings.seed, step), stage.data)
-        norm = self.optimizer.gradient_norm()
-        if not math.isfinite(norm):
-            raise NotFinite(f"the gradients' norm is {norm}")
+        numbers, key = stage.numbers(number), Key(self.settings.seed, step)
+        update = self._layerwise if self.settings.layerwise_update else self._whole
+        again = False
+        while True:
+            try:
+                return update(stage, number, numbers, key)
+            except MemoryError:
+                pass  # out of here first: the frames of the error hold the arrays that are in the way
+            for group in self.bert.groups:
+                group.free_gradients()
+            self.bert.device.release()
+            if again:
+                self._halve(numbers, stage.data)
+            again = True
+
+    def _halve(self, numbers: np.ndarray, data: Split) -> None:
+        """Micro-batches of half the tokens from now on. RunError if they cannot be smaller."""
+        offsets = data.features.offsets
+        sizes = [(int((offsets[part + 1] - offsets[part]).sum()), len(part)) for part in self._parts(numbers, data)]
+        tokens, examples = max(sizes)
+        if examples == 1 or self.settings.layerwise_update:
+            raise RunError(
+                "memory does not suffice, not even in the smallest parts; --resume with more of it, or train anew with "
+                "another --recompute, --micro-batch 1 or a smaller --max-seq-length"
+            )
+        self.micro_tokens = tokens // 2
+
+    def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
+        """All gradients, their norm, and then the update of everything."""
+        loss, tokens = self.gradients(numbers, key, stage.data)
+        norm = _finite(self.optimizer.gradient_norm())
         if number == 0:
             self.optimizer.forget()
-        rate = stage.rate(number)
-        self.optimizer.update(number, rate, norm)
+        self.optimizer.update(number, stage.rate(number), norm)
+        return Step(loss, stage.rate(number), norm, tokens)
+
+    def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
+        """The gradients twice, each group's for as long as it is needed: for the norm, then for the update."""
+        optimizer, rate = self.optimizer, stage.rate(number)
+        squares = [0.0] * len(optimizer.groups)
+        begun = False
+
+        def measure(i: int) -> None:
+            squares[i] = optimizer.squares(optimizer.groups[i])
+
+        def update(i: int) -> None:
+            nonlocal begun
+            begun = True
+            optimizer.update_group(i, number, rate, optim.clipping(norm))
+
+        loss, tokens = self._group_by_group(numbers, key, stage.data, measure)
+        norm = _finite(math.sqrt(sum(squares)))
+        if number == 0:
+            optimizer.forget()
+        try:
+            self._group_by_group(numbers, key, stage.data, update)
+        except MemoryError:
+            if begun:
+                raise RunError(
+                    "memory ran out while layer after layer was being updated: some are, others are not; --resume goes "
+                    "on from the last saved state"
+                ) from None
+            raise
         return Step(loss, rate, norm, tokens)
+
+    def _group_by_group(
+        self, numbers: np.ndarray, key: Key, data: Split, use: Callable[[int], None]
+    ) -> tuple[float, int]:
+        """As `gradients`, in one micro-batch; calls use(i) when group i's are complete, and frees them after it."""
+        places = {group.name: i for i, group in enumerate(self.optimizer.groups)}
+
+        def complete(group: Group) -> None:
+            use(places[group.name])
+            group.free_gradients()
+
+        self.bert.completed = complete
+        try:
+            done = self.gradients(numbers, key, data)
+            complete(self.bert.embeddings)
+        finally:
+            self.bert.completed = None
+        return done
+
+
+def _finite(norm: float) -> float:
+    if not math.isfinite(norm):
+        raise NotFinite(f"the gradients' norm is {norm}")
+    return norm
 
 
 def train(
@@ -147,7 +237,10 @@ def train(
     ):
         try:
             for step in range(first, trainer.total):
+                before = trainer.micro_tokens
                 done = trainer.step(step)
+                if trainer.micro_tokens != before:
+                    _note_smaller(trainer, run, report)
                 log.write(
                     step + 1,
                     loss=done.loss,
@@ -170,6 +263,13 @@ def train(
                 f"{run.path}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
                 "train again with a lower --learning-rate"
             ) from None
+
+
+def _note_smaller(trainer: Trainer, run: RunDirectory, report: Reporter) -> None:
+    """Memory has run out: says so, and records what a resume has to go on with."""
+    report.say(f"memory ran out: from here on micro-batches have at most {trainer.micro_tokens} tokens, same updates")
+    if settings := run.description.get("settings"):
+        run.describe(settings=settings | {"micro_tokens": trainer.micro_tokens})
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ ALLOWED = {
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
     "hub policies runs settings progress random tasks tokenizer kernels files errors",
-    "training": "evaluation bert batch optim policies runs settings progress random tasks tokenizer autograd errors",
+    "training": "evaluation bert batch optim parameters policies runs settings progress random tasks tokenizer "
+    "autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",

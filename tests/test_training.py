@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from minibert import optim
+from minibert import batch, optim
 from minibert.autograd import Tape
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
@@ -87,19 +87,60 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(micro):
     assert_same_gradients(gradients(trainer(batch_size=32, micro_batch=micro), numbers), whole, 1e-5)
 
 
-def test_ragged_micro_batches_20_and_12_update_as_32_at_once():
+@pytest.mark.parametrize("tokens", [1, 100, 333, 10_000])
+def test_micro_batches_of_so_many_tokens_add_up_too(tokens):
+    numbers = np.arange(32)
+    whole = gradients(trainer(batch_size=32), numbers)
+    assert_same_gradients(gradients(trainer(batch_size=32, micro_tokens=tokens), numbers), whole, 1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 33, 50, 100, 333, 10_000])
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_micro_batches_by_tokens_are_few_and_even(tokens, most):
+    lengths = np.random.default_rng(tokens).integers(3, 34, 40)
+    parts, limit = batch.cut(lengths, most, tokens), max(tokens, int(lengths.max()))
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(40))
+    sums = [int(lengths[part].sum()) for part in parts]
+    assert max(sums) <= limit
+    assert all(part.stop - part.start <= most for part in parts)
+    # No other cut of neighbours into so few has a smaller largest part, and none has fewer: by trying them all.
+    fewest = {0: (0, 0)}
+    for end in range(1, 41):
+        options = []
+        for start in range(max(0, end - most), end):
+            total = int(lengths[start:end].sum())
+            if total <= limit:
+                options.append((fewest[start][0] + 1, max(fewest[start][1], total)))
+        fewest[end] = min(options)
+    assert (len(parts), max(sums)) == fewest[40]
+
+
+def test_an_empty_batch_has_no_parts():
+    assert batch.cut(np.zeros(0, np.int64), 3, None) == batch.cut(np.zeros(0, np.int64), 3, 5) == []
+
+
+WAYS = {
+    "8x4": {"micro_batch": 8},
+    "20+12": {"micro_batch": 20},
+    "32x1": {"micro_batch": 1},
+    "even": {"micro_tokens": 150},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32"])
+def test_parameters_after_ten_steps_at_full_rate_are_the_same_however_a_batch_is_cut(precision):
     before = weights(trainer())
     after = {}
-    for micro in (None, 8, 20):
-        t = trainer(batch_size=32, micro_batch=micro)
+    for way, settings in {None: {}, **WAYS}.items():
+        t = trainer(devices.open("cpu", precision=precision), batch_size=32, **settings)
         with t.bert.device.session():
             for step in range(10):
                 t.step(step)
-        after[micro] = weights(t)
+        after[way] = weights(t)
     distance = moved(before, after[None])
     assert distance > 0.1
-    for micro in (8, 20):
-        assert moved(after[None], after[micro]) <= 1e-4 * distance
+    for way in WAYS:
+        assert moved(after[None], after[way]) <= 1e-4 * distance, way
 
 
 def test_the_mean_of_means_would_fail_the_comparison_of_gradients():
@@ -122,7 +163,7 @@ def test_the_mean_of_means_would_fail_the_comparison_of_parameters():
             for part in (numbers[:20], numbers[20:]):
                 means.gradients(part, key)  # adds the mean over the part
             for group in means.bert.groups:
-                group.gradients /= 2
+                group.gradients[...] /= 2
             means.optimizer.update(step, 1e-3 * (1 - step / means.total), means.optimizer.gradient_norm())
     assert moved(weights(exact), weights(means)) > 1e-3 * moved(before, weights(exact))
 
@@ -314,3 +355,88 @@ def test_tapes_hold_no_attention_matrix():
             sizes.append(model.device.in_use["activations"])
             del logits
     assert sizes[1] <= 2.3 * sizes[0]
+
+
+def test_layers_updated_one_by_one_are_updated_with_the_same_bits_and_less_memory():
+    ends = []
+    for layerwise in (False, True):
+        t = trainer(layerwise_update=layerwise, recompute="layers")
+        with t.bert.device.session():
+            done = [t.step(step) for step in range(5)]
+        ends.append((done, weights(t), t.bert.device.peak["gradients"]))
+    assert ends[0][0] == ends[1][0]
+    for name, array in ends[0][1].items():
+        np.testing.assert_array_equal(array, ends[1][1][name], err_msg=name)
+    assert ends[1][2] < ends[0][2] / 2
+
+
+class Scarce(cpu.Cpu):
+    """A CPU on which the allocations whose numbers are in `failing` fail; they are counted from 0."""
+
+    def __init__(self, failing=()):
+        super().__init__()
+        self.failing, self.count = set(failing), 0
+
+    def empty(self, shape, dtype, kind):
+        self.count += 1
+        if self.count - 1 in self.failing:
+            raise MemoryError
+        return super().empty(shape, dtype, kind)
+
+
+def test_a_step_that_ran_out_of_memory_is_taken_again_with_the_same_bits():
+    plain = trainer(Scarce(), micro_batch=3)
+    built = plain.bert.device.count
+    with plain.bert.device.session():
+        wanted = [plain.step(step) for step in range(4)]
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        t = trainer(Scarce(), micro_batch=3)
+        t.bert.device.failing = set(rng.integers(built, plain.bert.device.count, 2).tolist())
+        with t.bert.device.session():
+            got = [t.step(step) for step in range(4)]
+        assert t.bert.device.count > plain.bert.device.count  # something was computed again
+        if t.micro_tokens is None:
+            assert got == wanted
+            for name, array in weights(plain).items():
+                np.testing.assert_array_equal(array, weights(t)[name], err_msg=name)
+
+
+def test_after_a_second_failure_micro_batches_are_halved_and_equal_to_rounding():
+    plain, t = trainer(Scarce()), trainer(Scarce())
+    before, built = weights(plain), t.bert.device.count
+    t.bert.device.failing = set(range(built + 150, built + 153))  # the step, and both times that it is taken again
+    with plain.bert.device.session():
+        for step in range(6):
+            plain.step(step)
+            t.step(step)
+    assert t.micro_tokens is not None
+    assert len(t._parts(np.arange(8), t.stages[0].data)) > 1
+    assert moved(weights(plain), weights(t)) <= 1e-4 * moved(before, weights(plain))
+
+
+def test_memory_for_not_even_one_example_is_told():
+    t = trainer(Scarce())
+    t.bert.device.failing = set(range(t.bert.device.count + 10, 10_000))
+    with pytest.raises(RunError, match="memory does not suffice"), t.bert.device.session():
+        t.step(0)
+
+
+def test_memory_that_runs_out_amid_a_layerwise_update_is_told_and_never_taken_again():
+    t = trainer(Scarce(), layerwise_update=True)
+    with t.bert.device.session():
+        first = t.bert.device.count
+        t.step(0)
+        a_step = t.bert.device.count - first
+        t.bert.device.failing = {t.bert.device.count + a_step - 5}
+        with pytest.raises(RunError, match="from the last saved state"):
+            t.step(1)
+
+
+def test_nothing_is_allocated_once_an_update_has_begun():
+    t = trainer(Scarce())
+    with t.bert.device.session():
+        t.step(0)
+        t.gradients(np.arange(8), Key(1, 1))
+        t.bert.device.failing = set(range(t.bert.device.count, 10_000))
+        t.optimizer.update(1, 1e-3, t.optimizer.gradient_norm())

@@ -109,6 +109,10 @@ class Device:
         array[...] = host
         return array
 
+    def release(self) -> None:
+        """Gives the system everything that is kept for later."""
+        self._drop(0)
+
     @property
     def threads(self) -> int:
         """How many threads of the host compute."""
