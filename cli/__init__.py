@@ -20,6 +20,7 @@ from minibert.cli.download import download
 from minibert.cli.evaluate import evaluate
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
+from minibert.cli.plan import plan
 from minibert.cli.predict import predict
 from minibert.cli.run_classifier import run_classifier
 from minibert.cli.run_squad import run_squad
@@ -57,7 +58,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     finetune, evaluate, predict, answer, run_classifier, run_squad, download, convert, convert_triviaqa, inspect,
-    compile, bench,
+    compile, bench, plan,
 ):  # fmt: skip
     cli.add_command(command)
 

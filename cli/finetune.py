@@ -36,8 +36,15 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), help="[default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
-@click.option("--recompute", type=click.Choice(["none", "layers"]), help="Compute layers again in the backward pass "
-              "instead of storing them; the same bits.  [default: none]")  # fmt: skip
+@click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
+@click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
+              "recomputation where they are not given.  [default: what is free]")  # fmt: skip
+@click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it; "
+              "same bits: none, cheap, layers, segments:K or auto, the fastest that fits.  [default: auto]")  # fmt: skip
+@click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, and never hold more "
+              "than one layer's.")  # fmt: skip
+@click.option("--memory-report", "report_memory", is_flag=True, default=None, help="Tell where the memory of a step "
+              "goes; memory.json, and with the plot extra memory.png.")  # fmt: skip
 @click.option("--seed", type=int, help="[default: 1]")
 @click.option("--seeds", type=click.IntRange(1), metavar="K", help="Train K times, from --seed on, and summarise.")
 @click.option("--eval-every", type=click.IntRange(1), metavar="N", help="Evaluate every N steps, into metrics.jsonl.")

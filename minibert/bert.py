@@ -60,8 +60,9 @@ class Bert:
             for i in range(config.num_hidden_layers)
         ]  # fmt: skip
         self.head = Group(device, "head", self._head_shapes())
-        # Called in the backward pass with a group whose gradients are complete: all but the embeddings', the last.
-        self.completed: Callable[[Group], None] | None = None
+        # Called with a group before the forward pass uses it (False), and when the backward pass has completed its
+        # gradients (True): not with the embeddings, which are the first and the last.
+        self.watchers: list[Callable[[Group, bool], None]] = []
 
     def _head_shapes(self) -> dict[str, tuple[int, ...]]:
         c = self.config.hidden_size
@@ -139,15 +140,22 @@ class Bert:
             else:
                 x = self._heard(self.layers[first], x)
                 last = only_firsts and first + 1 == len(self.layers)
-                x = self._layer(first, batch, key, last, part == "c", x)
+                x = self.layer(first, batch, key, last, part == "c", x)
                 first += 1
         return x
 
     def _heard(self, group: Group, x: Tensor) -> Tensor:
         """x, before which nothing uses the group's parameters."""
-        return x if self.completed is None else passed(x, partial(self.completed, group))
+        if not self.watchers:
+            return x
+        self._tell(group, False)
+        return passed(x, partial(self._tell, group, True))
 
-    def _layer(self, i: int, batch: Batch, key: Key | None, only_firsts: bool, cheap: bool, x: Tensor) -> Tensor:
+    def _tell(self, group: Group, back: bool) -> None:
+        for watcher in self.watchers:
+            watcher(group, back)
+
+    def layer(self, i: int, batch: Batch, key: Key | None, only_firsts: bool, cheap: bool, x: Tensor) -> Tensor:
         """One encoder block, LayerNorm after each half: (T, C) to (T, C), or to (S, C) where `only_firsts`."""
         config, p = self.config, self.layers[i]
         where = (batch.first_positions, batch.first_examples) if only_firsts else (batch.positions, batch.examples)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minibert import checkpoint, datasets, files, hub, tasks, training
+from minibert import checkpoint, datasets, files, hub, memory_report, planning, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
+from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
+from minibert.kernels.devices import Device
 from minibert.model import Model, column_order, load, open_device, tokenizer_of
+from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
@@ -25,7 +28,7 @@ from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
-from minibert.training import SAVE_EVERY, Trainer
+from minibert.training import SAVE_EVERY, Step, Trainer
 
 SAMPLE_NOTE = (
     "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
@@ -63,6 +66,9 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
+    memory: str | None = None,
+    recompute: str = "auto",
+    report_memory: bool = False,
     report: Reporter | None = None,
     **settings: Any,
 ) -> Run:
@@ -70,12 +76,16 @@ def finetune(
 
     `settings` are TrainConfig's: epochs, batch_size, learning_rate, seed and so on. Without a checkpoint `base` is
     used, without a data_dir the data are downloaded; `sample` takes the embedded sample and its model for both.
-    Every MinibertError says what to do about it.
+    `memory` ("12GB"; what is free, unless given) decides about micro-batches and recomputation where neither
+    `micro_batch` nor `recompute` does; `report_memory` writes memory.json, and memory.png with the plot extra. Every
+    MinibertError says what to do about it.
     """
     report = report or Reporter()
     task = tasks.get(task) if isinstance(task, str) else task
     if "train" not in task.splits or not task.dev_splits:
         raise ConfigError(f"{task.name} cannot be trained on: it has no training or no dev file")
+    if recompute != "auto":
+        settings["recompute"] = recompute
     config = settings_of(task, checkpoint, sample, settings)
     output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task.name)
     old = read_description(output)
@@ -95,6 +105,9 @@ def finetune(
     tokenizer = tokenizer_of(found)
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
+    device = open_device(config.device, threads, config.precision)
+    data = [(train, config.epochs)]
+    config = fit(config, found.config, data, device, old if resume else None, memory, recompute, report)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     description = {
         "settings": config.to_dict(),
@@ -106,15 +119,17 @@ def finetune(
         "seed": config.seed,
         "versions": versions(),
     }
-    bert = _build(found, task, config, threads, report)
+    bert = _build(found, task, config, device, report)
+    del found  # what its arrays hold is in the model now
     description["threads"] = bert.device.threads
     if resume and old and old.get("threads") != bert.device.threads:
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = Trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite) as run:
         say_start(report, trainer, task.name, source, run)
-        training.train(trainer, run, task, devs[0], eval_every, save_every, report)
-        results = _finish(trainer, run, task, devs, tokenizer, found)
+        observe = observer(run, report) if report_memory else None
+        training.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
+        results = _finish(trainer, run, task, devs, tokenizer)
     return Run(run.path, results)
 
 
@@ -124,7 +139,6 @@ def _finish(
     task: Task,
     devs: list[Split],
     tokenizer: Tokenizer,
-    found: Checkpoint,
 ) -> dict[str, Any]:
     """Writes the model, evaluates it and writes the results; the saved state goes last."""
     bert = trainer.bert
@@ -182,6 +196,40 @@ def settings_of(task: Task, checkpoint: str | Path | None, use_sample: bool, giv
     return TrainConfig(task=task.name, **((sample.DEFAULTS if checkpoint is None else {}) | given))
 
 
+def fit(
+    config: Config,
+    model: BertConfig,
+    data: Sequence[tuple[Split, float]],
+    device: Device,
+    old: Mapping[str, Any] | None,
+    memory: str | None,
+    recompute: str,
+    report: Reporter,
+    spans: bool = False,
+) -> Config:
+    """The settings, fitted into memory (planning.fitted); those of an `old` run that goes on are what they were."""
+    if old is not None:
+        names = ["micro_tokens", "layerwise_update"] + ["recompute"] * (recompute == "auto")
+        recorded = {name: old["settings"][name] for name in names if name in old["settings"]}
+        return dataclasses.replace(config, **recorded)
+    settled = None if recompute == "auto" else recompute
+    config, line = planning.fitted(config, model, data, device, memory, settled, spans)
+    report.say(line)
+    return config
+
+
+def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:
+    """Takes a training step and reports where its memory went."""
+
+    def observe(trainer: Trainer, step: int) -> Step:
+        done, found = memory_report.observed(trainer, step)
+        written = memory_report.write(run.path, found)
+        report.say("\n".join([*memory_report.lines(found), f"written: {', '.join(map(str, written))}"]))
+        return done
+
+    return observe
+
+
 def load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter, spans: bool = False) -> Checkpoint:
     """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.load."""
     with report.transfer() as progress:
@@ -195,7 +243,7 @@ def load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter, s
     return found
 
 
-def _build(found: Checkpoint, task: Task, config: TrainConfig, threads: int | None, report: Reporter) -> Bert:
+def _build(found: Checkpoint, task: Task, config: TrainConfig, device: Device, report: Reporter) -> Bert:
     """The model with the checkpoint's weights, and its head where that was trained for the same labels."""
     model_config = dataclasses.replace(
         found.config,
@@ -203,7 +251,6 @@ def _build(found: Checkpoint, task: Task, config: TrainConfig, threads: int | No
         id2label=task.labels or ("score",),
         problem_type="regression" if task.regression else "single_label_classification",
     )
-    device = open_device(config.device, threads, config.precision)
     bert = Bert(model_config, task.num_outputs, device)
     arrays = dict(found.arrays)
     head = ("classifier.weight", "classifier.bias")

@@ -36,7 +36,8 @@ from minibert.optim import Optimizer
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json",
+    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",
+    "memory.png",
 )  # fmt: skip
 
 

@@ -58,8 +58,10 @@ class Stage:
     def numbers(self, step: int) -> np.ndarray:
         """The examples of a batch: epochs are shuffled one by one and run into each other, none is cut short."""
         count, size = len(self.data.features), self.settings.batch_size
-        places = np.arange(step * size, (step + 1) * size)
-        return np.array([self._order(place // count)[place % count] for place in places])
+        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
+        return np.concatenate(
+            [self._order(epoch)[places[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
+        )
 
     def rate(self, step: int) -> float:
         s = self.settings
@@ -126,11 +128,10 @@ class Trainer:
         """
         stage, number = self.at(step)
         numbers, key = stage.numbers(number), Key(self.settings.seed, step)
-        update = self._layerwise if self.settings.layerwise_update else self._whole
         again = False
         while True:
             try:
-                return update(stage, number, numbers, key)
+                return self.update(stage, number, numbers, key)
             except MemoryError:
                 pass  # out of here first: the frames of the error hold the arrays that are in the way
             for group in self.bert.groups:
@@ -151,6 +152,10 @@ class Trainer:
                 "another --recompute, --micro-batch 1 or a smaller --max-seq-length"
             )
         self.micro_tokens = tokens // 2
+
+    def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
+        """Update number `number` of a stage, with these of its examples."""
+        return (self._layerwise if self.settings.layerwise_update else self._whole)(stage, number, numbers, key)
 
     def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
         """All gradients, their norm, and then the update of everything."""
@@ -196,16 +201,17 @@ class Trainer:
         """As `gradients`, in one micro-batch; calls use(i) when group i's are complete, and frees them after it."""
         places = {group.name: i for i, group in enumerate(self.optimizer.groups)}
 
-        def complete(group: Group) -> None:
-            use(places[group.name])
-            group.free_gradients()
+        def complete(group: Group, back: bool) -> None:
+            if back:
+                use(places[group.name])
+                group.free_gradients()
 
-        self.bert.completed = complete
+        self.bert.watchers.append(complete)
         try:
             done = self.gradients(numbers, key, data)
-            complete(self.bert.embeddings)
+            complete(self.bert.embeddings, True)
         finally:
-            self.bert.completed = None
+            self.bert.watchers.remove(complete)
         return done
 
 
@@ -223,8 +229,12 @@ def train(
     eval_every: int | None,
     save_every: int,
     report: Reporter,
+    observe: Callable[[Trainer, int], Step] | None = None,
 ) -> None:
-    """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets."""
+    """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets.
+
+    `observe` takes one step in place of the trainer: the second, by which time everything is there that stays.
+    """
     first = run.load_state(trainer.optimizer)
     if first:
         report.say(f"going on after step {first}")
@@ -238,7 +248,8 @@ def train(
         try:
             for step in range(first, trainer.total):
                 before = trainer.micro_tokens
-                done = trainer.step(step)
+                second = step == min(first + 1, trainer.total - 1)
+                done = observe(trainer, step) if observe and second else trainer.step(step)
                 if trainer.micro_tokens != before:
                     _note_smaller(trainer, run, report)
                 log.write(

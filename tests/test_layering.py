@@ -17,8 +17,8 @@ ALLOWED = {
     "cli": "*",
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
-    "finetuning": "training evaluation bert tasks datasets hub checkpoint model runs settings progress random "
-    "tokenizer files errors",
+    "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
+    "runs settings progress random tokenizer files errors",
     "seeds": "finetuning settings tasks runs progress files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
@@ -28,7 +28,7 @@ ALLOWED = {
     "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
-    "hub policies runs settings progress random tasks tokenizer kernels files errors",
+    "hub planning policies runs settings progress random tasks tokenizer kernels files errors",
     "training": "evaluation bert batch optim parameters policies runs settings progress random tasks tokenizer "
     "autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
@@ -41,6 +41,10 @@ ALLOWED = {
     "optim": "parameters",
     "random": "kernels",
     "settings": "policies kernels errors",
+    "planning": "chain memory training evaluation checkpoint config hub model models policies settings kernels errors",
+    "memory": "training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
+    "chain": "memory",
+    "memory_report": "training parameters files",
     "policies": "errors",
     "progress": "",
     "metrics": "errors",

@@ -160,8 +160,6 @@ def test_gradients_of_the_reader_s_loss_are_its_slopes():
     reader = Reader(SMALL, devices.open("reference", float_type="float64"))
     given = {name: value for name, value in arrays(SMALL, 2).items() if not name.startswith(("pooler", "classifier"))}
     reader.fill(given | {name: rng.standard_normal(shape) for name, shape in outputs.items()})
-    for group in reader.groups:
-        group.require_gradients()
     data = split(5, SMALL)
     labels = np.array([[0, 0], [1, 2], [2, 2], [0, 0], [1, 1]], np.int32)
     part = pack(reader.device, data.features, np.arange(5), labels)

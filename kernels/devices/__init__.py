@@ -66,6 +66,7 @@ class Device:
         self.peak: Counter[str] = Counter()
         self.resident = self.resident_peak = 0
         self.log: list[tuple[str, int]] | None = None
+        self._total = self._peak_total = 0  # of in_use and peak
         self._kept: dict[int, list[Block]] = {}
         self._kept_bytes = self._used_bytes = self._most_used = 0  # of blocks
 
@@ -87,8 +88,8 @@ class Device:
         block.touched = max(nbytes, block.touched)
         self.resident_peak = max(self.resident_peak, self.resident)
         self._count(kind, nbytes)
-        if self.in_use.total() > self.peak.total():
-            self.peak = self.in_use.copy()
+        if self._total > self._peak_total:
+            self._peak_total, self.peak = self._total, self.in_use.copy()
         return np.asarray(Lease(self, block, kind, nbytes, self._interface(block, tuple(shape), dtype)))
 
     def empty_like(self, array: np.ndarray, kind: str = "activations") -> np.ndarray:
@@ -112,6 +113,18 @@ class Device:
     def release(self) -> None:
         """Gives the system everything that is kept for later."""
         self._drop(0)
+
+    def forget_peaks(self) -> None:
+        """Counts anew, from what is in use now."""
+        self._most_used = self._used_bytes
+        self._drop(0)
+        self.peak, self._peak_total, self.resident_peak = self.in_use.copy(), self._total, self.resident
+
+    def free_memory(self) -> int | None:
+        """Bytes that could still be allocated; None where nobody knows."""
+        from minibert.kernels.devices import host
+
+        return host.available()
 
     @property
     def threads(self) -> int:
@@ -176,6 +189,7 @@ class Device:
 
     def _count(self, kind: str, nbytes: int) -> None:
         self.in_use[kind] += nbytes
+        self._total += nbytes
         if self.log is not None:
             self.log.append((kind, nbytes))
 

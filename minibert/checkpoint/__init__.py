@@ -136,6 +136,18 @@ def _read_config(path: Path) -> tuple[BertConfig, tuple[str, ...]]:
     return config, ignored_keys(raw)
 
 
+def read_config(source: Path | str) -> BertConfig:
+    """The config alone of what `load` reads: of random:SHAPE, a directory, or a file with its config beside it."""
+    name = str(source)
+    if name.startswith(RANDOM) and name.removeprefix(RANDOM) in models.NAMES:
+        return models.config(name.removeprefix(RANDOM))
+    place = Path(name.removeprefix(RANDOM))
+    path = config_path(place) if place.is_dir() else place if place.suffix == ".json" else config_path(place.parent)
+    if path is None or not path.is_file():
+        raise CheckpointError(f"{source}: has no {' or '.join(CONFIGS)} beside it: give its directory or random:SHAPE")
+    return _read_config(path)[0]
+
+
 def architecture(folder: Path) -> str | None:
     """The name of the model that a directory's config.json says it is, or None."""
     path = folder / CONFIGS[0]

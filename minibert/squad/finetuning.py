@@ -15,6 +15,7 @@ from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split
+from minibert.kernels.devices import Device
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
@@ -70,6 +71,9 @@ def finetune_squad(
     resume: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
+    memory: str | None = None,
+    recompute: str = "auto",
+    report_memory: bool = False,
     report: Reporter | None = None,
     verbose: bool = False,
     **settings: Any,
@@ -81,12 +85,15 @@ def finetune_squad(
     questions whose answer is not in their text.
     """
     report = report or Reporter()
+    if recompute != "auto":
+        settings["recompute"] = recompute
     config = SquadConfig(task=task, **settings)
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
     output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task)
     check_free(output, resume, overwrite)
-    if resume and read_description(output) is None:
+    old = read_description(output)
+    if resume and old is None:
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
@@ -94,8 +101,13 @@ def finetune_squad(
     tokenizer = tokenizer_of(found)
     data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
     dev_questions = reading.read(dev)
-    reader = _build(found, config, threads)
-    trainer = Trainer(reader, data[0], config, [(s, p.epochs) for s, p in zip(data[1:], parts[1:], strict=True)])
+    device = open_device(config.device, threads, config.precision)
+    trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
+    config = finetuning.fit(
+        config, found.config, trained, device, old if resume else None, memory, recompute, report, spans=True
+    )
+    reader = _build(found, config, device)
+    trainer = Trainer(reader, data[0], config, trained[1:])
     description = {
         "settings": config.to_dict(),
         "stages": [{"file": str(part.file.absolute()), "epochs": part.epochs} for part in parts],
@@ -108,9 +120,11 @@ def finetune_squad(
         "versions": finetuning.versions(),
         "threads": reader.device.threads,
     }
+    del found  # what its arrays hold is in the model now
     with RunDirectory.claim(output, description, resume, overwrite) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run)
-        training.train(trainer, run, None, None, None, save_every, report)
+        observe = finetuning.observer(run, report) if report_memory else None
+        training.train(trainer, run, None, None, None, save_every, report, observe)
         results = _finish(trainer, run, config, dev_questions, tokenizer)
     return SquadRun(run.path, results)
 
@@ -155,7 +169,7 @@ def _say_dropped(questions: Questions, made: Windows, report: Reporter, verbose:
         report.say(f"{count} questions are left out, their answers not being in their texts: {', '.join(ids)}{more}")
 
 
-def _build(found: Checkpoint, config: SquadConfig, threads: int | None) -> Reader:
+def _build(found: Checkpoint, config: SquadConfig, device: Device) -> Reader:
     """The model with the checkpoint's weights, and a new head where it has none."""
     model_config: BertConfig = dataclasses.replace(
         found.config,
@@ -163,7 +177,7 @@ def _build(found: Checkpoint, config: SquadConfig, threads: int | None) -> Reade
         id2label=(),
         problem_type=None,
     )
-    reader = Reader(model_config, open_device(config.device, threads, config.precision))
+    reader = Reader(model_config, device)
     arrays = dict(found.arrays)
     if found.missing_head:
         shapes = names.shapes(model_config, spans=True)

@@ -1,0 +1,67 @@
+"""How much more memory the system would give this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def available(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes: the least of what is free, what control groups leave (a container's limit) and what `ulimit` leaves; what
+    the machine has in all where the system does not say what is free, and None where it says nothing.
+    """
+    sizes = [*_free(proc), *_in_control_groups(proc, cgroups), *_in_limits(proc)]
+    if not sizes:
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return max(0, min(sizes)) if sizes else None
+
+
+def _kilobytes(path: Path, name: str) -> Iterator[int]:
+    """What a line such as `MemAvailable:  123 kB` says, in bytes."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                yield int(line.split()[1]) * 1024
+
+
+def _free(proc: Path) -> Iterator[int]:
+    yield from _kilobytes(proc / "meminfo", "MemAvailable")
+
+
+def _in_control_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Of each group that holds this process, up to the root, its limit less what is used (version 2, then 1)."""
+    with contextlib.suppress(OSError):
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            controllers, _, name = line.partition(":")[2].partition(":")
+            if controllers == "":
+                yield from _up(cgroups, name, "memory.max", "memory.current")
+            elif "memory" in controllers.split(","):
+                yield from _up(cgroups / "memory", name, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _up(root: Path, name: str, limit: str, used: str) -> Iterator[int]:
+    folder = root / name.lstrip("/")
+    for place in (folder, *folder.parents):
+        with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there, or says `max`
+            yield int((place / limit).read_text()) - int((place / used).read_text())
+        if place == root:
+            return
+
+
+def _in_limits(proc: Path) -> Iterator[int]:
+    if resource is None:
+        return
+    for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield from (limit - now for now in _kilobytes(proc / "self/status", used))

@@ -1,0 +1,298 @@
+"""What fits into memory, before anything is allocated: settings for a run, and the chapter's table of batch sizes.
+
+Nothing is tried out: the step is counted on a dry device (minibert/memory.py), the policy of recomputation is found by
+a dynamic programme (minibert/chain.py), and of all that fits the fastest is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minibert import chain
+from minibert.checkpoint import read_config
+from minibert.config import BertConfig
+from minibert.errors import ConfigError
+from minibert.evaluation import Split
+from minibert.hub import resolve
+from minibert.kernels.devices import Device
+from minibert.memory import PROCESS, Planner, parse_size
+from minibert.model import open_device
+from minibert.models import NAMES
+from minibert.policies import named
+from minibert.settings import TrainConfig
+from minibert.training import Stage
+
+Config = TypeVar("Config", bound=TrainConfig)
+LENGTHS = (64, 128, 256, 320, 384, 512)
+# The largest batches on a 12 GB card with TensorFlow 1.11, by layers and hidden size: google-research/bert's README.
+TENSORFLOW = {(12, 768): (64, 32, 16, 14, 12, 6), (24, 1024): (12, 6, 2, 1, 0, 0)}
+EXTRA = 100  # what each further micro-batch costs, in tokens: mostly reading and writing the weights' gradients
+TWICE = 2.0  # the time of an update layer by layer: everything is computed twice
+SPARE = 0.95  # of the free memory is planned with, where no figure is given
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that fit: at most `micro_tokens` tokens at a time (None: the batch as it is), a policy as text, whether
+    layers are updated one by one; the time as a multiple of keeping everything, and the bytes of the process at its
+    peak.
+    """
+
+    micro_tokens: int | None
+    recompute: str
+    layerwise: bool
+    time: float
+    peak: int
+
+
+class Plan:
+    """Choices for one model and one kind of training within `memory` bytes."""
+
+    def __init__(self, config: BertConfig, settings: TrainConfig, device: Device, memory: int, spans: bool = False):
+        self.planner, self.settings, self.memory = Planner(config, settings, device, spans), settings, memory
+        self.layers = config.num_hidden_layers
+
+    def choose(self, lengths: Sequence[int], recompute: str | None = None, whole: bool = False) -> Choice:
+        """The fastest way to train on batches of which the heaviest has these lengths.
+
+        `recompute`: the policy, if it is settled; `whole`: the batch is one micro-batch. ConfigError if nothing fits.
+        """
+        if self.settings.layerwise_update:
+            best = self._search(lengths, recompute, layerwise=True)
+        else:
+            best = self._in_parts(lengths, recompute, whole)
+            if best is None and not recompute and self.settings.micro_batch == self.settings.batch_size:
+                best = self._search(lengths, recompute, layerwise=True)
+        if best is None:
+            raise ConfigError(self._too_little(lengths if whole else [max(lengths)]))
+        return best
+
+    def _in_parts(self, lengths: Sequence[int], recompute: str | None, whole: bool) -> Choice | None:
+        """The fastest of policies for the batch as it is, for halves of it, and so on down to single examples."""
+        total, best = sum(lengths), None
+        tokens = total
+        while True:
+            if found := self._search(_heaviest(lengths, tokens), recompute):
+                time = found.time * (1 + EXTRA * (math.ceil(total / tokens) - 1) / max(total, 1))
+                found = dataclasses.replace(found, micro_tokens=tokens if tokens < total else None, time=time)
+                best = found if best is None or time < best.time else best
+                if "(" not in found.recompute and "c" not in found.recompute:
+                    return best  # smaller ones only cost more
+            if whole or tokens <= max(lengths):
+                return best
+            tokens = max(math.ceil(tokens / 2), max(lengths))
+
+    def largest(self, length: int, recompute: str, layerwise: bool = False, guess: int = 0) -> int:
+        """How many sequences of `length` tokens fit as one micro-batch; 0: none. A good guess saves time."""
+
+        def peak(count: int) -> int:
+            return self.planner.use([length] * count, recompute, layerwise).process
+
+        few, low, many, high = 0, 0, 0, 0  # the most known to fit and the fewest known not to, 0: none yet
+        slope = 1.0
+        guess = guess or 1
+        while not many or many - few > 1:
+            if (at := peak(guess)) <= self.memory:
+                slope = (at - low) / (guess - few) if few else slope
+                few, low = guess, at
+            else:
+                many, high = guess, at
+            if many and few:
+                guess = few + int((many - few) * (self.memory - low) / (high - low))
+                guess = min(max(guess, few + 1), many - 1)
+            elif many:
+                guess = many - max(1, many // 16)
+            elif slope > 1:
+                guess = few + max(1, int((self.memory - low) / slope))
+            else:
+                guess = few + max(1, 4096 // length)
+            if guess == 0:
+                return 0
+        return few
+
+    def _search(self, lengths: Sequence[int], recompute: str | None, layerwise: bool = False) -> Choice | None:
+        """The fastest policy for one micro-batch of these lengths, or `recompute`; None if it does not fit."""
+
+        def choice(policy: str) -> tuple[int, Choice | None]:
+            use = self.planner.use(lengths, policy, layerwise)
+            time = chain.slowdown(policy, self.layers) * (TWICE if layerwise else 1)
+            fits = use.process <= self.memory
+            return use.process, Choice(None, policy, layerwise, time, use.process) if fits else None
+
+        policy = named(recompute or "none", self.layers)
+        peak, fits = choice(policy)
+        if fits or recompute:
+            return fits
+        layer = self.planner.layer(lengths)
+        # What all policies have in common is found from one of them; the rest is the programme's.
+        room = self.memory - (peak - self.layers * layer.kept) + layer.backward
+        for _ in range(8):
+            if (found := chain.cheapest(self.layers, room, layer)) is None:
+                return None
+            peak, fits = choice(found.policy)
+            if fits:
+                return fits
+            room -= max(peak - self.memory, layer.input // 4)
+        return None
+
+    def _too_little(self, lengths: Sequence[int]) -> str:
+        use = self.planner.use(lengths, named("segments:4", self.layers))
+        return (
+            f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
+            f"take {gigabytes(use.process)}; a smaller --max-seq-length, --optimizer adafactor or adam8bit, and "
+            "--layerwise-update take less"
+        )
+
+
+def budget(memory: str | None, device: Device) -> int | None:
+    """Bytes that the process may take: those of a size such as 12GB, or what is free; None where nobody knows."""
+    free = device.free_memory()
+    return parse_size(memory) if memory else None if free is None else int(SPARE * free) + PROCESS
+
+
+def fitted(
+    settings: Config,
+    config: BertConfig,
+    data: Sequence[tuple[Split, float]],
+    device: Device,
+    memory: str | None,
+    recompute: str | None,
+    spans: bool = False,
+) -> tuple[Config, str]:
+    """The settings with micro-batches and recomputation such that a run fits into `memory`, and a line about it.
+
+    data: what is trained on, and its epochs. memory: as in parse_size, or None for what is free. recompute: None if it
+    is to be chosen; micro-batches are chosen where the settings leave batches whole. ConfigError if nothing fits.
+    """
+    limit = budget(memory, device)
+    if limit is None:
+        return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
+    given = settings.micro_batch < settings.batch_size or settings.micro_tokens is not None
+    lengths = heaviest([Stage(part, epochs, settings) for part, epochs in data], settings.micro_batch)
+    if settings.micro_tokens:
+        lengths = _heaviest(lengths, settings.micro_tokens)
+    choice = Plan(config, settings, device, limit, spans).choose(lengths, recompute, whole=given)
+    chosen = dataclasses.replace(
+        settings,
+        micro_tokens=settings.micro_tokens if given else choice.micro_tokens,
+        recompute=choice.recompute if set(choice.recompute) - {"k"} else "none",
+        layerwise_update=choice.layerwise,
+    )
+    return chosen, f"memory: at most {gigabytes(choice.peak)} of {gigabytes(limit)}{_told(choice)}"
+
+
+def _told(choice: Choice) -> str:
+    parts = []
+    if choice.micro_tokens:
+        parts.append(f"micro-batches of at most {choice.micro_tokens:,} tokens")
+    if set(choice.recompute) - {"k"}:
+        parts.append(f"recompute {choice.recompute}")
+    if choice.layerwise:
+        parts.append("layers updated one by one")
+    return f"; {', '.join(parts)}: about {choice.time:.2f} times the time" if parts else ""
+
+
+def heaviest(stages: Sequence[Stage], most: int) -> list[int]:
+    """The lengths of the batch, or the part of `most` examples of one, that has the most tokens of all in training."""
+    best: np.ndarray = np.zeros(0, np.int64)
+    for stage in stages:
+        lengths = np.diff(stage.data.features.offsets)
+        for step in range(stage.total):
+            batch = lengths[stage.numbers(step)]
+            for start in range(0, len(batch), most):
+                part = batch[start : start + most]
+                best = part if part.sum() > best.sum() else best
+    return best.tolist()
+
+
+def _heaviest(lengths: Sequence[int], tokens: int) -> list[int]:
+    """The longest of the lengths that make up at most so many tokens, and at least one."""
+    part: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        if part and sum(part) + length > tokens:
+            break
+        part.append(int(length))
+    return part
+
+
+@dataclass(frozen=True)
+class Column:
+    """A way to train, for the table; `time` as in Choice."""
+
+    name: str
+    recompute: str
+    layerwise: bool
+    time: float
+
+
+def columns(layers: int) -> list[Column]:
+    """The policies of the table, from the fastest to the leanest."""
+    names = ["none", "cheap", "layers", f"segments:{math.isqrt(layers - 1) + 1}"]
+    found = [Column(name, name, False, chain.slowdown(named(name, layers), layers)) for name in names]
+    last = found[-1]
+    return [*found, Column(f"{last.name}, layerwise", last.recompute, True, TWICE * last.time)]
+
+
+def table(plan: Plan, batch_size: int, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
+    """A row a length: the largest micro-batch in every column, TensorFlow's, and the settings for `batch_size`."""
+    config, tokens = plan.planner.trainer.bert.config, dict.fromkeys(columns(plan.layers), 0)
+    theirs = TENSORFLOW.get((config.num_hidden_layers, config.hidden_size))
+    for length in lengths:
+        if length > config.max_position_embeddings:
+            continue
+        try:
+            choice = plan.choose([length] * batch_size)
+            chosen, told = dataclasses.asdict(choice), f"{gigabytes(choice.peak)}{_told(choice)}"
+        except ConfigError as error:
+            chosen, told = None, str(error)
+        largest = {}
+        for c in tokens:
+            largest[c.name] = plan.largest(length, c.recompute, c.layerwise, tokens[c] // length)
+            tokens[c] = largest[c.name] * length
+        yield {
+            "max_seq_length": length,
+            "tensorflow": theirs[LENGTHS.index(length)] if theirs and length in LENGTHS else None,
+            "largest": largest,
+            "settings": chosen,
+            "told": told,
+        }
+
+
+def gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB"
+
+
+def report(
+    checkpoint: str,
+    memory: str | None,
+    task: str = "mrpc",
+    max_seq_length: int | None = None,
+    batch_size: int = 32,
+    precision: str = "auto",
+    **settings: Any,
+) -> dict[str, Any]:
+    """What `minibert plan` tells: the table, with what it was asked for. ConfigError for a length that is not there."""
+    config = read_config(f"random:{checkpoint}" if checkpoint in NAMES else resolve(checkpoint))
+    settled = TrainConfig(task=task, precision=precision, batch_size=batch_size, **settings)
+    if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:
+        raise ConfigError(
+            f"--max-seq-length {max_seq_length}: the model has {config.max_position_embeddings} positions"
+        )
+    device = open_device("auto", None, settled.precision)
+    limit = budget(memory, device)
+    if limit is None:
+        raise ConfigError("nobody knows how much memory is free: give --memory")
+    plan = Plan(config, settled, device, limit, spans=task == "squad")
+    parameters = (param for group in plan.planner.trainer.bert.groups for param in group)
+    return {
+        "checkpoint": checkpoint, "task": task, "precision": settled.precision, "memory": limit,
+        "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
+        "columns": {column.name: column.time for column in columns(plan.layers)},
+        "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),
+    }  # fmt: skip
