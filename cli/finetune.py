@@ -39,9 +39,10 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
-@click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it; "
-              "same bits: none, cheap, layers, segments:K or auto, the fastest that fits.  [default: auto]")  # fmt: skip
-@click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, and never hold more "
+@click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it: "
+              "none, cheap, layers, segments:K or auto, the fastest that fits; same bits.  [default: auto]"
+              )  # fmt: skip
+@click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, but never hold more "
               "than one layer's.")  # fmt: skip
 @click.option("--memory-report", "report_memory", is_flag=True, default=None, help="Tell where the memory of a step "
               "goes; memory.json, and with the plot extra memory.png.")  # fmt: skip

@@ -17,7 +17,8 @@ import click
 @click.option("--max-seq-length", type=int, metavar="N", help="[default: 64, 128, 256, 320, 384 and 512]")
 @click.option("--memory", metavar="SIZE", help="Bytes the process may take, as 12GB.  [default: what is free]")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Examples an update.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
+              help="As for finetune.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> None:
     """Predicts the memory of training on full sequences, and prints the largest micro-batch (what is computed at once)

@@ -105,10 +105,10 @@ def finetune(
     tokenizer = tokenizer_of(found)
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
+    devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     device = open_device(config.device, threads, config.precision)
     data = [(train, config.epochs)]
-    config = fit(config, found.config, data, device, old if resume else None, memory, recompute, report)
-    devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
+    config, told = fit(config, found.config, data, device, old if resume else None, memory, recompute)
     description = {
         "settings": config.to_dict(),
         "checkpoint": describe_checkpoint(source, found),
@@ -126,7 +126,7 @@ def finetune(
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = Trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite) as run:
-        say_start(report, trainer, task.name, source, run)
+        say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
         training.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
         results = _finish(trainer, run, task, devs, tokenizer)
@@ -204,18 +204,14 @@ def fit(
     old: Mapping[str, Any] | None,
     memory: str | None,
     recompute: str,
-    report: Reporter,
     spans: bool = False,
-) -> Config:
-    """The settings, fitted into memory (planning.fitted); those of an `old` run that goes on are what they were."""
+) -> tuple[Config, str]:
+    """The settings, fitted into memory, and a line about it (planning.fitted); an `old` run goes on as it was."""
     if old is not None:
         names = ["micro_tokens", "layerwise_update"] + ["recompute"] * (recompute == "auto")
         recorded = {name: old["settings"][name] for name in names if name in old["settings"]}
-        return dataclasses.replace(config, **recorded)
-    settled = None if recompute == "auto" else recompute
-    config, line = planning.fitted(config, model, data, device, memory, settled, spans)
-    report.say(line)
-    return config
+        return dataclasses.replace(config, **recorded), ""
+    return planning.fitted(config, model, data, device, memory, None if recompute == "auto" else recompute, spans)
 
 
 def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:
@@ -273,13 +269,17 @@ def _build(found: Checkpoint, task: Task, config: TrainConfig, device: Device, r
     return bert
 
 
-def say_start(report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory) -> None:
+def say_start(
+    report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory, memory: str
+) -> None:
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
         f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU; output {run.path}"
     )
+    if memory:
+        report.say(memory)
 
 
 def describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:

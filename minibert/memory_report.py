@@ -102,7 +102,7 @@ def picture(found: dict[str, Any]) -> bytes:
     turn = next((mark["at"] for mark in found["marks"] if mark["pass"] == "backward"), None)
     if turn is not None:
         axes.axvline(turn, color="black", linewidth=0.8)
-        axes.text(turn, axes.get_ylim()[1], " backward", va="top")
+        axes.text(turn, 0.02, " backward", transform=axes.get_xaxis_transform())
     axes.set(xlabel="arrays allocated and freed", ylabel="GB", title=f"Memory of a step of {found['tokens']:,} tokens")
     axes.margins(0)
     axes.legend(loc="upper left", reverse=True)

@@ -281,9 +281,7 @@ def report(
     config = read_config(f"random:{checkpoint}" if checkpoint in NAMES else resolve(checkpoint))
     settled = TrainConfig(task=task, precision=precision, batch_size=batch_size, **settings)
     if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise ConfigError(
-            f"--max-seq-length {max_seq_length}: the model has {config.max_position_embeddings} positions"
-        )
+        raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {config.max_position_embeddings}")
     device = open_device("auto", None, settled.precision)
     limit = budget(memory, device)
     if limit is None:

@@ -103,8 +103,8 @@ def finetune_squad(
     dev_questions = reading.read(dev)
     device = open_device(config.device, threads, config.precision)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
-    config = finetuning.fit(
-        config, found.config, trained, device, old if resume else None, memory, recompute, report, spans=True
+    config, told = finetuning.fit(
+        config, found.config, trained, device, old if resume else None, memory, recompute, spans=True
     )
     reader = _build(found, config, device)
     trainer = Trainer(reader, data[0], config, trained[1:])
@@ -122,7 +122,7 @@ def finetune_squad(
     }
     del found  # what its arrays hold is in the model now
     with RunDirectory.claim(output, description, resume, overwrite) as run:
-        finetuning.say_start(report, trainer, task, checkpoint, run)
+        finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
         training.train(trainer, run, None, None, None, save_every, report, observe)
         results = _finish(trainer, run, config, dev_questions, tokenizer)

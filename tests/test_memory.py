@@ -1,0 +1,244 @@
+"""Planned memory: the dry device against real training, the programme against all policies, settings that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import minibert_in_process as command
+from minibert import chain, policies
+from minibert.errors import ConfigError
+from minibert.evaluation import Split
+from minibert.kernels import devices
+from minibert.kernels.devices import host
+from minibert.memory import PROCESS, LayerUse, Planner, parse_size
+from minibert.planning import Plan
+from minibert.random import Key
+from minibert.settings import TrainConfig
+from minibert.squad.reader import Reader
+from minibert.tokenizer import Features
+from minibert.training import Trainer
+from models import CONFIG, bert
+
+DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
+LENGTHS = [30, 12, 33, 7]
+POLICIES = ("none", "cheap", "layers", "segments:2", "k((c)k)(k)k")
+
+
+def data_of(lengths: list[int], spans: bool) -> Split:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(offsets[-1], dtype=np.int32) % CONFIG.vocab_size
+    labels = np.zeros((len(lengths), 2) if spans else len(lengths), np.int32)
+    return Split("train", Features(ids, np.zeros_like(ids, np.int8), offsets), labels)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("spans", [False, True], ids=["classifier", "spans"])
+def test_the_planner_counts_what_training_takes_to_the_byte(spans, policy, layerwise):
+    device = devices.open("cpu")
+    settings = TrainConfig(
+        task="t", batch_size=len(LENGTHS), epochs=3, recompute=policy, layerwise_update=layerwise, learning_rate=1e-3
+    )
+    model = Reader(dataclasses.replace(DEEP, id2label=()), device) if spans else bert(device, DEEP)
+    trainer = Trainer(model, data_of(LENGTHS, spans), settings)
+    with device.session():
+        for step in range(3):
+            trainer.update(trainer.stages[0], step, np.arange(len(LENGTHS)), Key(1, step))
+    use = Planner(DEEP, settings, device, spans).use(LENGTHS, policy, layerwise)
+    assert use.kinds == dict(device.peak)
+    assert abs(use.process - PROCESS - device.resident_peak) <= 0.02 * device.resident_peak
+
+
+def test_a_dry_device_takes_no_memory_and_computes_nothing():
+    dry = devices.open("dry", other=devices.open("cpu"))
+    array = dry.empty((10**6, 10**6), "float32", "activations")
+    assert array.shape == (10**6, 10**6) and dry.in_use["activations"] == 4 * 10**12
+    assert array[:1000].reshape(-1).strides == (0,)
+    dry.matmul.forward("nothing", "is", "looked", "at")
+    assert dry.matmul.workspace(100, 200, 300) == devices.open("cpu").matmul.workspace(100, 200, 300)
+    del array
+    assert dry.in_use["activations"] == 0
+
+
+def peak_of(policy: policies.Policy, use: LayerUse, stored: int = 0) -> tuple[int, float]:
+    """The most bytes at any moment, and the layers computed again: a literal walk there and back."""
+    highest, again, stack = 0, 0.0, []
+    for part in policy:
+        if isinstance(part, tuple):
+            highest = max(highest, stored + use.input + use.forward + use.kept)
+            stored += use.input
+        else:
+            again += chain.CHEAP * (part == "c")
+            stored += use.kept if part == "k" else use.cheap
+        stack.append(part)
+    while stack:
+        part = stack.pop()
+        if isinstance(part, tuple):
+            stored -= use.input
+            inner, more = peak_of(part, use, stored)
+            highest, again = max(highest, inner), again + policies.length(part) + more
+        else:
+            highest = max(highest, stored + use.backward)
+            stored -= use.kept if part == "k" else use.cheap
+    return highest, again
+
+
+def every(count: int) -> list[policies.Policy]:
+    """All policies for so many layers."""
+    if count == 0:
+        return [()]
+    found = [(letter, *rest) for letter in "kc" for rest in every(count - 1)]
+    for part in range(1, count):
+        found += [(inner, *rest) for inner, rest in itertools.product(every(part), every(count - part))]
+    return found
+
+
+def text(policy: policies.Policy) -> str:
+    return "".join(f"({text(part)})" if isinstance(part, tuple) else part for part in policy)
+
+
+def test_the_programme_finds_the_cheapest_of_all_policies():
+    use = LayerUse(input=8, kept=96, cheap=80, forward=8, backward=64)  # multiples of its grain
+    walked = [(*peak_of(policy, use), text(policy)) for policy in every(4)]
+    assert len(walked) > 300
+    for room in range(60, 500, 8):
+        fitting = [again for peak, again, _ in walked if peak <= room]
+        found = chain.cheapest(4, room, use)
+        if not fitting:
+            assert found is None, room
+            continue
+        assert found is not None and found.work == pytest.approx(min(fitting)), room
+        assert peak_of(policies.parse(found.policy, 4), use)[0] <= room
+        assert chain.slowdown(found.policy, 4) == pytest.approx(1 + found.work / 12)
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not():
+    plan = Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS + 10**6)
+    for recompute, guess in itertools.product(POLICIES, (0, 1, 7, 5000)):
+        count = plan.largest(20, recompute, guess=guess)
+        assert plan.planner.use([20] * count, recompute).process <= plan.memory
+        assert plan.planner.use([20] * (count + 1), recompute).process > plan.memory
+    assert Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS).largest(20, "none") == 0
+
+
+def choose(memory: int, **settings):
+    plan = Plan(DEEP, TrainConfig(task="t", batch_size=64, **settings), devices.open("cpu"), PROCESS + memory)
+    return plan, plan.choose([20] * 64)
+
+
+def test_less_memory_chooses_smaller_micro_batches_and_then_recomputation():
+    needed = Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), 0).planner.use([20] * 64, "none").process - PROCESS
+    times = []
+    for share in (1.0, 0.5, 0.25, 0.2):
+        plan, choice = choose(int(share * needed))
+        assert choice.peak <= plan.memory
+        times.append(choice.time)
+    assert times == sorted(times) and times[0] == 1 and times[-1] > 1
+    assert choose(needed)[1].micro_tokens is None
+    assert choose(needed // 2)[1].micro_tokens == 640
+    plan, whole = choose(needed // 2), None
+    whole = plan[0].choose([20] * 64, whole=True)
+    assert whole.micro_tokens is None and "(" in whole.recompute and whole.peak <= plan[0].memory
+
+
+def test_what_cannot_fit_is_told_with_what_would_help():
+    with pytest.raises(ConfigError, match=r"memory of 0\.3 GB does not suffice: 1 example\(s\) of 20 tokens take"):
+        choose(1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("12GB", 12 * 10**9),
+        ("11.5g", 11_500_000_000),
+        ("800 MB", 8 * 10**8),
+        ("4GiB", 4 << 30),
+        ("1000", 1000),
+        ("7k", 7000),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(given, wanted):
+    assert parse_size(given) == wanted
+
+
+@pytest.mark.parametrize("given", ["", "GB", "12 apples", "-1GB", "1e9", "3iB"])
+def test_what_is_no_size_is_told(given):
+    with pytest.raises(ConfigError, match="not a size"):
+        parse_size(given)
+
+
+def test_free_memory_is_the_least_of_what_the_system_and_its_limits_leave(tmp_path: Path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (groups / "a" / "b").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 2000 kB\nMemAvailable:   1000 kB\n")
+    assert host.available(proc, groups) == 1_024_000
+    (proc / "self" / "cgroup").write_text("0::/a/b\n")
+    (groups / "a" / "b" / "memory.max").write_text("max\n")
+    (groups / "a" / "b" / "memory.current").write_text("5\n")
+    assert host.available(proc, groups) == 1_024_000
+    (groups / "a" / "memory.max").write_text("900000\n")
+    (groups / "a" / "memory.current").write_text("100000\n")
+    assert host.available(proc, groups) == 800_000
+    (proc / "self" / "cgroup").write_text("4:cpu,memory:/old\n")
+    (groups / "memory" / "old").mkdir(parents=True)
+    (groups / "memory" / "old" / "memory.limit_in_bytes").write_text("700000\n")
+    (groups / "memory" / "old" / "memory.usage_in_bytes").write_text("1\n")
+    assert host.available(proc, groups) == 699_999
+
+
+def test_plan_prints_the_chapter_s_table_and_the_same_as_json():
+    done = command("plan", "--checkpoint", "base", "--memory", "12GB")
+    assert done.code == 0 and done.err == ""
+    rows = [line.split() for line in done.out.splitlines()]
+    theirs = {
+        row[0]: row[1] for row in rows if row and row[0] in ("64", "128", "256", "320", "384", "512") and len(row) > 5
+    }
+    assert theirs == {"64": "64", "128": "32", "256": "16", "320": "14", "384": "12", "512": "6"}
+    done = command(
+        "plan", "--checkpoint", "tiny", "--task", "squad", "--memory", "1GB", "--max-seq-length", "64", "--json"
+    )
+    found = json.loads(done.out)
+    assert found["memory"] == 10**9 and found["rows"][0]["tensorflow"] is None
+    assert found["rows"][0]["largest"].keys() == found["columns"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--memory", "lots"), "not a size"),
+        (("--max-seq-length", "513"), "1 to 512"),
+        (("--checkpoint", "nowhere/"), "nowhere"),
+        (("--memory", "1GB"), None),
+    ],
+)
+def test_plan_says_in_a_line_what_is_wrong(arguments, words):
+    done = command("plan", *arguments)
+    if words is None:  # too little is an answer, not an error
+        assert done.code == 0 and "does not suffice" in done.out
+    else:
+        assert done.code == 1 and words in done.err and len(done.err.splitlines()) == 1 and done.out == ""
+
+
+def test_finetune_trains_within_the_memory_that_it_is_given(tmp_path: Path):
+    few = ("finetune", "mrpc", "--sample", "--epochs", "0.1", "--memory-report", "--output-dir", str(tmp_path / "run"))
+    done = command(*few, "--memory", "365MB", "--save-every", "2")
+    assert done.code == 0, done.err
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["micro_tokens"] or settings["recompute"] != "none"
+    report = json.loads((tmp_path / "run" / "memory.json").read_text())
+    assert report.keys() == {"tokens", "peak", "layers", "marks", "curve"}
+    assert PROCESS + sum(report["peak"].values()) < 365e6
+    assert max(sum(point.values()) for point in report["curve"]) == sum(report["peak"].values())
+    names = [layer["name"] for layer in report["layers"]]
+    assert names[0] == "embeddings" and names[-1] == "head" and len(names) == 6
+    assert sum(layer["weights"] for layer in report["layers"]) == report["peak"]["weights"]
+    done = command(*few[:-1], str(tmp_path / "none"), "--memory", "200MB")
+    assert done.code == 1 and "does not suffice" in done.err and len(done.err.splitlines()) == 3  # two about the sample
+    assert not (tmp_path / "none").exists()
