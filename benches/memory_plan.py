@@ -4,8 +4,8 @@
     python benches/memory_plan.py table --log table.jsonl        # the chapter's table at full size, within 12.0e9 bytes
     python benches/memory_plan.py show sample.jsonl
 
-A process compiles or loads its kernels with a tiny model first; then its mark is reset and read, a model is built and trained
-for a step or more, and the mark is read again: the difference is what is compared with the plan, and beside it stands
+A process compiles or loads its kernels with a tiny model first; then its mark is reset and read, a model is built and
+trained for a step, and the mark is read again: the difference is what is compared with the plan, and beside it stands
 our own counter. Cases that the log has already are not run again. Linux only.
 """
 
