@@ -130,7 +130,7 @@ def documented(heading: str) -> set[str]:
 
 def test_a_run_directory_holds_what_is_documented_and_nothing_else(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == RUN_FILES
-    assert documented("A run directory") == RUN_FILES | {"state.safetensors"}
+    assert documented("A run directory") == RUN_FILES | {"state.safetensors", "memory.json", "memory.png"}
 
 
 def test_run_json(run: Path, folder: Path) -> None:
@@ -141,6 +141,10 @@ def test_run_json(run: Path, folder: Path) -> None:
     assert set(raw["data"]) == {"train", "dev"} and len(raw["data"]["train"]["sha256"]) == 64
     assert raw["checkpoint"]["source"] == str(folder / "checkpoint") and len(raw["checkpoint"]["sha256"]) == 64
     assert {"python", "minibert", "numpy", "numba"} <= raw["versions"].keys()
+
+
+def test_memory_json_is_documented() -> None:
+    assert documented("memory.json") == {"tokens", "peak", "layers", "curve", "marks"}  # as test_memory.py finds them
 
 
 def test_metrics_jsonl(run: Path) -> None:
