@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -111,6 +112,34 @@ def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
     monkeypatch.undo()
     resumed = train(folder, tmp_path / "run", learning_rate=1e-3, resume=True)
     straight = train(folder, tmp_path / "straight", learning_rate=1e-3)
+    assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
+
+
+def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minibert.memory import PROCESS
+    from minibert.training import Trainer
+
+    whole = train(folder, tmp_path / "whole", learning_rate=1e-3)
+    needed = sum(json.loads((whole.path / "run.json").read_text())["peak_bytes"].values())
+    memory = {"learning_rate": 1e-3, "memory": str(PROCESS + 3 * needed // 4)}
+    straight = train(folder, tmp_path / "straight", **memory)
+    plain = Trainer.step
+
+    def step(self: Trainer, number: int):
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, number)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "run", **memory)
+    monkeypatch.undo()
+    resumed = train(folder, tmp_path / "run", learning_rate=1e-3, memory="100GB", resume=True)
+    plans = [json.loads((run.path / "run.json").read_text())["settings"] for run in (whole, straight, resumed)]
+    assert plans[0]["micro_tokens"] is None and plans[0]["recompute"] == "none"
+    assert plans[1] == plans[2] and plans[1] != plans[0]
     assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
 
 
