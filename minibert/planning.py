@@ -24,7 +24,7 @@ from minibert.kernels.devices import Device
 from minibert.memory import PROCESS, Planner, parse_size
 from minibert.model import open_device
 from minibert.models import NAMES
-from minibert.policies import named
+from minibert.policies import spelled
 from minibert.settings import TrainConfig
 from minibert.training import Stage
 
@@ -82,7 +82,7 @@ class Plan:
                 time = found.time * (1 + EXTRA * (math.ceil(total / tokens) - 1) / max(total, 1))
                 found = dataclasses.replace(found, micro_tokens=tokens if tokens < total else None, time=time)
                 best = found if best is None or time < best.time else best
-                if "(" not in found.recompute and "c" not in found.recompute:
+                if recompute or set(found.recompute) == {"k"}:
                     return best  # smaller ones only cost more
             if whole or tokens <= max(lengths):
                 return best
@@ -125,7 +125,7 @@ class Plan:
             fits = use.process <= self.memory
             return use.process, Choice(None, policy, layerwise, time, use.process) if fits else None
 
-        policy = named(recompute or "none", self.layers)
+        policy = spelled(recompute or "none", self.layers)
         peak, fits = choice(policy)
         if fits or recompute:
             return fits
@@ -142,7 +142,7 @@ class Plan:
         return None
 
     def _too_little(self, lengths: Sequence[int]) -> str:
-        use = self.planner.use(lengths, named("segments:4", self.layers))
+        use = self.planner.use(lengths, spelled("segments:4", self.layers))
         return (
             f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
             f"take {gigabytes(use.process)}; a smaller --max-seq-length, --optimizer adafactor or adam8bit, and "
@@ -234,7 +234,7 @@ class Column:
 def columns(layers: int) -> list[Column]:
     """The policies of the table, from the fastest to the leanest."""
     names = ["none", "cheap", "layers", f"segments:{math.isqrt(layers - 1) + 1}"]
-    found = [Column(name, name, False, chain.slowdown(named(name, layers), layers)) for name in names]
+    found = [Column(name, name, False, chain.slowdown(spelled(name, layers), layers)) for name in names]
     last = found[-1]
     return [*found, Column(f"{last.name}, layerwise", last.recompute, True, TWICE * last.time)]
 

@@ -17,17 +17,19 @@ Policy = tuple["Literal['k', 'c'] | Policy", ...]
 NAMES = ("none", "cheap", "layers", "segments:K")
 
 
-def named(name: str, layers: int) -> str:
-    """A policy by name, as text. ConfigError for a name that is none.
+def spelled(name: str, layers: int) -> str:
+    """A policy by name, in letters; one in letters as it is. ConfigError for a name that is none.
 
     none keeps everything; cheap as above; layers computes every layer again by itself; segments:K keeps one layer's
     input in K. The last part is not computed again, because its backward pass comes at once.
     """
+    if _letters(name):
+        return name
     kind, _, size = name.partition(":")
     if kind == "segments" and size.isdecimal() and int(size) >= 1:
         whole, rest = divmod(layers, int(size))
         parts = [int(size)] * whole + [rest] * (rest > 0)
-        return "".join(f"({named('layers', part)})" for part in parts[:-1]) + named("layers", parts[-1])
+        return "".join(f"({spelled('layers', part)})" for part in parts[:-1]) + spelled("layers", parts[-1])
     if kind not in ("none", "cheap", "layers") or size:
         raise ConfigError(f"recompute {name} is none of {', '.join(NAMES)}, K being a number of layers")
     return {"none": "k" * layers, "cheap": "c" * layers, "layers": "(k)" * (layers - 1) + "k"}[kind]
@@ -35,7 +37,7 @@ def named(name: str, layers: int) -> str:
 
 def parse(text: str, layers: int) -> Policy:
     """The policy that a text means, for a model of so many layers: a name of NAMES, or letters and parentheses."""
-    policy = _letters(text) or _letters(named(text, layers))
+    policy = _letters(spelled(text, layers))
     if length(policy) != layers:
         raise ConfigError(f"recompute {text}: is a policy for {length(policy)} layers, the model has {layers}")
     return policy
@@ -43,8 +45,7 @@ def parse(text: str, layers: int) -> Policy:
 
 def check(text: str) -> None:
     """ConfigError if a text is no policy for any number of layers."""
-    if not _letters(text):
-        named(text, 1)
+    spelled(text, 1)
 
 
 def _letters(text: str) -> Policy:

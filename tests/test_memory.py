@@ -242,3 +242,33 @@ def test_finetune_trains_within_the_memory_that_it_is_given(tmp_path: Path):
     done = command(*few[:-1], str(tmp_path / "none"), "--memory", "200MB")
     assert done.code == 1 and "does not suffice" in done.err and len(done.err.splitlines()) == 3  # two about the sample
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("recompute", ["layers", "((k)k)k(k)c"])
+def test_a_policy_that_is_given_is_kept_and_only_micro_batches_are_chosen(recompute):
+    plan, needed = Plan(DEEP, TrainConfig(task="t", batch_size=64), devices.open("cpu"), 0), PROCESS
+    needed = plan.planner.use([20] * 64, recompute).process
+    plan.memory = needed - 1
+    choice = plan.choose([20] * 64, recompute)
+    assert choice.recompute == policies.spelled(recompute, 5) and choice.micro_tokens == 640
+    plan.memory = needed
+    assert plan.choose([20] * 64, recompute).micro_tokens is None
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "some", "segments", "segments:0", "segments:x", "layers:2", "k(", "k)", "()k", "(k"]
+)
+def test_what_is_no_policy_is_told(bad):
+    with pytest.raises(ConfigError, match="is none of none, cheap, layers, segments:K"):
+        TrainConfig(task="t", recompute=bad)
+
+
+def test_a_policy_for_other_layers_is_told():
+    with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
+        policies.parse("k(kk)", 5)
+
+
+def test_named_policies_as_text():
+    assert [policies.spelled(name, 5) for name in ("none", "cheap", "layers", "segments:2", "segments:9")] == [
+        "kkkkk", "ccccc", "(k)(k)(k)(k)k", "((k)k)((k)k)k", "(k)(k)(k)(k)k",
+    ]  # fmt: skip
