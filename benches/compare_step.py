@@ -1,4 +1,4 @@
-"""Speed and memory of a training step on real MRPC batches of 32: minibert against PyTorch and JAX.
+"""Speed and memory of a training step on real MRPC batches of 32: minibert against PyTorch and JAX, and itself.
 
     pip install ".[peers]" jax
     python benches/compare_step.py --data-dir DIR
@@ -18,8 +18,8 @@ from sides import Examples, Kind, arguments, duels, prepare
 NEAR = {"fp32": 1e-5, "bf16": 2e-2}  # how far apart losses without dropout may be
 
 
-def minibert(precision: str) -> Kind:
-    return "ours.Training", {"precision": precision}
+def minibert(precision: str, **options: object) -> Kind:
+    return "ours.Training", {"precision": precision, **options}
 
 
 def pytorch(precision: str, multiple: int, **options: object) -> Kind:
@@ -33,6 +33,9 @@ def jax(precision: str, multiple: int) -> Kind:
 SIDES = {
     "minibert-bf16": minibert("bf16"),
     "minibert-fp32": minibert("fp32"),
+    **{f"minibert-{precision}-{policy}": minibert(precision, recompute=policy)
+       for precision in ("bf16", "fp32") for policy in ("cheap", "layers", "segments:4")},
+    **{f"minibert-{precision}-layerwise": minibert(precision, layerwise=True) for precision in ("bf16", "fp32")},
     "torch-fp32-128": pytorch("fp32", 128),
     "torch-fp32": pytorch("fp32", 1),
     "torch-bf16": pytorch("bf16", 1),
@@ -40,7 +43,7 @@ SIDES = {
     "torch-compile-bf16": pytorch("bf16", 1, compiled=True),
     "jax-fp32": jax("fp32", 16),
     "jax-bf16": jax("bf16", 16),
-}
+}  # fmt: skip
 
 
 def main() -> None:

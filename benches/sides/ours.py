@@ -36,11 +36,13 @@ class Model:
 class Training(Model):
     """minibert's training step."""
 
-    def __init__(self, folder: Path, threads: int, precision: str):
+    def __init__(self, folder: Path, threads: int, precision: str, recompute: str = "none", layerwise: bool = False):
         super().__init__(folder, threads, precision)
         e = self.examples
         split = Split("train", Features(e.ids, e.segments, e.offsets), e.labels)
-        settings = TrainConfig(task="mrpc", batch_size=BATCH, epochs=1, warmup=0, seed=SEED)
+        settings = TrainConfig(
+            task="mrpc", batch_size=BATCH, epochs=1, warmup=0, seed=SEED, recompute=recompute, layerwise_update=layerwise
+        )  # fmt: skip
         self.trainer = Trainer(self.bert, split, settings)
 
     def loss(self, number: int) -> float:
