@@ -41,7 +41,8 @@ class Training(Model):
         e = self.examples
         split = Split("train", Features(e.ids, e.segments, e.offsets), e.labels)
         settings = TrainConfig(
-            task="mrpc", batch_size=BATCH, epochs=1, warmup=0, seed=SEED, recompute=recompute, layerwise_update=layerwise
+            task="mrpc", batch_size=BATCH, epochs=1, warmup=0, seed=SEED,
+            recompute=recompute, layerwise_update=layerwise,
         )  # fmt: skip
         self.trainer = Trainer(self.bert, split, settings)
 
