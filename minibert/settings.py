@@ -14,6 +14,7 @@ RECIPES = {  # schedule, bias correction
 }
 SCHEDULES = ("google", "hf", "electra")
 RECOMPUTE = ("none", "layers")
+OPTIMIZERS = ("adam", "adam8bit", "adafactor")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class TrainConfig:
 
     `micro_batch` examples are computed at a time; gradients add up over the batch. What is left None or "auto" is
     settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
-    the recipe's schedule and bias correction, the machine's precision. Only `gelu` may stay None: the checkpoint's.
+    the recipe's schedule and bias correction (adafactor has none), the machine's precision. Only `gelu` may stay None:
+    the checkpoint's.
     """
 
     task: str
@@ -34,6 +36,7 @@ class TrainConfig:
     warmup: float = 0.1
     recipe: str = "google"
     schedule: str = None  # type: ignore[assignment]
+    optimizer: str = "adam"
     bias_correction: bool = None  # type: ignore[assignment]
     gelu: str | None = None
     precision: str = "auto"
@@ -46,7 +49,8 @@ class TrainConfig:
         schedule, bias_correction = RECIPES[self.recipe]
         self._settle("micro_batch", None, self.batch_size)
         self._settle("schedule", None, schedule)
-        self._settle("bias_correction", None, bias_correction)
+        adafactor = self.optimizer == "adafactor"
+        self._settle("bias_correction", None, bias_correction and not adafactor)
         object.__setattr__(self, "precision", settled_precision(self.precision))
         self._settle("device", "auto", "cpu")
         _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
@@ -67,6 +71,9 @@ class TrainConfig:
         _require("warm-up", self.warmup, 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1")
         _require("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         _require("schedule", self.schedule, self.schedule in SCHEDULES, ", ".join(SCHEDULES))
+        _require("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, ", ".join(OPTIMIZERS))
+        wanted = "off for adafactor, whose averages need none: leave it out"
+        _require("bias correction", self.bias_correction, not (self.bias_correction and adafactor), wanted)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         _require("recompute", self.recompute, self.recompute in RECOMPUTE, " or ".join(RECOMPUTE))
         if self.device != "cpu":

@@ -29,7 +29,7 @@ ALLOWED = {
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
     "hub runs settings progress random tasks tokenizer kernels files errors",
-    "training": "evaluation bert batch optim runs settings progress random tasks tokenizer autograd errors",
+    "training": "evaluation bert batch optim optimizers runs settings progress random tasks tokenizer autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config parameters random tokenizer kernels errors",
@@ -38,6 +38,7 @@ ALLOWED = {
     "parameters": "kernels",
     "batch": "tokenizer kernels",
     "optim": "parameters",
+    "optimizers": "optim parameters kernels",
     "random": "kernels",
     "settings": "kernels errors",
     "progress": "",
