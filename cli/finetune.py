@@ -32,6 +32,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--recipe", type=click.Choice(["google", "stable"]), help="google: as published in 2018. stable: Mosbach "
               "et al.: bias correction, schedule hf.  [default: google]")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["google", "hf", "electra"]), help="[default: the recipe's]")
+@click.option("--optimizer", type=click.Choice(["adam", "adam8bit", "adafactor"]), help="adam keeps 8 bytes a "
+              "parameter, adam8bit 2, adafactor next to none.  [default: adam]")  # fmt: skip
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), help="[default: auto]")

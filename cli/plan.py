@@ -19,6 +19,8 @@ import click
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Examples an update.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
               help="As for finetune.")  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["adam", "adam8bit", "adafactor"]), default="adam", show_default=True,
+              help="As for finetune.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> None:
     """Predicts the memory of training on full sequences, and prints the largest micro-batch (what is computed at once)
@@ -33,7 +35,7 @@ def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> 
         return
     columns = found["columns"]
     click.echo(
-        f"{checkpoint}, {found['parameters'] / 1e6:.1f} M parameters, {found['precision']}, "
+        f"{checkpoint}, {found['parameters'] / 1e6:.1f} M parameters, {found['precision']}, {found['optimizer']}, "
         f"{found['memory'] / 1e9:.1f} GB: the largest micro-batch\n"
     )
     names = ["tokens", "TensorFlow", *(name.replace(", ", "+") for name in columns)]

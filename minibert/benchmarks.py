@@ -17,11 +17,14 @@ import numpy as np
 
 from minibert import limits
 from minibert.kernels import load
+from minibert.kernels.adam8bit.codes import BLOCK
 from minibert.kernels.devices import Device
 
 SIZES = {"base": (768, 12, 3072), "minilm": (384, 12, 1536)}  # hidden, heads, feed-forward
 DROPOUT = (0.1, 7, 3)  # rate, seed, stream
-FAR = {"float32": 1e-5, "uint16": 1e-2}  # from the reference, by how activations are stored: a wrong index is farther
+GOOGLE = (1.0, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)  # Adam's scalars: from scale and rate to the corrections
+# From the reference, by how activations are stored: a wrong index is farther. Codes are rounded: some to a neighbour.
+FAR = {"float32": 1e-5, "uint16": 1e-2, "uint8": 1e-3}
 
 
 class Rows(NamedTuple):
@@ -71,8 +74,9 @@ class Case:
         room = () if self.room is None else (np.empty(0, np.uint8),)
         getattr(load(self.operation, "reference"), self.function)(*exact, *room)
         for array, wanted in zip(got, exact, strict=False):
-            error = np.linalg.norm(_as_floats(array) - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)
-            if not error < FAR[device.activation_type.name]:
+            apart = np.subtract(_as_floats(array), wanted, dtype=np.float64)
+            error = np.linalg.norm(apart) / max(float(np.linalg.norm(wanted)), 1e-30)
+            if not error < FAR["uint8" if array.dtype == np.uint8 else device.activation_type.name]:
                 raise AssertionError(f"{self.name}: relative error {error:.2g}: not timed")
 
 
@@ -234,9 +238,22 @@ def _embedding(make: _Make) -> Iterator[Case]:
     yield Case(name, "embedding", "backward", 5, (*grads, *saved), moved=14 * t * c, room=(t, c))
 
 
+def _adam8bit(make: _Make, p: np.ndarray, g: np.ndarray) -> Case:
+    """From codes of all sizes, with a V that M may have."""
+    blocks = -(-p.size // BLOCK)
+    m, root = make.rng.integers(0, 256, (2, blocks, BLOCK), np.uint8)
+    m_largest = np.abs(make(blocks))
+    inputs = p, m, root, m_largest, m_largest / 2, g, *GOOGLE
+    return Case(_name("adam8bit", "update", p.shape), "adam8bit", "update", 6, inputs, moved=5 * p.nbytes)
+
+
 def _optimizer(make: _Make) -> Iterator[Case]:
     p, m, g = (make(12 * make.c**2) for _ in range(3))
     v = np.abs(make(p.size))
-    bert = 1.0, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0
-    yield Case(_name("adam", "update", p.shape), "adam", "update", 4, (p, m, v, g, *bert), moved=8 * p.nbytes)
+    yield Case(_name("adam", "update", p.shape), "adam", "update", 4, (p, m, v, g, *GOOGLE), moved=8 * p.nbytes)
+    yield _adam8bit(make, p, g)
+    rows, columns = np.abs(make(12 * make.c)), np.abs(make(make.c))
+    matrices = p.reshape(-1, make.c), rows, columns, g.reshape(-1, make.c)
+    scalars, name = (1.0, 1e-4, 0.9, 1e-30, 1.0, 0.01), _name("adafactor", "update", matrices[0].shape)
+    yield Case(name, "adafactor", "update", 4, (*matrices, *scalars), moved=6 * p.nbytes, room=matrices[0].shape)
     yield Case(_name("sum_squares", "forward", g.shape), "sum_squares", "forward", 1, (np.zeros(1), g), room=(g.size,))

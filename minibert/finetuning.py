@@ -276,7 +276,7 @@ def say_start(
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU; output {run.path}"
+        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU, {s.optimizer}; output {run.path}"
     )
     if memory:
         report.say(memory)

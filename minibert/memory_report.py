@@ -62,10 +62,10 @@ def observed(trainer: Trainer, step: int) -> tuple[Step, dict[str, Any]]:
 
 
 def _moments(trainer: Trainer) -> Counter[str]:
-    """The optimizer's bytes for each group: its arrays are called KIND/GROUP."""
+    """The optimizer's bytes for each group: its arrays are called KIND/GROUP, or KIND/GROUP/PARAMETER."""
     found: Counter[str] = Counter()
     for name, array in trainer.optimizer.state():
-        found[name.partition("/")[2]] += array.nbytes
+        found[name.split("/")[1]] += array.nbytes
     return found
 
 

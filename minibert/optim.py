@@ -46,10 +46,11 @@ class Optimizer:
     """Google's clipping, and the update of groups of parameters with their accumulated gradients.
 
     A subclass keeps its own arrays of kind "moments", tells them by `state` and updates one group in `update_group`.
+    `bias_correction` is for Adam and its kin.
     """
 
-    def __init__(self, groups: list[Group]):
-        self.groups = groups
+    def __init__(self, groups: list[Group], bias_correction: bool = False):
+        self.groups, self.bias_correction = groups, bias_correction
         device = groups[0].device
         largest = max(group.weights.size for group in groups)
         self._partial = device.scratch(device.sum_squares.workspace(largest))
@@ -82,13 +83,16 @@ class Optimizer:
         """The same of group number i alone, with its gradients times `scale`."""
         raise NotImplementedError
 
+    def corrections(self, step: int) -> tuple[float, float]:
+        """What Adam's two moments, averages that start from zero, are divided by."""
+        return (1 - BETA1 ** (step + 1), 1 - BETA2 ** (step + 1)) if self.bias_correction else (1.0, 1.0)
+
 
 class Adam(Optimizer):
     """Google's: two moments in float32 for each parameter."""
 
     def __init__(self, groups: list[Group], bias_correction: bool = False):
-        super().__init__(groups)
-        self.bias_correction = bias_correction
+        super().__init__(groups, bias_correction)
         self.m = [self._zeros(group) for group in groups]
         self.v = [self._zeros(group) for group in groups]
 
@@ -103,11 +107,9 @@ class Adam(Optimizer):
 
     def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
         group, m, v = self.groups[i], self.m[i], self.v[i]
-        correction1 = 1 - BETA1 ** (step + 1) if self.bias_correction else 1.0
-        correction2 = 1 - BETA2 ** (step + 1) if self.bias_correction else 1.0
         for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
             group.device.adam.update(
                 group.weights[part], m[part], v[part], group.gradients[part],
-                scale, rate, BETA1, BETA2, EPS, decay, correction1, correction2,
+                scale, rate, BETA1, BETA2, EPS, decay, *self.corrections(step),
             )  # fmt: skip
         group.changed()

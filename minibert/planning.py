@@ -289,8 +289,8 @@ def report(
     plan = Plan(config, settled, device, limit, spans=task == "squad")
     parameters = (param for group in plan.planner.trainer.bert.groups for param in group)
     return {
-        "checkpoint": checkpoint, "task": task, "precision": settled.precision, "memory": limit,
-        "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
+        "checkpoint": checkpoint, "task": task, "precision": settled.precision, "optimizer": settled.optimizer,
+        "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in columns(plan.layers)},
         "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),
     }  # fmt: skip

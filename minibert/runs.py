@@ -34,6 +34,7 @@ from minibert.errors import RunError
 from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
+EARLIER = {"optimizer": "adam"}  # what was settled before there was a setting for it, in older descriptions
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",
@@ -255,6 +256,7 @@ def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers: its settings, and what stands in data and checkpoint, wherever they lie now."""
     settings, data, checkpoint = (_mapping(description.get(part)) for part in ("settings", "data", "checkpoint"))
     return {
+        **EARLIER,
         **settings,
         **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
         "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),

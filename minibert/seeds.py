@@ -13,7 +13,7 @@ from minibert import files, tasks
 from minibert.errors import RunError
 from minibert.finetuning import finetune, settings_of
 from minibert.progress import Reporter
-from minibert.runs import next_directory, read_description
+from minibert.runs import EARLIER, next_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 
@@ -69,7 +69,7 @@ def _check_same(path: Path, done: dict[str, Any], task: Task, options: dict[str,
     """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
     given = {name: options[name] for name in SETTINGS & options.keys()}
     wanted = settings_of(task, options.get("checkpoint"), options.get("sample", False), given).to_dict()
-    was = done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
+    was = EARLIER | done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
     wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
     for name, value in wanted.items():
         if was.get(name) != value:

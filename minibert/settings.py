@@ -14,6 +14,7 @@ RECIPES = {  # schedule, bias correction
     "stable": ("hf", True),  # Mosbach et al. 2021, who train longer with it: add --epochs 20
 }
 SCHEDULES = ("google", "hf", "electra")
+OPTIMIZERS = ("adam", "adam8bit", "adafactor")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class TrainConfig:
     computed twice, the first time for their norm, the second time to update each layer as soon as its own are there, so
     that those of all layers never exist at once. What is left None or "auto" is
     settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
-    the recipe's schedule and bias correction, the machine's precision. Only `gelu` may stay None: the checkpoint's.
+    the recipe's schedule and bias correction (adafactor has none), the machine's precision. Only `gelu` may stay None:
+    the checkpoint's.
     """
 
     task: str
@@ -38,6 +40,7 @@ class TrainConfig:
     warmup: float = 0.1
     recipe: str = "google"
     schedule: str = None  # type: ignore[assignment]
+    optimizer: str = "adam"
     bias_correction: bool = None  # type: ignore[assignment]
     gelu: str | None = None
     precision: str = "auto"
@@ -51,7 +54,8 @@ class TrainConfig:
         schedule, bias_correction = RECIPES[self.recipe]
         self._settle("micro_batch", None, self.batch_size)
         self._settle("schedule", None, schedule)
-        self._settle("bias_correction", None, bias_correction)
+        adafactor = self.optimizer == "adafactor"
+        self._settle("bias_correction", None, bias_correction and not adafactor)
         object.__setattr__(self, "precision", settled_precision(self.precision))
         self._settle("device", "auto", "cpu")
         _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
@@ -76,6 +80,9 @@ class TrainConfig:
         _require("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
         _require("schedule", self.schedule, self.schedule in SCHEDULES, ", ".join(SCHEDULES))
         policies.check(self.recompute)
+        _require("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, ", ".join(OPTIMIZERS))
+        wanted = "off for adafactor, whose averages need none: leave it out"
+        _require("bias correction", self.bias_correction, not (self.bias_correction and adafactor), wanted)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         if self.device != "cpu":
             raise BackendError(f"device {self.device} is not in this version; use --device cpu")

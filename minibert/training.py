@@ -16,7 +16,7 @@ from minibert.autograd import Tape
 from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate
-from minibert.optim import Adam
+from minibert.optimizers import OPTIMIZERS
 from minibert.parameters import Group
 from minibert.progress import Reporter
 from minibert.random import Key, order
@@ -80,7 +80,7 @@ class Trainer:
         self.stages = [Stage(part, epochs, settings) for part, epochs in ((data, settings.epochs), *later)]
         for stage in self.stages:
             bert.check(stage.data.features)
-        self.optimizer = Adam(bert.groups, settings.bias_correction)
+        self.optimizer = OPTIMIZERS[settings.optimizer](bert.groups, settings.bias_correction)
         self.micro_tokens = settings.micro_tokens  # fewer, once memory has run out
         self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)

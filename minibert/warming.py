@@ -30,7 +30,8 @@ FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 
 
 def compile_kernels() -> Iterator[tuple[str, float]]:
     """Trains and predicts with a very small model in every precision that this machine has, each form of GELU and
-    all losses: kernels are compiled for types, not for sizes. Yields each precision and the seconds it took."""
+    all losses: kernels are compiled for types, not for sizes. Other optimizers than Adam have theirs compiled by the
+    first update of a run that uses them. Yields each precision and the seconds it took."""
     for precision in ("fp32", "bf16") if amx.available() else ("fp32",):
         began = time.perf_counter()
         for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):

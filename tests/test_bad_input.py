@@ -314,6 +314,10 @@ def test_labels_of_another_task(here: Path) -> None:
         (("--seed", "-1"), ("seed -1",)),
         (("--device", "gpu"), ("device gpu is not in this version", "--device cpu")),
         (("--sample",), ("--sample", "--data-dir")),
+        (
+            ("--optimizer", "adafactor", "--bias-correction"),
+            ("bias correction True", "off for adafactor", "leave it out"),
+        ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )

@@ -29,8 +29,8 @@ ALLOWED = {
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
     "hub planning policies runs settings progress random tasks tokenizer kernels files errors",
-    "training": "evaluation bert batch optim parameters policies runs settings progress random tasks tokenizer "
-    "autograd errors",
+    "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
+    "tokenizer autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
@@ -39,6 +39,7 @@ ALLOWED = {
     "parameters": "kernels",
     "batch": "tokenizer kernels",
     "optim": "parameters",
+    "optimizers": "optim parameters kernels",
     "random": "kernels",
     "settings": "policies kernels errors",
     "planning": "chain memory training evaluation checkpoint config hub model models policies settings kernels errors",

@@ -55,6 +55,17 @@ def test_the_planner_counts_what_training_takes_to_the_byte(spans, policy, layer
     assert abs(use.process - PROCESS - device.resident_peak) <= 0.02 * device.resident_peak
 
 
+@pytest.mark.parametrize("optimizer", ["adam8bit", "adafactor"])
+def test_the_planner_counts_every_optimizer(optimizer):
+    device = devices.open("cpu")
+    settings = TrainConfig(task="t", batch_size=len(LENGTHS), epochs=3, optimizer=optimizer)
+    trainer = Trainer(bert(device, DEEP), data_of(LENGTHS, False), settings)
+    with device.session():
+        for step in range(2):
+            trainer.step(step)
+    assert Planner(DEEP, settings, device).use(LENGTHS, "none").kinds == dict(device.peak)
+
+
 def test_a_dry_device_takes_no_memory_and_computes_nothing():
     dry = devices.open("dry", other=devices.open("cpu"))
     array = dry.empty((10**6, 10**6), "float32", "activations")

@@ -87,6 +87,14 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
     assert json.loads(minibert_in_process("evaluate", run, "--json").out) == json.loads(files.out)
 
 
+def test_the_optimizer_is_the_run_s(small, tmp_path):
+    run, parts = tmp_path / "run", ("--first", f"{small['train']}:0.5", "--dev", small["dev"])
+    done = minibert_in_process("finetune", "squad", *parts, *options(run, small["base"]), "--optimizer", "adafactor")
+    assert done.code == 0 and "adafactor; output" in done.err, done.err
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert (settings["optimizer"], settings["bias_correction"]) == ("adafactor", False)
+
+
 def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
     run = tmp_path / "run"
     done = minibert_in_process(

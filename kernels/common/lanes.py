@@ -605,3 +605,32 @@ def stream(typing, address, words):
         return context.get_dummy_value()
 
     return types.void(types.int64, WORDS), generate
+
+
+_operator(operator.mul, WORDS, types.uint32, WORDS, _instruction("mul"))
+
+
+@intrinsic
+def root(typing, x):
+    """The square root, correctly rounded."""
+
+    def generate(context, builder, sig, args):
+        kind = ir.FunctionType(FLOATS.vector, [FLOATS.vector])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.sqrt.v16f32"), args)
+
+    return FLOATS(FLOATS), generate
+
+
+@intrinsic
+def largest(typing, x):
+    """The largest of 16 float32 of which none is NaN."""
+
+    def generate(context, builder, sig, args):
+        x = args[0]
+        for step in (8, 4, 2, 1):
+            moved = ir.Constant(ir.VectorType(ir.IntType(32), 16), [(i + step) % 16 for i in range(16)])
+            moved = builder.shuffle_vector(x, x, moved)
+            x = builder.select(builder.fcmp_ordered(">", x, moved), x, moved)
+        return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(FLOATS), generate

@@ -23,6 +23,7 @@ from . import lanes
 
 _I16, _I32, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _TRUTHS = ir.VectorType(ir.IntType(1), 16)
+_BYTES = ir.VectorType(ir.IntType(8), 16)
 _UPPER = ir.Constant(ir.VectorType(_I32, 16), [16] * 16)
 
 
@@ -100,3 +101,39 @@ def fetch(typing, array, index):
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+def _sixteen_bytes(context, builder, kind, array, index):
+    """A pointer to 16 elements of a uint8 array."""
+    data = arrayobj.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _BYTES.as_pointer())
+
+
+def _check_bytes(array):
+    if not (isinstance(array, types.Array) and array.layout == "C" and array.dtype == types.uint8):
+        raise TypeError(f"not a C-contiguous array of uint8: {array}")
+
+
+@intrinsic
+def load_bytes(typing, array, index):
+    """The 16 elements of a uint8 array from `index` on, all of them inside it, as words."""
+    _check_bytes(array)
+
+    def generate(context, builder, sig, args):
+        place = _sixteen_bytes(context, builder, sig.args[0], *args)
+        return builder.zext(builder.load(place, align=1), _UPPER.type)
+
+    return lanes.WORDS(array, types.int64), generate
+
+
+@intrinsic
+def store_bytes(typing, array, index, words):
+    """The 16 elements of a uint8 array from `index` on, all of them inside it, = the lowest bytes of the words."""
+    _check_bytes(array)
+
+    def generate(context, builder, sig, args):
+        place = _sixteen_bytes(context, builder, sig.args[0], *args[:2])
+        builder.store(builder.trunc(args[2], _BYTES), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, lanes.WORDS), generate

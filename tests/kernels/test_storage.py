@@ -56,6 +56,20 @@ def test_rounding_is_that_of_ml_dtypes():
     assert (np.abs(from_bf16(stored)[~nan & ~normal]) <= np.finfo(np.float32).tiny).all()
 
 
+@jit
+def copy_bytes(y, x):
+    for i in range(0, x.size, 16):
+        storage.store_bytes(y, i, storage.load_bytes(x, i) * np.uint32(257))
+
+
+def test_bytes_are_words_and_the_lowest_bytes_of_words():
+    x = np.arange(256, dtype=np.uint8)[::-1].copy()
+    y = np.zeros(258, np.uint8)
+    copy_bytes(y[1:257], x)
+    np.testing.assert_array_equal(y[1:257], x)
+    assert y[0] == y[257] == 0
+
+
 def test_other_arrays_are_refused():
     with pytest.raises(Exception, match="not a C-contiguous array of float32 or uint16"):
         copy(np.zeros(16), np.zeros(16), 16)
