@@ -1,7 +1,7 @@
 """Lanes: 16 float32, 16 words or 16 truth values in a vector register, as values that Numba's code computes with.
 
 LLVM leaves loops as short as that, or over many arrays, in scalar code: attention's softmax took 9.9 microseconds a
-block so, and takes 0.74 with lanes. Addresses are integers, as in amx.py. It needs what numba.extending is built on.
+block so, and takes 0.74 with lanes. Addresses are integers, as in tiles.py. It needs what numba.extending is built on.
 
 Everything is LLVM's own vector code but two things that cores with AVX-512 have instructions for: rounding to bf16, and
 reading or writing some of an array's halves of words. Elsewhere they are spelled out here, to the same bits.
@@ -49,8 +49,13 @@ def _all(builder, value, kind, count=16):
     """`count` times a scalar; lanes as they are."""
     if not isinstance(kind, types.Number):
         return value
-    vector = ir.VectorType(value.type, count)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return in_all(builder, value, count)
+
+
+def in_all(builder, scalar, count=16):
+    """The code that puts a scalar into all lanes."""
+    vector = ir.VectorType(scalar.type, count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count))
 
 
@@ -123,17 +128,14 @@ def store(typing, address, lanes):
 
 def masked_load(builder, place, mask, kind):
     """The code that reads the elements at a place where the mask is set, and zeros: nothing else is read."""
-
-    def some():
-        return _masked(builder, "load", kind, kind, [place, _size(kind), mask, ir.Constant(kind, None)])
-
+    place = builder.bitcast(place, kind.as_pointer())
     if _has_masks(kind):
-        return some()
+        return _masked(builder, "load", kind, [place, mask])
     with builder.if_else(_all_set(builder, mask)) as (whole, part):
         with whole:
-            first = builder.load(builder.bitcast(place, kind.as_pointer()), align=2), builder.block
+            first = builder.load(place, align=2), builder.block
         with part:
-            second = some(), builder.block
+            second = _apart(builder, "load", kind, [place, mask]), builder.block
     loaded = builder.phi(kind)
     loaded.add_incoming(*first)
     loaded.add_incoming(*second)
@@ -142,24 +144,21 @@ def masked_load(builder, place, mask, kind):
 
 def masked_store(builder, value, place, mask):
     """The code that writes the elements of a vector to a place where the mask is set: nothing else is written."""
-    kind = value.type
-
-    def some():
-        _masked(builder, "store", kind, ir.VoidType(), [value, place, _size(kind), mask])
-
-    if _has_masks(kind):
-        some()
+    place = builder.bitcast(place, value.type.as_pointer())
+    if _has_masks(value.type):
+        _masked(builder, "store", value.type, [value, place, mask])
         return
     with builder.if_else(_all_set(builder, mask)) as (whole, part):
         with whole:
-            builder.store(value, builder.bitcast(place, kind.as_pointer()), align=2)
+            builder.store(value, place, align=2)
         with part:
-            some()
+            _apart(builder, "store", value.type, [value, place, mask])
 
 
 def _has_masks(kind):
     """Whether the cores have an instruction for it. LLVM writes a branch for each element where there is none, which
-    costs most where it is needed least: for whole vectors.
+    costs most where it is needed least, for whole vectors; and half a minute of compiling in attention's kernels, so
+    that they stand in a function of their own (`_apart`).
     """
     return compiles("avx512bw") or kind.element == FLOATS.element and compiles("avx")
 
@@ -169,15 +168,34 @@ def _all_set(builder, mask):
     return builder.icmp_unsigned("==", builder.bitcast(mask, bits), ir.Constant(bits, -1))
 
 
-def _size(kind):
-    return ir.Constant(ir.IntType(32), 4 if kind.element == FLOATS.element else 2)
-
-
-def _masked(builder, name, kind, result, operands):
-    function = ir.FunctionType(result, [operand.type for operand in operands])
-    element = "f32" if kind.element == FLOATS.element else "i16"
-    name = f"llvm.masked.{name}.v{kind.count}{element}.p0"
+def _masked(builder, name, kind, operands):
+    """Masked `load` or `store`, whose last operand is the mask."""
+    single = kind.element == FLOATS.element
+    operands = [*operands[:-1], ir.Constant(ir.IntType(32), 4 if single else 2), operands[-1]]
+    operands += [ir.Constant(kind, None)] if name == "load" else []
+    function = ir.FunctionType(_result(name, kind), [operand.type for operand in operands])
+    name = f"llvm.masked.{name}.v{kind.count}{'f32' if single else 'i16'}.p0"
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
+
+
+def _apart(builder, name, kind, operands):
+    """`_masked` in a function of the module."""
+    mask, bits = operands[-1].type, ir.IntType(kind.count)
+    operands = [*operands[:-1], builder.bitcast(operands[-1], bits)]
+    function = builder.module.globals.get(f"{name}_{kind.element}_{kind.count}")
+    if function is None:
+        signature = ir.FunctionType(_result(name, kind), [operand.type for operand in operands])
+        function = ir.Function(builder.module, signature, f"{name}_{kind.element}_{kind.count}")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        result = _masked(inner, name, kind, [*function.args[:-1], inner.bitcast(function.args[-1], mask)])
+        inner.ret(result) if name == "load" else inner.ret_void()
+    return builder.call(function, operands)
+
+
+def _result(name, kind):
+    return kind if name == "load" else ir.VoidType()
 
 
 class _Bfloat(ir.Type):
@@ -187,6 +205,7 @@ class _Bfloat(ir.Type):
         return "bfloat"
 
 
+BFLOAT = _Bfloat()
 _HALVES, _WORDS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(32), 16)
 
 
@@ -213,7 +232,7 @@ def rounded_to_bf16(builder, x):
     """
     if not compiles("avx512bf16"):
         return _rounded_by_bits(builder, x)
-    kind = ir.FunctionType(ir.VectorType(_Bfloat(), 16), [x.type])
+    kind = ir.FunctionType(ir.VectorType(BFLOAT, 16), [x.type])
     convert = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.cvtneps2bf16.512")
     return builder.bitcast(builder.call(convert, [x]), _HALVES)
 
@@ -424,7 +443,7 @@ def to_row(typing, a, b):
         if not compiles("avx512bf16"):
             halves = [rounded_to_bf16(builder, x) for x in args]
             return builder.bitcast(_shuffled(builder, *halves, _HALVES, list(range(32))), _WORDS)
-        kind = ir.FunctionType(ir.VectorType(_Bfloat(), 32), [FLOATS.vector] * 2)
+        kind = ir.FunctionType(ir.VectorType(BFLOAT, 32), [FLOATS.vector] * 2)
         convert = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
         return builder.bitcast(builder.call(convert, args[::-1]), _WORDS)
 
@@ -497,7 +516,7 @@ def transpose_rows(typing, to, address, step, rows, count):
             numbers = builder.select(builder.icmp_signed("<", i, rows), count, constant[0])
             at = builder.add(address, builder.mul(i, step))
             lines.append(_load_row(builder, at, numbers))
-        # As in amx.transpose.
+        # As in tiles.transpose.
         for _ in range(4):
             lines = [
                 _shuffled(builder, lines[i], lines[i + 8], _WORDS, [first + j // 2 + j % 2 * 16 for j in range(16)])
