@@ -6,9 +6,9 @@ import pytest
 
 from minibert import benchmarks
 from minibert.kernels import devices
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 
-PRECISIONS = ("fp32", "bf16") if amx.available() else ("fp32",)
+PRECISIONS = ("fp32", "bf16") if unit.available() else ("fp32",)
 CASES = [
     (size, precision, case) for size in benchmarks.SIZES for case in benchmarks.cases(size) for precision in PRECISIONS
 ]

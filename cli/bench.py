@@ -14,7 +14,7 @@ WIDTH = 20  # of a bar
 @click.option("--shape", type=click.Choice(["base", "minilm"]), default="base", show_default=True,
               help="Whose sizes: BERT-Base or MiniLM.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
+              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def bench(shape: str, precision: str, threads: int | None, as_json: bool) -> None:

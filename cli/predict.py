@@ -15,7 +15,7 @@ import click
               help="google: test_results.tsv as Google's script writes it.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has a matrix unit.")  # fmt: skip
+              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
 @click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
 def predict(
     run: str, source: str, target: str, form: str, threads: int | None, precision: str, threshold: float | None

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from minibert.kernels import devices
-from minibert.kernels.common import amx, peak
+from minibert.kernels.common import peak, tiles, unit
 from minibert.kernels.devices import cpu
 
 PIECE = 1 << 12  # elements that a worker copies at a time
@@ -18,9 +18,9 @@ LEAST = 0.02  # seconds that a measurement lasts
 
 @cache
 def product_rate(precision: str) -> float:
-    """Floating-point operations a second of matrix products on all workers: the matrix unit fed from its registers,
-    a sixth of that in fp32 (three parts a number, six products); without a unit BLAS at its best size."""
-    if precision == "fp32" and amx.available():
+    """Floating-point operations a second of matrix products on all workers: tiles multiplied again and again, on the
+    matrix unit a sixth of that in fp32 (three parts a number, six products); elsewhere BLAS at its best size."""
+    if precision == "fp32" and unit.mode() == "amx":
         return product_rate("bf16") / 6
     if precision == "bf16":
         operands = devices.open("cpu").array(
@@ -31,7 +31,7 @@ def product_rate(precision: str) -> float:
             count
             * rounds
             * peak.PRODUCTS
-            / _best(lambda: cpu.run(peak.multiply, count, operands, amx.configuration(), rounds))
+            / _best(lambda: cpu.run(peak.multiply, count, operands, tiles.configuration(), rounds))
         )
     side = 1024
     a, b = (np.full((cpu.threads(), side, side), 0.7, np.float32) for _ in range(2))

@@ -96,16 +96,19 @@ class TrainConfig:
 
 
 def settled_precision(precision: str) -> str:
-    """fp32 or bf16; `auto` is bf16 where this CPU has a matrix unit for it. BackendError for bf16 in vain."""
+    """fp32 or bf16; `auto` is bf16 where this CPU has a unit for it. BackendError for bf16 in vain."""
     if precision == "fp32":
         return precision
-    from minibert.kernels.common import amx
+    from minibert.kernels.common import unit
 
-    if amx.available():
-        return "bf16"
-    if precision == "bf16":
-        raise BackendError("precision bf16 needs a CPU with AMX that the system lets us use; use --precision fp32")
-    return "fp32"
+    if precision == "auto":
+        return "bf16" if unit.mode() in ("amx", "dot") else "fp32"
+    if not unit.available():
+        raise BackendError(
+            f"precision bf16 {unit.NEEDS}: use --precision fp32, or set MINIBERT_TILES=software, which computes "
+            "the same at about fp32's speed, with half of the activations' memory"
+        )
+    return precision
 
 
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:

@@ -12,7 +12,7 @@ from minibert.bert import Bert
 from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
@@ -32,7 +32,7 @@ def compile_kernels() -> Iterator[tuple[str, float]]:
     """Trains and predicts with a very small model in every precision that this machine has, each form of GELU and
     all losses: kernels are compiled for types, not for sizes. Other optimizers than Adam have theirs compiled by the
     first update of a run that uses them. Yields each precision and the seconds it took."""
-    for precision in ("fp32", "bf16") if amx.available() else ("fp32",):
+    for precision in ("fp32", "bf16") if unit.available() else ("fp32",):
         began = time.perf_counter()
         for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
             _train(precision, BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",)), len(labels) or 1)

@@ -28,7 +28,7 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 
 QUICK = ("--batch-size", "8", "--epochs", "1", "--max-seq-length", "32")
 TENSOR = "encoder.layer.0.intermediate.dense.weight"
@@ -329,12 +329,17 @@ def test_settings(here: Path, option: tuple[str, ...], words: tuple[str, ...]) -
 
 def test_bf16_without_a_matrix_unit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, it is an error; `auto` is fp32 there."""
-    monkeypatch.setattr(amx, "available", lambda: False)
-    words = ("precision bf16", "AMX", "--precision fp32")
+    monkeypatch.setattr(unit, "mode", lambda: None)
+    words = ("precision bf16", "AMX", "--precision fp32", "MINIBERT_TILES=software")
     assert_one_line(finetune(here, "--precision", "bf16", output="new"), 1, *words)
     assert not (here / "new").exists()
     assert finetune(here, output="new").code == 0
     assert json.loads((here / "new" / "run.json").read_text())["settings"]["precision"] == "fp32"
+
+
+def test_a_unit_that_is_none() -> None:
+    done = minibert_process("bench", "--precision", "bf16", env={"MINIBERT_TILES": "gpu"})
+    assert_one_line(done, 1, "MINIBERT_TILES=gpu", "set it to software, or unset it")
 
 
 @pytest.mark.parametrize(

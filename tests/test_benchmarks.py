@@ -10,9 +10,8 @@ import pytest
 from commands import minibert_in_process
 from minibert import benchmarks
 from minibert.kernels import devices
-from minibert.kernels.common import amx
 
-PRECISIONS = ("fp32", "bf16") if amx.available() else ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from minibert.bert import Bert
 from minibert.errors import BackendError
 from minibert.evaluation import read_split
 from minibert.kernels import devices
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 from minibert.kernels.devices import cpu
 from minibert.model import tokenizer_of
 from minibert.random import initial_weights
@@ -21,19 +21,18 @@ from minibert.settings import TrainConfig, settled_precision
 from minibert.training import Trainer
 from models import trainer, weights
 
-needs_amx = pytest.mark.skipif(not amx.available(), reason="this CPU has no AMX, or the system does not permit its use")
-
 
 def test_auto_is_what_the_machine_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has, wanted in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(amx, "available", lambda has=has: has)
+    for mode, wanted in (("amx", "bf16"), ("dot", "bf16"), ("software", "fp32"), (None, "fp32")):
+        monkeypatch.setattr(unit, "mode", lambda mode=mode: mode)
         assert TrainConfig(task="mrpc").precision == settled_precision("auto") == wanted
         assert settled_precision("fp32") == "fp32"
-    with pytest.raises(BackendError, match="use --precision fp32"):
+        if mode:
+            assert settled_precision("bf16") == "bf16"
+    with pytest.raises(BackendError, match="use --precision fp32, or set MINIBERT_TILES=software"):
         TrainConfig(task="mrpc", precision="bf16")
 
 
-@needs_amx
 def test_losses_are_near_and_not_those_of_fp32() -> None:
     runs = {p: trainer(devices.open("cpu", precision=p)) for p in ("fp32", "bf16")}
     losses = {p: [run.step(i).loss for i in range(10)] for p, run in runs.items()}
@@ -41,7 +40,6 @@ def test_losses_are_near_and_not_those_of_fp32() -> None:
     assert 0 < apart.max() < 2e-2  # weights of deviation 0.15 in a model of 24: ten times a real one's effect
 
 
-@needs_amx
 def test_bf16_gives_the_same_bits_with_any_number_of_threads() -> None:
     found, before = [], cpu.threads()
     try:
@@ -57,7 +55,6 @@ def test_bf16_gives_the_same_bits_with_any_number_of_threads() -> None:
         assert all(np.array_equal(array, other[name]) for name, array in found[0].items())
 
 
-@needs_amx
 @pytest.mark.slow
 def test_a_hundred_losses_on_mrpc_are_those_of_fp32(shared: Path) -> None:
     """MiniLM, dropout 0, the same order, the default rate: to 1e-2. At 5e-5 differences grow: benches/RESULTS.md."""

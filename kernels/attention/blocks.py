@@ -1,6 +1,6 @@
 """Blocks: the operands of attention's products on the matrix unit, packed in scratch, and those products.
 
-A block is 32 x 32 bf16 or 2 KiB, two tiles (common/amx.py says what a tile is): in the **left form** 32 rows of a
+A block is 32 x 32 bf16 or 2 KiB, two tiles (common/tiles.py says what a tile is): in the **left form** 32 rows of a
 product's left operand as they lie, 16 a tile; in the **right form** 32 rows of the right operand two by two, 16 columns
 a tile. The left form of X, each tile transposed, is the right form of Xᵀ, and the reverse. A matrix's blocks stand row
 by row; the last are padded with zeros, which add nothing. Sums are float32, in rows as long as the blocks together.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes
+from minibert.kernels.common import lanes, tiles
 from minibert.kernels.devices.cpu import inlined
 
 SIDE = 32  # rows and columns of a block
@@ -87,58 +87,58 @@ def unpack(to, row, rows, width, sums, factors):
 def transpose_tiles(at, count):
     """One tile of each of `count` blocks, from one form into the other."""
     for block in range(count):
-        amx.transpose(at + block * BLOCK)
+        tiles.transpose(at + block * BLOCK)
 
 
 @inlined
-def product(sums, row, a, a_step, b, b_step, steps):
+def product(unit, sums, row, a, a_step, b, b_step, steps):
     """32 x 32 sums = the product of `steps` blocks of a and of b, so many bytes apart."""
-    _zero_sums()
+    _zero_sums(unit)
     for _ in range(steps):
-        _add_product(a, b)
+        _add_product(unit, a, b)
         a += a_step
         b += b_step
-    _store_sums(sums, row)
+    _store_sums(unit, sums, row)
 
 
 @inlined
-def product_onto(sums, row, a, b, adds):
+def product_onto(unit, sums, row, a, b, adds):
     """32 x 32 sums = the product of two blocks, plus what they were where `adds`."""
     if adds:
-        amx.load(0, sums, row)
-        amx.load(1, sums + LINE, row)
-        amx.load(2, sums + 16 * row, row)
-        amx.load(3, sums + 16 * row + LINE, row)
+        tiles.load(unit, 0, sums, row)
+        tiles.load(unit, 1, sums + LINE, row)
+        tiles.load(unit, 2, sums + 16 * row, row)
+        tiles.load(unit, 3, sums + 16 * row + LINE, row)
     else:
-        _zero_sums()
-    _add_product(a, b)
-    _store_sums(sums, row)
+        _zero_sums(unit)
+    _add_product(unit, a, b)
+    _store_sums(unit, sums, row)
 
 
 @inlined
-def _zero_sums():
-    amx.zero(0)
-    amx.zero(1)
-    amx.zero(2)
-    amx.zero(3)
+def _zero_sums(unit):
+    tiles.zero(unit, 0)
+    tiles.zero(unit, 1)
+    tiles.zero(unit, 2)
+    tiles.zero(unit, 3)
 
 
 @inlined
-def _add_product(a, b):
+def _add_product(unit, a, b):
     """Tiles 0 to 3 += a block times a block."""
-    amx.load(4, a, LINE)
-    amx.load(6, b, LINE)
-    amx.dot(0, 4, 6)
-    amx.load(7, b + TILE, LINE)
-    amx.dot(1, 4, 7)
-    amx.load(5, a + TILE, LINE)
-    amx.dot(2, 5, 6)
-    amx.dot(3, 5, 7)
+    tiles.load(unit, 4, a, LINE)
+    tiles.load(unit, 6, b, LINE)
+    tiles.dot(unit, 0, 4, 6)
+    tiles.load(unit, 7, b + TILE, LINE)
+    tiles.dot(unit, 1, 4, 7)
+    tiles.load(unit, 5, a + TILE, LINE)
+    tiles.dot(unit, 2, 5, 6)
+    tiles.dot(unit, 3, 5, 7)
 
 
 @inlined
-def _store_sums(sums, row):
-    amx.store(0, sums, row)
-    amx.store(1, sums + LINE, row)
-    amx.store(2, sums + 16 * row, row)
-    amx.store(3, sums + 16 * row + LINE, row)
+def _store_sums(unit, sums, row):
+    tiles.store(unit, 0, sums, row)
+    tiles.store(unit, 1, sums + LINE, row)
+    tiles.store(unit, 2, sums + 16 * row, row)
+    tiles.store(unit, 3, sums + 16 * row + LINE, row)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes
+from minibert.kernels.common import lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
 from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.common.philox_lanes import philox4x32
@@ -69,7 +69,7 @@ def forward(
 ) -> None:
     run(
         _forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream),
-        _shares(scratch), amx.configuration(),
+        _shares(scratch), tiles.configuration(),
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def backward(
 ) -> None:
     run(
         _backward, (len(offsets) - 1) * heads, dqkv, dy, lse, qkv, offsets, examples, heads,
-        settings(rate, seed, stream), _shares(scratch), amx.configuration(),
+        settings(rate, seed, stream), _shares(scratch), tiles.configuration(),
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
     width = y.shape[1] // heads
     root = np.float32(1) / np.sqrt(np.float32(width))
     logarithms, factors = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
-    amx.configure(address(config))
+    unit = tiles.configure(address(config))
     for task in range(begin, end):
         head, first, length = _task(task, heads, offsets)
         down, across = blocks(length), blocks(width)
@@ -127,7 +127,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
             if threshold > 0:
                 _draw(p, start, rows, length, head, examples[first], dropout)
             for i in range(down):
-                product(scores + i * SIDE * ROW, ROW, k + i * across * BLOCK, BLOCK, q, BLOCK, across)
+                product(unit, scores + i * SIDE * ROW, ROW, k + i * across * BLOCK, BLOCK, q, BLOCK, across)
             for half in range(2):
                 tile, lane = p + half * TILE, half * LINE
                 if 16 * half < rows:
@@ -138,11 +138,11 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
                 _clear(tile, length if 16 * half < rows else 0, down)
                 transpose_tiles(tile, down)
             for j in range(across):
-                product(scores + j * 2 * LINE, across * 2 * LINE, p, BLOCK, v + j * BLOCK, across * BLOCK, down)
+                product(unit, scores + j * 2 * LINE, across * 2 * LINE, p, BLOCK, v + j * BLOCK, across * BLOCK, down)
             unpack(y_at + start * y_row, y_row, rows, width, scores, factors)
             for r in range(rows):
                 lse[first + start + r, head] = logarithms[r]
-    amx.release()
+    tiles.release(unit)
 
 
 @jit
@@ -154,7 +154,7 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
     logarithms = stack_words(QUERIES).view(np.float32)
     scales, roots = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
     scales[:], roots[:] = scale, scale * root
-    amx.configure(address(config))
+    unit = tiles.configure(address(config))
     for task in range(begin, end):
         head, first, length = _task(task, heads, offsets)
         down, across = blocks(length), blocks(width)
@@ -179,8 +179,8 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
             if threshold > 0:
                 _draw(ds_left, start, rows, length, head, examples[first], dropout)
             for i in range(down):
-                product(scores + i * SIDE * ROW, ROW, k + i * across * BLOCK, BLOCK, q, BLOCK, across)
-                product(dp + i * SIDE * ROW, ROW, v + i * across * BLOCK, BLOCK, dout, BLOCK, across)
+                product(unit, scores + i * SIDE * ROW, ROW, k + i * across * BLOCK, BLOCK, q, BLOCK, across)
+                product(unit, dp + i * SIDE * ROW, ROW, v + i * across * BLOCK, BLOCK, dout, BLOCK, across)
             for half in range(2):
                 piece = _pieces(start + 16 * half, length)
                 log = lanes.load(address(logarithms) + half * LINE)
@@ -188,17 +188,17 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
             for i in range(down):
                 for j in range(across):
                     at = (i * SIDE * across + j) * 2 * LINE
-                    product_onto(dv + at, across * 2 * LINE, p + i * BLOCK, dout_right + j * BLOCK, start > 0)
-                    product_onto(dk + at, across * 2 * LINE, ds + i * BLOCK, q_right + j * BLOCK, start > 0)
+                    product_onto(unit, dv + at, across * 2 * LINE, p + i * BLOCK, dout_right + j * BLOCK, start > 0)
+                    product_onto(unit, dk + at, across * 2 * LINE, ds + i * BLOCK, q_right + j * BLOCK, start > 0)
             for j in range(across):
                 at = scores + j * 2 * LINE  # done with: now the sums of dq
-                product(at, across * 2 * LINE, ds_left, BLOCK, k_right + j * BLOCK, across * BLOCK, down)
+                product(unit, at, across * 2 * LINE, ds_left, BLOCK, k_right + j * BLOCK, across * BLOCK, down)
             unpack(dq_at + start * row, row, rows, width, scores, roots)
         for start in range(0, length, QUERIES):
             rows, at = min(QUERIES, length - start), start * across * 2 * LINE
             unpack(dq_at + y_row + start * row, row, rows, width, dk + at, roots)
             unpack(dq_at + 2 * y_row + start * row, row, rows, width, dv + at, scales)
-    amx.release()
+    tiles.release(unit)
 
 
 @inlined
@@ -250,7 +250,7 @@ def _fetch(ahead, piece):
         for matrix in range(matrices):
             begin = at + r * row + matrix * step
             for line in range(begin, begin + size, LINE):
-                amx.prefetch(line)
+                tiles.prefetch(line)
 
 
 @inlined

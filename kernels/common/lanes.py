@@ -1,7 +1,10 @@
 """Lanes: 16 float32, 16 words or 16 truth values in a vector register, as values that Numba's code computes with.
 
 LLVM leaves loops as short as that, or over many arrays, in scalar code: attention's softmax took 9.9 microseconds a
-block so, and takes 0.74 with lanes. Addresses are integers, as in amx.py. It needs what numba.extending is built on.
+block so, and takes 0.74 with lanes. Addresses are integers, as in tiles.py. It needs what numba.extending is built on.
+
+Everything is LLVM's own vector code but two things that cores with AVX-512 have instructions for: rounding to bf16, and
+reading or writing some of an array's halves of words. Elsewhere they are spelled out here, to the same bits.
 """
 
 from __future__ import annotations
@@ -13,10 +16,16 @@ from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic
 
 LINE = 64  # bytes of a vector register
+
+
+def compiles(feature: str) -> bool:
+    """Whether LLVM compiles for cores with this feature, such as `avx512bf16`: NUMBA_CPU_FEATURES counts."""
+    return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 class Lanes(types.Type):
@@ -40,8 +49,13 @@ def _all(builder, value, kind, count=16):
     """`count` times a scalar; lanes as they are."""
     if not isinstance(kind, types.Number):
         return value
-    vector = ir.VectorType(value.type, count)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return in_all(builder, value, count)
+
+
+def in_all(builder, scalar, count=16):
+    """The code that puts a scalar into all lanes."""
+    vector = ir.VectorType(scalar.type, count)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count))
 
 
@@ -112,6 +126,78 @@ def store(typing, address, lanes):
     return types.void(types.int64, lanes), generate
 
 
+def masked_load(builder, place, mask, kind):
+    """The code that reads the elements at a place where the mask is set, and zeros: nothing else is read."""
+    place = builder.bitcast(place, kind.as_pointer())
+    if _has_masks(kind):
+        return _masked(builder, "load", kind, [place, mask])
+    with builder.if_else(_all_set(builder, mask)) as (whole, part):
+        with whole:
+            first = builder.load(place, align=2), builder.block
+        with part:
+            second = _apart(builder, "load", kind, [place, mask]), builder.block
+    loaded = builder.phi(kind)
+    loaded.add_incoming(*first)
+    loaded.add_incoming(*second)
+    return loaded
+
+
+def masked_store(builder, value, place, mask):
+    """The code that writes the elements of a vector to a place where the mask is set: nothing else is written."""
+    place = builder.bitcast(place, value.type.as_pointer())
+    if _has_masks(value.type):
+        _masked(builder, "store", value.type, [value, place, mask])
+        return
+    with builder.if_else(_all_set(builder, mask)) as (whole, part):
+        with whole:
+            builder.store(value, place, align=2)
+        with part:
+            _apart(builder, "store", value.type, [value, place, mask])
+
+
+def _has_masks(kind):
+    """Whether the cores have an instruction for it. LLVM writes a branch for each element where there is none, which
+    costs most where it is needed least, for whole vectors; and half a minute of compiling in attention's kernels, so
+    that they stand in a function of their own (`_apart`).
+    """
+    return compiles("avx512bw") or kind.element == FLOATS.element and compiles("avx")
+
+
+def _all_set(builder, mask):
+    bits = ir.IntType(mask.type.count)
+    return builder.icmp_unsigned("==", builder.bitcast(mask, bits), ir.Constant(bits, -1))
+
+
+def _masked(builder, name, kind, operands):
+    """Masked `load` or `store`, whose last operand is the mask."""
+    single = kind.element == FLOATS.element
+    operands = [*operands[:-1], ir.Constant(ir.IntType(32), 4 if single else 2), operands[-1]]
+    operands += [ir.Constant(kind, None)] if name == "load" else []
+    function = ir.FunctionType(_result(name, kind), [operand.type for operand in operands])
+    name = f"llvm.masked.{name}.v{kind.count}{'f32' if single else 'i16'}.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
+
+
+def _apart(builder, name, kind, operands):
+    """`_masked` in a function of the module."""
+    mask, bits = operands[-1].type, ir.IntType(kind.count)
+    operands = [*operands[:-1], builder.bitcast(operands[-1], bits)]
+    function = builder.module.globals.get(f"{name}_{kind.element}_{kind.count}")
+    if function is None:
+        signature = ir.FunctionType(_result(name, kind), [operand.type for operand in operands])
+        function = ir.Function(builder.module, signature, f"{name}_{kind.element}_{kind.count}")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        result = _masked(inner, name, kind, [*function.args[:-1], inner.bitcast(function.args[-1], mask)])
+        inner.ret(result) if name == "load" else inner.ret_void()
+    return builder.call(function, operands)
+
+
+def _result(name, kind):
+    return kind if name == "load" else ir.VoidType()
+
+
 class _Bfloat(ir.Type):
     """LLVM's bfloat, which llvmlite has no name for."""
 
@@ -119,7 +205,8 @@ class _Bfloat(ir.Type):
         return "bfloat"
 
 
-_HALVES = ir.VectorType(ir.IntType(16), 16)
+BFLOAT = _Bfloat()
+_HALVES, _WORDS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(32), 16)
 
 
 def _widened(builder, halves):
@@ -140,17 +227,35 @@ def load_bf16(typing, address):
 
 
 def rounded_to_bf16(builder, x):
-    """The code that makes 16 bf16 of float32 lanes."""
-    kind = ir.FunctionType(ir.VectorType(_Bfloat(), 16), [x.type])
+    """The code that makes 16 bf16 of float32 lanes: those nearest, ties to even. Subnormal numbers become zeros, and
+    every NaN a quiet one.
+    """
+    if not compiles("avx512bf16"):
+        return _rounded_by_bits(builder, x)
+    kind = ir.FunctionType(ir.VectorType(BFLOAT, 16), [x.type])
     convert = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.cvtneps2bf16.512")
     return builder.bitcast(builder.call(convert, [x]), _HALVES)
 
 
+def _rounded_by_bits(builder, x):
+    """What the instruction does: half a unit is added to the bits, less the last one where the number is even."""
+
+    def all_of(word):
+        return ir.Constant(_WORDS, [word] * 16)
+
+    bits = builder.bitcast(x, _WORDS)
+    upper = builder.lshr(bits, all_of(16))
+    half = builder.add(builder.and_(upper, all_of(1)), all_of(0x7FFF))
+    nearest = builder.lshr(builder.add(bits, half), all_of(16))
+    small = builder.icmp_unsigned("==", builder.and_(bits, all_of(0x7F800000)), all_of(0))
+    nearest = builder.select(small, builder.and_(upper, all_of(0x8000)), nearest)
+    nan = builder.fcmp_unordered("uno", x, x)
+    return builder.trunc(builder.select(nan, builder.or_(upper, all_of(0x40)), nearest), _HALVES)
+
+
 @intrinsic
 def store_bf16(typing, address, x):
-    """The 16 bf16 at `address` = those nearest to x, ties to even: the cores' own instruction, which takes subnormal
-    numbers for zeros and makes every NaN a quiet one (AVX512-BF16: wherever there is a matrix unit).
-    """
+    """The 16 bf16 at `address` = those nearest to x: see `rounded_to_bf16`."""
 
     def generate(context, builder, sig, args):
         builder.store(rounded_to_bf16(builder, args[1]), _pointer(builder, args[0], _HALVES), align=2)
@@ -256,7 +361,7 @@ def _shuffled(builder, a, b, lanes, places):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
 
 
-_WORDS, _UNITS = ir.VectorType(ir.IntType(32), 16), ir.VectorType(ir.IntType(16), 32)
+_UNITS = ir.VectorType(ir.IntType(16), 32)
 
 
 @intrinsic
@@ -301,17 +406,14 @@ def below(typing, a, bound):
 # Rows: 32 numbers of 16 bits in 16 words, as they lie in memory; a pair is two such numbers in a word, the first below.
 
 
-def _masked(builder, count):
+def _before(builder, count):
     """Which of a row's places are before `count`."""
     counts = _all(builder, builder.trunc(count, ir.IntType(16)), types.uint16, 32)
     return builder.icmp_signed("<", ir.Constant(_UNITS, list(range(32))), counts)
 
 
 def _load_row(builder, address, count):
-    at, mask = _pointer(builder, address, _UNITS), _masked(builder, count)
-    kind = ir.FunctionType(_UNITS, [at.type, ir.IntType(32), mask.type, _UNITS])
-    load = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.load.v32i16.p0")
-    row = builder.call(load, [at, ir.Constant(ir.IntType(32), 2), mask, ir.Constant(_UNITS, [0] * 32)])
+    row = masked_load(builder, _pointer(builder, address, _UNITS), _before(builder, count), _UNITS)
     return builder.bitcast(row, _WORDS)
 
 
@@ -326,10 +428,8 @@ def store_row(typing, address, row, count):
     """The first `count` numbers of a row to `address`, any; nothing else is written."""
 
     def generate(context, builder, sig, args):
-        at, mask = _pointer(builder, args[0], _UNITS), _masked(builder, args[2])
-        kind = ir.FunctionType(ir.VoidType(), [_UNITS, at.type, ir.IntType(32), mask.type])
-        store = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.store.v32i16.p0")
-        builder.call(store, [builder.bitcast(args[1], _UNITS), at, ir.Constant(ir.IntType(32), 2), mask])
+        at, mask = _pointer(builder, args[0], _UNITS), _before(builder, args[2])
+        masked_store(builder, builder.bitcast(args[1], _UNITS), at, mask)
         return context.get_dummy_value()
 
     return types.void(types.int64, WORDS, types.int64), generate
@@ -337,10 +437,13 @@ def store_row(typing, address, row, count):
 
 @intrinsic
 def to_row(typing, a, b):
-    """The row of the 32 bf16 nearest to a's and b's numbers: rounded as in store_bf16."""
+    """The row of the 32 bf16 nearest to a's and b's numbers: see `rounded_to_bf16`."""
 
     def generate(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VectorType(_Bfloat(), 32), [FLOATS.vector] * 2)
+        if not compiles("avx512bf16"):
+            halves = [rounded_to_bf16(builder, x) for x in args]
+            return builder.bitcast(_shuffled(builder, *halves, _HALVES, list(range(32))), _WORDS)
+        kind = ir.FunctionType(ir.VectorType(BFLOAT, 32), [FLOATS.vector] * 2)
         convert = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
         return builder.bitcast(builder.call(convert, args[::-1]), _WORDS)
 
@@ -413,7 +516,7 @@ def transpose_rows(typing, to, address, step, rows, count):
             numbers = builder.select(builder.icmp_signed("<", i, rows), count, constant[0])
             at = builder.add(address, builder.mul(i, step))
             lines.append(_load_row(builder, at, numbers))
-        # As in amx.transpose.
+        # As in tiles.transpose.
         for _ in range(4):
             lines = [
                 _shuffled(builder, lines[i], lines[i + 8], _WORDS, [first + j // 2 + j % 2 * 16 for j in range(16)])
@@ -505,28 +608,18 @@ def store_words(typing, address, a, b, c, d):
     return types.void(types.int64, LONGS, LONGS, LONGS, LONGS), generate
 
 
-_LINE_HALVES = ir.VectorType(ir.IntType(16), 32)
-_LINE_FLOATS = ir.VectorType(ir.FloatType(), 16)
-
-
 def _which(builder, mask, count):
     """The `count` low bits of an integer as truth values."""
     return builder.bitcast(builder.trunc(mask, ir.IntType(count)), ir.VectorType(ir.IntType(1), count))
 
 
-def _masked_load(builder, address, mask, kind):
-    name = f"llvm.masked.load.v{kind.count}{'f32' if kind == _LINE_FLOATS else 'i16'}.p0"
-    operands = _pointer(builder, address, kind), _which(builder, mask, kind.count), ir.Constant(kind, [0] * kind.count)
-    function = ir.FunctionType(kind, [operand.type for operand in operands])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
+def _load_some(builder, address, mask, kind):
+    return masked_load(builder, _pointer(builder, address, kind), _which(builder, mask, kind.count), kind)
 
 
-def _masked_store(builder, address, value, mask):
+def _store_some(builder, address, value, mask):
     kind = value.type
-    name = f"llvm.masked.store.v{kind.count}{'f32' if kind == _LINE_FLOATS else 'i16'}.p0"
-    operands = value, _pointer(builder, address, kind), _which(builder, mask, kind.count)
-    function = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
-    builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
+    masked_store(builder, value, _pointer(builder, address, kind), _which(builder, mask, kind.count))
 
 
 @intrinsic
@@ -534,7 +627,7 @@ def load_some(typing, address, mask):
     """Of the 16 float32 at `address` those whose bit is set in `mask`, else 0; nothing else is read."""
 
     def generate(context, builder, sig, args):
-        return _masked_load(builder, *args, _LINE_FLOATS)
+        return _load_some(builder, *args, FLOATS.vector)
 
     return FLOATS(types.int64, types.int64), generate
 
@@ -544,7 +637,7 @@ def store_some(typing, address, x, mask):
     """Of the 16 float32 at `address` those whose bit is set in `mask` = x"""
 
     def generate(context, builder, sig, args):
-        _masked_store(builder, *args)
+        _store_some(builder, *args)
         return context.get_dummy_value()
 
     return types.void(types.int64, FLOATS, types.int64), generate
@@ -555,7 +648,7 @@ def load_some_bf16(typing, address, mask):
     """Of the 32 bf16 at `address` those whose bit is set in `mask`, else 0, two a word; nothing else is read."""
 
     def generate(context, builder, sig, args):
-        return builder.bitcast(_masked_load(builder, *args, _LINE_HALVES), ir.VectorType(WORDS.element, 16))
+        return builder.bitcast(_load_some(builder, *args, _UNITS), _WORDS)
 
     return WORDS(types.int64, types.int64), generate
 
@@ -565,7 +658,7 @@ def store_some_bf16(typing, address, words, mask):
     """Of the 32 bf16 at `address` those whose bit is set in `mask` = those in `words`, two a word"""
 
     def generate(context, builder, sig, args):
-        _masked_store(builder, args[0], builder.bitcast(args[1], _LINE_HALVES), args[2])
+        _store_some(builder, args[0], builder.bitcast(args[1], _UNITS), args[2])
         return context.get_dummy_value()
 
     return types.void(types.int64, WORDS, types.int64), generate
@@ -575,9 +668,7 @@ def _half_floats(first):
     """Of 32 bf16 the 16 from `first` on, as float32."""
 
     def generate(context, builder, sig, args):
-        halves = builder.bitcast(args[0], _LINE_HALVES)
-        chosen = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(first, first + 16)))
-        halves = builder.shuffle_vector(halves, halves, chosen)
+        halves = _shuffled(builder, args[0], args[0], _UNITS, list(range(first, first + 16)))
         return _widened(builder, halves)
 
     return FLOATS(WORDS), generate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minibert.kernels.common import amx
+from minibert.kernels.common import tiles
 from minibert.kernels.devices.cpu import inlined, jit
 
 PRODUCTS = 4 * 2 * 16 * 16 * 32  # floating-point operations of a round of `multiply`
@@ -12,30 +12,30 @@ PRODUCTS = 4 * 2 * 16 * 16 * 32  # floating-point operations of a round of `mult
 def multiply(worker, begin, end, operands, config, rounds):
     """`rounds` times four products of tiles, operands and sums in registers, for each of begin to end.
 
-    operands: 4 KiB of bf16 on a line; numbers, since the unit is faster on zeros.
+    operands: 4 KiB of bf16 on a line; numbers, since AMX is faster on zeros.
     """
     at = operands.ctypes.data
-    amx.configure(config.ctypes.data)
+    unit = tiles.configure(config.ctypes.data)
     for _ in range(begin, end):
-        _fill(at)
+        _fill(unit, at)
         for _ in range(rounds):
-            amx.dot(0, 4, 6)
-            amx.dot(1, 4, 7)
-            amx.dot(2, 5, 6)
-            amx.dot(3, 5, 7)
-    amx.release()
+            tiles.dot(unit, 0, 4, 6)
+            tiles.dot(unit, 1, 4, 7)
+            tiles.dot(unit, 2, 5, 6)
+            tiles.dot(unit, 3, 5, 7)
+    tiles.release(unit)
 
 
 @inlined
-def _fill(at):
-    amx.zero(0)
-    amx.zero(1)
-    amx.zero(2)
-    amx.zero(3)
-    amx.load(4, at, 64)
-    amx.load(5, at + 1024, 64)
-    amx.load(6, at + 2048, 64)
-    amx.load(7, at + 3072, 64)
+def _fill(unit, at):
+    tiles.zero(unit, 0)
+    tiles.zero(unit, 1)
+    tiles.zero(unit, 2)
+    tiles.zero(unit, 3)
+    tiles.load(unit, 4, at, 64)
+    tiles.load(unit, 5, at + 1024, 64)
+    tiles.load(unit, 6, at + 2048, 64)
+    tiles.load(unit, 7, at + 3072, 64)
 
 
 @jit

@@ -1,6 +1,6 @@
 """Products in bf16 on the CPU's matrix unit: operands packed into tiles, sums in float32, and what is done with them.
 
-A product is out (M, N) = a (M, K) b (K, N). Its operands are rounded to bf16 and packed as common/amx.py says of tiles.
+A product is out (M, N) = a (M, K) b (K, N). Its operands are rounded to bf16 and packed as common/tiles.py says.
 
 **Packed** is an operand as uint16 (panels, steps, 1024): 32 of its rows, or columns, make a panel, 32 of K make a step,
 and what a panel needs for a step is two tiles of 1 KiB, one after the other. Element (m, k) of `a` stands at
@@ -29,7 +29,7 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from minibert.kernels.common import amx, lanes
+from minibert.kernels.common import lanes, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import inlined, jit, run
@@ -80,7 +80,7 @@ def multiply(
     """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
     and is told whether it is the only one to see them.
     """
-    (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), amx.configuration()
+    (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
     parts = size // BLOCK
     blocks, cuts = _shares(tall, wide, parts * steps)
 
@@ -130,7 +130,7 @@ def pack_rows(a, top, once, x):
             at = address(x) + (top + panel) * SIDE * row + step * LINE
             rows = min(SIDE, x.shape[0] - (top + panel) * SIDE)
             for r in range(rows):
-                amx.prefetch(at + (SIDE + r) * row)  # of the next panel
+                tiles.prefetch(at + (SIDE + r) * row)  # of the next panel
                 lanes.store(to + r * LINE, lanes.load_some_bf16(at + r * row, mask))
             for r in range(rows, SIDE):
                 lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
@@ -149,8 +149,8 @@ def pack_columns(a, top, once, dy, dbias):
                 _pack_block(to, dy, step, top + panel, 2 * SIDE * dy.shape[1])
                 if adds:
                     _add_tokens(address(sums) + (panel - near) * 2 * LINE, to)
-                amx.transpose(to)
-                amx.transpose(to + TILE)
+                tiles.transpose(to)
+                tiles.transpose(to + TILE)
         for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
             mask, at, sum_at = (
                 columns(dy, top + panel),
@@ -189,8 +189,8 @@ def _pack_block(to, x, step, panel, ahead):
     for pair in range(SIDE // 2):
         even = lanes.load_some_bf16(at, mask if 2 * pair < left else 0)
         odd = lanes.load_some_bf16(at + row, mask if 2 * pair + 1 < left else 0)
-        amx.prefetch(at + ahead)
-        amx.prefetch(at + row + ahead)
+        tiles.prefetch(at + ahead)
+        tiles.prefetch(at + row + ahead)
         lanes.store(to + pair * LINE, lanes.lower_pairs(even, odd))
         lanes.store(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
         at += 2 * row
@@ -241,7 +241,7 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
         row, row_m, row_n, rows = leaving, 0, left * SIDE, 0  # the sums on their way out: whence, whose, how many
         depth = max(1, (steps + DEEP // 2) // DEEP)
         lines = (parts * SIDE + count * tall - 1) // (count * tall)
-        amx.configure(address(config))
+        unit = tiles.configure(address(config))
         for j in range(left, right):
             for chunk in range(depth):
                 first, last = chunk * steps // depth, (chunk + 1) * steps // depth
@@ -250,9 +250,9 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                 for i in range(tall):
                     sum_at = address(sums) + i * 4 * BLOCK
                     if chunk == 0:
-                        _zero_sums()
+                        _zero_sums(unit)
                     else:
-                        _load_sums(sum_at)
+                        _load_sums(unit, sum_at)
                     if chunk + 1 == depth:
                         fetch(places, (top + i) * SIDE, j * SIDE)
                     a_at, b_at = address(a) + i * panel + first * step_bytes, b_chunk
@@ -262,62 +262,62 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                         for part_a, part_b, new_a, new_b in turns:
                             a_part, b_part = a_at + part_a * STEP, b_at + part_b * STEP
                             if new_a:
-                                amx.load_once(4, a_part, LINE)
+                                tiles.load_once(unit, 4, a_part, LINE)
                             if new_b:
-                                amx.load(6, b_part, LINE)
-                            amx.dot(0, 4, 6)
+                                tiles.load(unit, 6, b_part, LINE)
+                            tiles.dot(unit, 0, 4, 6)
                             for _ in range(min(share, rows)):
                                 finish(places, row, row_m, row_n, mask)
                                 row += 4 * SIDE
                                 row_m += 1
                                 rows -= 1
                             if new_b:
-                                amx.load(7, b_part + TILE, LINE)
-                            amx.dot(1, 4, 7)
+                                tiles.load(unit, 7, b_part + TILE, LINE)
+                            tiles.dot(unit, 1, 4, 7)
                             for line in range(lines):
-                                amx.prefetch(ahead + line * LINE)
+                                tiles.prefetch(ahead + line * LINE)
                             if new_a:
-                                amx.load_once(5, a_part + TILE, LINE)
-                            amx.dot(2, 5, 6)
-                            amx.dot(3, 5, 7)
+                                tiles.load_once(unit, 5, a_part + TILE, LINE)
+                            tiles.dot(unit, 2, 5, 6)
+                            tiles.dot(unit, 3, 5, 7)
                             ahead += lines * LINE
                         a_at += step_bytes
                         b_at += step_bytes
                     if chunk + 1 < depth:
-                        _store_sums(sum_at)
+                        _store_sums(unit, sum_at)
                     else:
-                        _store_sums(leaving)
+                        _store_sums(unit, leaving)
                         row, row_m, row_n = leaving, (top + i) * SIDE, j * SIDE
                         rows = min(SIDE, m - row_m)
         for r in range(rows):
             finish(places, row + r * 4 * SIDE, row_m + r, row_n, columns(places[0], row_n // SIDE))
-        amx.release()
+        tiles.release(unit)
 
     return multiply
 
 
 @inlined
-def _zero_sums():
-    amx.zero(0)
-    amx.zero(1)
-    amx.zero(2)
-    amx.zero(3)
+def _zero_sums(unit):
+    tiles.zero(unit, 0)
+    tiles.zero(unit, 1)
+    tiles.zero(unit, 2)
+    tiles.zero(unit, 3)
 
 
 @inlined
-def _load_sums(at):
-    amx.load(0, at, 4 * SIDE)
-    amx.load(1, at + LINE, 4 * SIDE)
-    amx.load(2, at + STEP, 4 * SIDE)
-    amx.load(3, at + STEP + LINE, 4 * SIDE)
+def _load_sums(unit, at):
+    tiles.load(unit, 0, at, 4 * SIDE)
+    tiles.load(unit, 1, at + LINE, 4 * SIDE)
+    tiles.load(unit, 2, at + STEP, 4 * SIDE)
+    tiles.load(unit, 3, at + STEP + LINE, 4 * SIDE)
 
 
 @inlined
-def _store_sums(at):
-    amx.store(0, at, 4 * SIDE)
-    amx.store(1, at + LINE, 4 * SIDE)
-    amx.store(2, at + STEP, 4 * SIDE)
-    amx.store(3, at + STEP + LINE, 4 * SIDE)
+def _store_sums(unit, at):
+    tiles.store(unit, 0, at, 4 * SIDE)
+    tiles.store(unit, 1, at + LINE, 4 * SIDE)
+    tiles.store(unit, 2, at + STEP, 4 * SIDE)
+    tiles.store(unit, 3, at + STEP + LINE, 4 * SIDE)
 
 
 # A plain function for Numba's cache, which knows a kernel by what it closes over: compiled functions have random names.
@@ -335,8 +335,8 @@ def fetch_addend(places, m, n):
     if stride:
         for row in range(SIDE):
             at = address(addend) + 4 * ((m + row) * stride + n)
-            amx.prefetch(at)
-            amx.prefetch(at + LINE)
+            tiles.prefetch(at)
+            tiles.prefetch(at + LINE)
 
 
 @finishing

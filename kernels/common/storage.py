@@ -28,16 +28,9 @@ _UPPER = ir.Constant(ir.VectorType(_I32, 16), [16] * 16)
 
 
 def _place(context, builder, kind, array, index):
-    """A pointer to the array's element, and LLVM's name and type of 16 of them."""
+    """A pointer to the array's element, and the type of 16 of them."""
     data = arrayobj.make_array(kind)(context, builder, array).data
-    element, name = (_I16, "v16i16") if kind.dtype == types.uint16 else (_FLOAT, "v16f32")
-    return builder.gep(data, [index]), name, ir.VectorType(element, 16), context.get_abi_sizeof(element)
-
-
-def _masked(builder, name, result, operands):
-    kind = ir.FunctionType(result, [operand.type for operand in operands])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.p0")
-    return builder.call(function, operands)
+    return builder.gep(data, [index]), ir.VectorType(_I16 if kind.dtype == types.uint16 else _FLOAT, 16)
 
 
 def _check(array):
@@ -62,8 +55,8 @@ def load(typing, array, index, inside):
     _check(array)
 
     def generate(context, builder, sig, args):
-        place, name, kind, size = _place(context, builder, sig.args[0], *args[:2])
-        loaded = _masked(builder, f"load.{name}", kind, [place, _I32(size), args[2], ir.Constant(kind, None)])
+        place, kind = _place(context, builder, sig.args[0], *args[:2])
+        loaded = lanes.masked_load(builder, place, args[2], kind)
         if sig.args[0].dtype == types.float32:
             return loaded
         return builder.bitcast(builder.shl(builder.zext(loaded, _UPPER.type), _UPPER), ir.VectorType(_FLOAT, 16))
@@ -73,13 +66,13 @@ def load(typing, array, index, inside):
 
 @intrinsic
 def store(typing, array, index, x, inside):
-    """The 16 elements from `index` on = x where they are `inside` the array; bf16 as `lanes.store_bf16` rounds."""
+    """The 16 elements from `index` on = x where they are `inside` the array; bf16 as `lanes.rounded_to_bf16` says."""
     _check(array)
 
     def generate(context, builder, sig, args):
-        place, name, _, size = _place(context, builder, sig.args[0], *args[:2])
+        place, _ = _place(context, builder, sig.args[0], *args[:2])
         x = args[2] if sig.args[0].dtype == types.float32 else lanes.rounded_to_bf16(builder, args[2])
-        _masked(builder, f"store.{name}", ir.VoidType(), [x, place, _I32(size), args[3]])
+        lanes.masked_store(builder, x, place, args[3])
         return context.get_dummy_value()
 
     return types.void(array, types.int64, lanes.FLOATS, lanes.TRUTHS), generate

@@ -25,7 +25,7 @@ import numba
 import numba.core.config
 import numpy as np
 
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 
 from . import Device
 
@@ -38,12 +38,12 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: a folder for these sources, this Numba and these cores.
+    """Where compiled kernels are kept: a folder for these sources, this Numba, these cores and what multiplies tiles.
 
     Numba does not notice an edited helper in another file: the folder's name does, being a hash of them all.
     A user without a writable home gets a temporary folder. A new folder replaces those unused for 30 days.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {cpu_features()}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {cpu_features()} {unit.mode()}".encode())
     for source in sorted(KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
     try:
@@ -139,18 +139,18 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
             other.result()
 
 
-# Modules that operations have for the matrix unit, in bf16 and in fp32.
+# Modules that operations have for products of tiles: in bf16, and in fp32 where these are faster than BLAS, on AMX.
 IN_BF16 = dict.fromkeys(("matmul", "attention", "feed_forward"), "cpu_bf16")
 SPLIT = dict.fromkeys(("matmul", "feed_forward"), "cpu_split")
 
 
 class Cpu(Device):
-    """The machine's cores and memory. Matrix products run on the matrix unit: in bf16 attention's too; in fp32, where
-    there is one, with each number as the sum of three bf16.
+    """The machine's cores and memory. Matrix products run on the matrix unit, or on what stands in for it (unit.py): in
+    bf16 attention's too; in fp32 on the unit itself only, with each number as the sum of three bf16.
     """
 
     def __init__(self, precision: str = "fp32") -> None:
-        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if amx.available() else {})
+        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if unit.mode() == "amx" else {})
         self.precision = precision
         if precision == "bf16":
             self.activation_type = np.dtype(np.uint16)  # the bits

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes, products
+from minibert.kernels.common import lanes, products, tiles
 from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
 from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, panels
 from minibert.kernels.devices import cpu
@@ -35,7 +35,7 @@ def forward(
     tanh: bool,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     own, g = room.own(_own(t, f, c)), room.halves(t, f)
     products.multiply(_gelu_product, (h, g, b1, tanh), products.pack_rows, (room.bf16(x),), forms(w1, f, c)[0], own)
@@ -57,7 +57,7 @@ def backward(
     tanh: bool,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     if t == 0:
         return
@@ -104,7 +104,7 @@ def _slope_row(places, row, m, n, mask):
 def _fetch_h(places, m, n):
     h = places[1]
     for row in range(SIDE):
-        amx.prefetch(address(h) + 2 * ((m + row) * h.shape[1] + n))
+        tiles.prefetch(address(h) + 2 * ((m + row) * h.shape[1] + n))
 
 
 _gelu_product = products.product(products.fetch_nothing, _gelu_row)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes, products
+from minibert.kernels.common import lanes, products, tiles
 from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
 from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, panels
 from minibert.kernels.devices import cpu
@@ -35,7 +35,7 @@ def forward(
     tanh: bool,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     g, rest = room.floats(t, f), room.rest
     b, own = _operands(rest, t, f, c)
@@ -59,7 +59,7 @@ def backward(
     tanh: bool,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     g, dh, rest = room.floats(t, f), room.floats(t, f), room.rest
     b, own = _operands(rest, t, f, c)
@@ -111,8 +111,8 @@ def _fetch_h(places, m, n):
     h = places[2]
     for row in range(SIDE):
         at = address(h) + 4 * ((m + row) * h.shape[1] + n)
-        amx.prefetch(at)
-        amx.prefetch(at + LINE)
+        tiles.prefetch(at)
+        tiles.prefetch(at + LINE)
 
 
 _gelu_product = products.product(products.fetch_nothing, _gelu_row, products.SPLIT)

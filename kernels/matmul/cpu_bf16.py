@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes, products
+from minibert.kernels.common import lanes, products, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.products import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
 from minibert.kernels.devices import cpu
@@ -27,7 +27,7 @@ def prepared_bytes(f: int, c: int) -> int:
 
 
 def prepare(prepared: np.ndarray, w: np.ndarray) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     f, c = w.shape
     run(_prepare, panels(f), *forms(prepared, f, c), w)
 
@@ -46,7 +46,7 @@ def workspace(t: int, f: int, c: int) -> int:
 
 
 def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = y.shape, x.shape[1], Room(scratch)
     own = room.own(products.own_bytes(t, f, c))
     bias = room.zeros(f) if bias is None else bias
@@ -62,7 +62,7 @@ def backward(
     w: np.ndarray,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = dy.shape, x.shape[1], Room(scratch)
     if t == 0:
         return
@@ -91,9 +91,9 @@ def _prepare(worker, begin, end, for_y, for_dx, w):
                 lanes.store(at + 2 * pair * LINE + LINE, odd)
                 lanes.stream(to + pair * LINE, lanes.lower_pairs(even, odd))
                 lanes.stream(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
-            amx.transpose(at)
-            amx.transpose(at + TILE)
+            tiles.transpose(at)
+            tiles.transpose(at + TILE)
             to = address(for_y) + (panel * for_y.shape[1] + step) * STEP
             for line in range(SIDE):
                 lanes.stream(to + line * LINE, lanes.load_words(at + line * LINE))
-    amx.fence()
+    tiles.fence()

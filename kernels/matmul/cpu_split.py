@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import amx, lanes, products
+from minibert.kernels.common import lanes, products, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.products import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
 from minibert.kernels.devices import cpu
@@ -54,7 +54,7 @@ def _own_bytes(t: int, f: int, c: int) -> int:
 
 
 def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = y.shape, x.shape[1], Room(scratch)
     own = room.own(_own_bytes(t, f, c))
     places = y, room.zeros(f) if bias is None else bias, 0
@@ -74,7 +74,7 @@ def backward(
     w: np.ndarray,
     scratch: np.ndarray,
 ) -> None:
-    amx.configuration()  # or BackendError, before anything is compiled
+    tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = dy.shape, x.shape[1], Room(scratch)
     own, zeros = room.own(_own_bytes(t, f, c)), room.zeros(c)
     if dx is not None:
@@ -189,8 +189,8 @@ def _parts(x, row, panel, mask, ahead):
     """
     mask = mask if row < x.shape[0] else 0
     at = address(x) + 4 * row * x.shape[1] + 2 * panel * LINE
-    amx.prefetch(at + ahead)
-    amx.prefetch(at + LINE + ahead)
+    tiles.prefetch(at + ahead)
+    tiles.prefetch(at + LINE + ahead)
     lower, upper = lanes.load_some(at, mask), lanes.load_some(at + LINE, mask >> 16)
     first = lanes.to_row(_bounded(lower), _bounded(upper))
     lower2, upper2 = lower - lanes.lower_floats(first), upper - lanes.upper_floats(first)
@@ -209,4 +209,4 @@ def _bounded(x):
 def _transpose(at):
     """The six tiles of a block's parts."""
     for tile in range(2 * PARTS):
-        amx.transpose(at + tile * TILE)
+        tiles.transpose(at + tile * TILE)

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from minibert.kernels.common import amx
+from minibert.kernels.common import unit
 from minibert.kernels.devices import cpu
 
-needs_amx = pytest.mark.skipif(not amx.available(), reason="no AMX here, or the system does not permit its use")
+needs_amx = pytest.mark.skipif(unit.mode() != "amx", reason="about AMX itself, which these tests do not run on")
 FEW_ULPS = 5e-7  # on an array of few elements plain NumPy is exact by luck, and no bar for a kernel
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bits import as_bf16, assert_same_bits, needs_amx, through_bf16, unwritten
+from bits import as_bf16, assert_same_bits, through_bf16, unwritten
 from minibert.kernels.add import cpu, reference
 
 SHAPES = pytest.mark.parametrize("shape", [(0, 7), (1, 1), (17, 24), (15, 16), (1200, 768)], ids=str)
@@ -35,7 +35,6 @@ def test_adds(backend, shape):
     assert_adds(backend, a, b, (a.astype(np.float64) + b).astype(np.float32))
 
 
-@needs_amx
 @SHAPES
 def test_adds_bf16(shape):
     a, b = (through_bf16(x) for x in operands(shape))

@@ -10,15 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bits import FEW_ULPS, assert_same_bits
+from bits import FEW_ULPS, assert_same_bits, needs_amx
 from checks import assert_as_accurate
 from minibert.kernels.attention import cpu, cpu_bf16, reference
 from minibert.kernels.common.philox import attention_mask
 from packed import BATCHES, PRIMES, exact, pack
 from test_attention import KEY, compute, make
-from test_matmul_bf16 import TILE_STATE, needs_amx, rounded, state_now
-
-pytestmark = needs_amx
+from test_matmul_bf16 import TILE_STATE, rounded, state_now
 
 TILES = (15, 16, 17, 31, 32, 33, 63, 64, 65, 97)  # lengths about tiles and blocks
 CASES = [(lengths, heads, d, rate) for lengths in BATCHES.values() for heads, d, rate in [(3, 8, 0.5), (2, 64, 0.1)]]
@@ -224,6 +222,7 @@ def test_same_bits_compiled_and_from_the_cache(tmp_path):
     assert first == second
 
 
+@needs_amx
 def test_the_unit_is_off_after_a_call():
     compute_bf16(pack((3,)), 1, 0.0, *make(3, 8))
     assert state_now() & TILE_STATE == 0

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bits import as_bf16, assert_same_bits, from_bf16, needs_amx, through_bf16, unwritten
+from bits import as_bf16, assert_same_bits, from_bf16, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.embedding import cpu, reference
 from packed import BATCHES, PRIMES, exact, floats, pack
@@ -77,7 +77,6 @@ def test_numba(lengths, c, rate, shift):
         assert_as_accurate(got, naive, wanted, floor=5e-7, what=name)  # four roundings: naive's luck with few elements
 
 
-@needs_amx
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 @CASES
 def test_bf16(lengths, c, rate, shift):
@@ -90,7 +89,7 @@ def test_bf16(lengths, c, rate, shift):
         assert_as_accurate(*three, floor=5e-7, what=name)
 
 
-@pytest.mark.parametrize("kernel", [partial(compute, cpu), pytest.param(bf16, marks=needs_amx)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), bf16], ids=["fp32", "bf16"])
 def test_threads_change_no_bit(kernel):
     batch = pack(PRIMES)
     inputs = make(len(batch.positions), 96)

@@ -10,11 +10,8 @@ from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels import devices
 from minibert.kernels.bias_gelu import reference as bias_gelu
-from minibert.kernels.common import amx
 from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_split, reference
 from minibert.kernels.matmul import cpu_bf16 as matmul
-
-needs_amx = pytest.mark.skipif(not amx.available(), reason="no AMX here, or the system does not permit its use")
 
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
 NAMES = ("y", "dx", "dw1", "db1", "dw2", "db2")
@@ -54,7 +51,7 @@ def test_reference_gradients(tanh):
 
 
 @FORMS
-@pytest.mark.parametrize("backend", [cpu, pytest.param(cpu_split, marks=needs_amx)], ids=["cpu", "cpu_split"])
+@pytest.mark.parametrize("backend", [cpu, cpu_split], ids=["cpu", "cpu_split"])
 @pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70)], ids=str)
 def test_float32_is_as_accurate_as_numpy(shape, backend, tanh):
     arrays = inputs(*shape)
@@ -104,7 +101,6 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
     return y, dx, dh.T @ x + 0.5, dh.sum(0) + 0.5, dy.T @ g + 0.5, dy.sum(0) + 0.5
 
 
-@needs_amx
 @FORMS
 @pytest.mark.parametrize("storage", [np.uint16, np.float32])
 @pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160)], ids=str)
@@ -117,19 +113,16 @@ def test_as_accurate_as_bf16_allows(shape, storage, tanh):
         assert_as_accurate(*three, floor=1e-6, what=name)
 
 
-@needs_amx
 def test_same_bits_in_parts_for_any_count_of_threads():
     arrays = inputs(300, 96, 200)
     assert_same_bits(lambda: both(cpu_split, *arrays, False))
 
 
-@needs_amx
 def test_same_bits_in_bf16_for_any_count_of_threads():
     arrays = inputs(300, 96, 200)
     assert_same_bits(lambda: in_bf16(*arrays, False, np.uint16))
 
 
-@needs_amx
 @FORMS
 def test_nan_stays_visible_in_bf16(tanh):
     arrays = inputs(40, 33, 65)
@@ -138,7 +131,6 @@ def test_nan_stays_visible_in_bf16(tanh):
     assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
 
 
-@needs_amx
 @FORMS
 def test_nan_stays_visible_in_parts(tanh):
     arrays = inputs(40, 33, 65)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bits import FEW_ULPS, assert_same_bits, needs_amx
+from bits import FEW_ULPS, assert_same_bits
 from checks import assert_as_accurate
 from minibert.kernels import devices
 from minibert.kernels.common import products
@@ -13,7 +13,6 @@ from minibert.kernels.matmul import cpu_split, reference
 from test_matmul import SHAPES, backward, forward, inputs
 from test_matmul_bf16 import SIDES, guarded, on_threads, unpacked
 
-pytestmark = needs_amx
 LONG = [(40, 33, 3072), (40, 3072, 33), (3072, 40, 33)]  # K of y, dx and dw in four portions
 TALL = [(640, 33, 1080), (640, 1080, 33), (1080, 640, 33)]  # in two, short ones: tasks have more panels of `a`
 LARGEST, SMALLEST = np.finfo(np.float32).max, np.finfo(np.float32).tiny

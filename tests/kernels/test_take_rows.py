@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bits import as_bf16, from_bf16, needs_amx, unwritten
+from bits import as_bf16, from_bf16, unwritten
 from checks import assert_gradients
 from minibert.kernels.take_rows import cpu, reference
 
@@ -60,7 +60,6 @@ def test_rows(backend, shape):
     assert_taken(*there_and_back(backend, x, rows), x, rows)
 
 
-@needs_amx
 @SHAPES
 def test_bf16_rows_come_out_as_float32(shape):
     x, rows = make(shape)
