@@ -40,11 +40,13 @@ def data_of(lengths: list[int], spans: bool) -> Split:
 @pytest.mark.parametrize("layerwise", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("spans", [False, True], ids=["classifier", "spans"])
-def test_the_planner_counts_what_training_takes_to_the_byte(spans, policy, layerwise):
-    device = devices.open("cpu")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_planner_counts_what_training_takes_to_the_byte(precision, spans, policy, layerwise):
+    device = devices.open("cpu", precision=precision)
     settings = TrainConfig(
-        task="t", batch_size=len(LENGTHS), epochs=3, recompute=policy, layerwise_update=layerwise, learning_rate=1e-3
-    )
+        task="t", batch_size=len(LENGTHS), epochs=3, recompute=policy, layerwise_update=layerwise, learning_rate=1e-3,
+        precision=precision,
+    )  # fmt: skip
     model = Reader(dataclasses.replace(DEEP, id2label=()), device) if spans else bert(device, DEEP)
     trainer = Trainer(model, data_of(LENGTHS, spans), settings)
     with device.session():
