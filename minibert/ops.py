@@ -59,7 +59,7 @@ def embedding(
 
     def vjp(dy: Any) -> tuple[()]:
         grads = (word.grad, position.grad, segment.grad, gamma.grad, beta.grad)
-        op.backward(*grads, dy, mean, rstd, *where, *tables, *dropout, device.scratch(op.workspace(t, c)))
+        op.backward(*grads, dy, None, mean, rstd, *where, *tables, *dropout, device.scratch(op.workspace(t, c)))
         return ()
 
     return record(device, y, (), vjp)
@@ -165,7 +165,7 @@ def dropout_add_layer_norm(
         dx, dresidual = device.empty_like(dy), device.empty_like(dy)
         saved = (x.data, residual.data, mean, rstd, gamma.data)
         room = device.scratch(op.workspace(t, c))
-        op.backward(dx, dresidual, gamma.grad, beta.grad, dy, *saved, *where, *dropout, room)
+        op.backward(dx, dresidual, gamma.grad, beta.grad, dy, None, *saved, *where, *dropout, room)
         return dx, dresidual
 
     return record(device, y, (x, residual), vjp)
