@@ -215,7 +215,7 @@ def _norms(make: _Make) -> Iterator[Case]:
         np.empty((t, c), np.float32), mean, rstd, x.array, residual.array, gamma, beta, *where
     )
     grads = make.rows(c), make.rows(c), np.zeros_like(gamma), np.zeros_like(beta)
-    saved = make.rows(c), x, residual, mean, rstd, gamma, *make.place, *DROPOUT
+    saved = make.rows(c), None, x, residual, mean, rstd, gamma, *make.place, *DROPOUT
     yield Case(_name(name, "backward", (t, c)), name, "backward", 4, (*grads, *saved), room=(t, c))
     yield Case(_name("add", "forward", (t, c)), "add", "forward", 1, (make.rows(c), x, residual))
     firsts = make.offsets[:-1].copy()
@@ -233,7 +233,7 @@ def _embedding(make: _Make) -> Iterator[Case]:
     yield Case(_name("embedding", "forward", (t, c)), "embedding", "forward", 3, forward, moved=6 * t * c)
     load("embedding", "reference").forward(np.empty((t, c), np.float32), mean, rstd, *inputs)
     grads = *(np.zeros_like(table) for table in tables), np.zeros_like(gamma), np.zeros_like(beta)
-    saved = make.rows(c), mean, rstd, *indices, *tables, gamma, *DROPOUT
+    saved = make.rows(c), None, mean, rstd, *indices, *tables, gamma, *DROPOUT
     name = _name("embedding", "backward", (t, c))
     yield Case(name, "embedding", "backward", 5, (*grads, *saved), moved=14 * t * c, room=(t, c))
 

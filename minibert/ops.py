@@ -48,11 +48,10 @@ def _pieces(t: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, t, max(size, 1)))
 
 
-def _one(device: Device, parts: list[Any]) -> Any:
+def _two(parts: list[Any]) -> tuple[Any, Any]:
+    """A gradient in one part or two, taken out of the list; None for a second that is not there."""
     dy = parts.pop()
-    if parts:
-        device.add.forward(dy, dy, parts.pop())
-    return dy
+    return dy, parts.pop() if parts else None
 
 
 def embedding(
@@ -75,8 +74,8 @@ def embedding(
 
     def vjp(parts: list[Any]) -> tuple[()]:
         grads = (word.grad, position.grad, segment.grad, gamma.grad, beta.grad)
-        dy = _one(device, parts)
-        op.backward(*grads, dy, mean, rstd, *where, *tables, *dropout, device.scratch(op.workspace(t, c)))
+        room = device.scratch(op.workspace(t, c))
+        op.backward(*grads, *_two(parts), mean, rstd, *where, *tables, *dropout, room)
         return ()
 
     return record(device, y, (), vjp, two=True)
@@ -184,11 +183,11 @@ def dropout_add_layer_norm(
     op.forward(y, mean, rstd, x.data, residual.data, gamma.data, beta.data, *where, eps, *dropout)
 
     def vjp(parts: list[Any]) -> tuple[Any, Any]:
-        dy = _one(device, parts)
+        dy, dy2 = _two(parts)
         dx, dresidual = device.empty_like(dy), device.empty_like(dy)
         saved = (x.data, residual.data, mean, rstd, gamma.data)
         room = device.scratch(op.workspace(t, c))
-        op.backward(dx, dresidual, gamma.grad, beta.grad, dy, *saved, *where, *dropout, room)
+        op.backward(dx, dresidual, gamma.grad, beta.grad, dy, dy2, *saved, *where, *dropout, room)
         return dx, dresidual
 
     return record(device, y, (x, residual), vjp, two=True)

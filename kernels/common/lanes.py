@@ -135,7 +135,7 @@ def masked_load(builder, place, mask, kind):
         with whole:
             first = builder.load(place, align=2), builder.block
         with part:
-            second = _apart(builder, "load", kind, [place, mask]), builder.block
+            second = _in_function(builder, "load", kind, [place, mask]), builder.block
     loaded = builder.phi(kind)
     loaded.add_incoming(*first)
     loaded.add_incoming(*second)
@@ -152,15 +152,14 @@ def masked_store(builder, value, place, mask):
         with whole:
             builder.store(value, place, align=2)
         with part:
-            _apart(builder, "store", value.type, [value, place, mask])
+            _in_function(builder, "store", value.type, [value, place, mask])
 
 
 def _has_masks(kind):
-    """Whether the cores have an instruction for it. LLVM writes a branch for each element where there is none, which
-    costs most where it is needed least, for whole vectors; and half a minute of compiling in attention's kernels, so
-    that they stand in a function of their own (`_apart`).
+    """Whether the cores have an instruction for it. Where there is none, LLVM writes a branch for each element: in vain
+    for whole vectors, which come most often, and half a minute of compiling in attention, but for `_in_function`.
     """
-    return compiles("avx512bw") or kind.element == FLOATS.element and compiles("avx")
+    return compiles("avx512bw") or (kind.element == FLOATS.element and compiles("avx"))
 
 
 def _all_set(builder, mask):
@@ -178,7 +177,7 @@ def _masked(builder, name, kind, operands):
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
 
 
-def _apart(builder, name, kind, operands):
+def _in_function(builder, name, kind, operands):
     """`_masked` in a function of the module."""
     mask, bits = operands[-1].type, ir.IntType(kind.count)
     operands = [*operands[:-1], builder.bitcast(operands[-1], bits)]

@@ -64,6 +64,22 @@ def clear(buffers, c):
 
 
 @inlined
+def arriving(dy, dy2, place, inside):
+    """16 elements of the gradient that arrives: dy, and dy2 where it is not None, added in float32."""
+    if dy2 is None:
+        return storage.load(dy, place, inside)
+    return storage.load(dy, place, inside) + storage.load(dy2, place, inside)
+
+
+@inlined
+def fetch_arriving(dy, dy2, place):
+    """Asks for what `arriving` will read."""
+    storage.fetch(dy, place)
+    if dy2 is not None:
+        storage.fetch(dy2, place)
+
+
+@inlined
 def collect(buffers, i, xhat, dy, gamma):
     """For 16 elements: keeps xhat and g = dy * gamma, adds to dgamma and dbeta; returns g and g * xhat."""
     xhats, gs, dgamma, dbeta = buffers

@@ -1,7 +1,7 @@
 """The instructions on tiles in vector registers, where there is no matrix unit: the code that Numba generates.
 
 The tiles are 8 KiB of the kernel's own stack, and `configure` returns their address: they are there until the kernel
-returns. Loading and storing copy; what a tile costs there is little beside a product's 512 cycles or more.
+returns. Loading and storing copy, which takes little beside a product: 512 cycles at best, in software.
 
 `dot` sums some rows of the product at a time, as many as keep the multipliers busy and fit into registers: for each k
 the products of a row's pair of `a`, in all lanes, and of 16 pairs of `b`. As on the unit, 32 products make a sum before
@@ -62,7 +62,7 @@ def dot(context, builder, signature, arguments):
 
 
 def together():
-    """How many rows of c are in registers: of 32 registers of a row each eight, of 16 registers of half a row eight."""
+    """As many rows of c as stay in registers: eight, each in one of 32, or four, each in two of 16."""
     return 8 if lanes.compiles("avx512f") else 4
 
 

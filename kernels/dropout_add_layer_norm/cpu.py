@@ -44,6 +44,7 @@ def backward(
     dgamma: np.ndarray,
     dbeta: np.ndarray,
     dy: np.ndarray,
+    dy2: np.ndarray | None,
     x: np.ndarray,
     residual: np.ndarray,
     mean: np.ndarray,
@@ -59,7 +60,10 @@ def backward(
     t, c = x.shape
     partials = scratch[: workspace(t, c)].view(np.float32).reshape(2, chunks(t), c)
     dropout = settings(rate, seed, stream)
-    run(_backward, chunks(t), dx, dresidual, partials, dy, x, residual, mean, rstd, gamma, positions, examples, dropout)
+    run(
+        _backward, chunks(t), dx, dresidual, partials, dy, dy2, x, residual, mean, rstd, gamma, positions, examples,
+        dropout,
+    )  # fmt: skip
     add_partials(dgamma, partials[0])
     add_partials(dbeta, partials[1])
 
@@ -86,7 +90,7 @@ def _forward(worker, begin, end, y, mean, rstd, x, residual, gamma, beta, positi
 
 @jit
 def _backward(
-    worker, begin, end, dx, dresidual, partials, dy, x, residual, mean, rstd, gamma, positions, examples, dropout
+    worker, begin, end, dx, dresidual, partials, dy, dy2, x, residual, mean, rstd, gamma, positions, examples, dropout
 ):
     c = x.shape[1]
     bits = stack_words(hidden_room(c)).ctypes.data
@@ -100,9 +104,9 @@ def _backward(
                 inside = storage.inside(i, c)
                 storage.fetch(x, (t + 1) * c + i)
                 storage.fetch(residual, (t + 1) * c + i)
-                storage.fetch(dy, (t + 1) * c + i)
+                norm.fetch_arriving(dy, dy2, (t + 1) * c + i)
                 z = _sum(x, residual, t * c + i, bits + 2 * i, dropout, inside)
-                d, weights = storage.load(dy, t * c + i, inside), storage.load(gamma, i, inside)
+                d, weights = norm.arriving(dy, dy2, t * c + i, inside), storage.load(gamma, i, inside)
                 g, moment = norm.collect(buffers, i, (z - mean[t]) * rstd[t], d, weights)
                 sums = sums + g
                 moments = moments + moment

@@ -38,6 +38,7 @@ def backward(
     dgamma: np.ndarray,
     dbeta: np.ndarray,
     dy: np.ndarray,
+    dy2: np.ndarray | None,
     x: np.ndarray,
     residual: np.ndarray,
     mean: np.ndarray,
@@ -50,6 +51,7 @@ def backward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
+    dy = dy if dy2 is None else dy + dy2
     mask = hidden_mask(positions, examples, x.shape[1], rate, seed, stream, x.dtype)
     xhat = (residual + x * mask - mean[:, None]) * rstd[:, None]
     g = dy * gamma

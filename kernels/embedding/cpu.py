@@ -48,6 +48,7 @@ def backward(
     dgamma: np.ndarray,
     dbeta: np.ndarray,
     dy: np.ndarray,
+    dy2: np.ndarray | None,
     mean: np.ndarray,
     rstd: np.ndarray,
     ids: np.ndarray,
@@ -67,8 +68,8 @@ def backward(
     rows = scratch[: workspace(t, c)].view(np.float32).reshape(-1, c)
     dz, partials = rows[:t], rows[t:].reshape(2, chunks(t), c)
     run(
-        _backward, chunks(t), dz, partials, dy, mean, rstd, ids, segments, positions, examples, word, position, segment,
-        gamma, settings(rate, seed, stream),
+        _backward, chunks(t), dz, partials, dy, dy2, mean, rstd, ids, segments, positions, examples, word, position,
+        segment, gamma, settings(rate, seed, stream),
     )  # fmt: skip
     run(_scatter, c, dword, dposition, dsegment, dz, ids, positions, segments, grain=64)
     add_partials(dgamma, partials[0])
@@ -102,7 +103,7 @@ def _forward(
 
 @jit
 def _backward(
-    worker, begin, end, dz, partials, dy, mean, rstd, ids, segments, positions, examples, word, position, segment,
+    worker, begin, end, dz, partials, dy, dy2, mean, rstd, ids, segments, positions, examples, word, position, segment,
     gamma, dropout,
 ):  # fmt: skip
     c = dy.shape[1]
@@ -117,9 +118,9 @@ def _backward(
             for i in range(0, c, 16):
                 inside = storage.inside(i, c)
                 storage.fetch(word, next_word + i)
-                storage.fetch(dy, (t + 1) * c + i)
+                norm.fetch_arriving(dy, dy2, (t + 1) * c + i)
                 z = _sum(word, position, segment, ids[t], positions[t], segments[t], i, inside)
-                d = dropped(storage.load(dy, t * c + i, inside), bits + 2 * i, dropout)
+                d = dropped(norm.arriving(dy, dy2, t * c + i, inside), bits + 2 * i, dropout)
                 g, moment = norm.collect(buffers, i, (z - mean[t]) * rstd[t], d, storage.load(gamma, i, inside))
                 sums = sums + g
                 moments = moments + moment

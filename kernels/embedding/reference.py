@@ -43,6 +43,7 @@ def backward(
     dgamma: np.ndarray,
     dbeta: np.ndarray,
     dy: np.ndarray,
+    dy2: np.ndarray | None,
     mean: np.ndarray,
     rstd: np.ndarray,
     ids: np.ndarray,
@@ -60,6 +61,7 @@ def backward(
 ) -> None:
     z = word[ids] + segment[segments] + position[positions]
     xhat = (z - mean[:, None]) * rstd[:, None]
+    dy = dy if dy2 is None else dy + dy2
     dy = dy * hidden_mask(positions, examples, z.shape[1], rate, seed, stream, z.dtype)
     g = dy * gamma
     dz = rstd[:, None] * (g - g.mean(1, keepdims=True) - xhat * (g * xhat).mean(1, keepdims=True))

@@ -16,7 +16,7 @@ EPS = 1e-12
 KEY = (2**63 + 11, 512 * 7 + 9)
 
 
-def compute(backend, batch, rate, x, residual, gamma, beta, dy):
+def compute(backend, batch, rate, x, residual, gamma, beta, dy, dy2=None):
     """(y, mean, rstd, dx, dresidual, dgamma, dbeta); the last two are added to ones."""
     float_type, tokens = x.dtype, (batch.positions, batch.examples)
     y, dx, dresidual = (unwritten(x.shape, float_type) for _ in range(3))
@@ -25,7 +25,7 @@ def compute(backend, batch, rate, x, residual, gamma, beta, dy):
     scratch = np.full(backend.workspace(*x.shape), 0xFF, np.uint8)
     backend.forward(y, mean, rstd, x, residual, gamma, beta, *tokens, EPS, rate, *KEY)
     backend.backward(
-        dx, dresidual, dgamma, dbeta, dy, x, residual, mean, rstd, gamma, *tokens, rate, *KEY, scratch
+        dx, dresidual, dgamma, dbeta, dy, dy2, x, residual, mean, rstd, gamma, *tokens, rate, *KEY, scratch
     )  # fmt: skip
     return y, mean, rstd, dx, dresidual, dgamma, dbeta
 
@@ -58,10 +58,16 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def bf16(batch, rate, x, residual, gamma, beta, dy):
-    """`compute` with x, residual, dy, y, dx and dresidual stored as bf16; these three come back as float32."""
-    results = compute(cpu, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, as_bf16(dy))
+def bf16(batch, rate, x, residual, gamma, beta, *gradients):
+    """`compute` with x, residual, dy, dy2, y, dx and dresidual stored as bf16; the last three come back as float32."""
+    results = compute(cpu, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, *map(as_bf16, gradients))
     return [from_bf16(result) if result.dtype == np.uint16 else result for result in results]
+
+
+def as_stored(results):
+    """Results in float32, those rounded that `bf16` stores."""
+    stored = ("y", "dx", "dresidual")
+    return [through_bf16(array) if name in stored else array for name, array in zip(NAMES, results, strict=True)]
 
 
 @pytest.mark.parametrize("shift", [0.0, 100.0])
@@ -84,12 +90,32 @@ def test_bf16(lengths, c, rate, shift):
     if c == 1:
         x, residual, gamma, beta, dy = (array * np.float32(0) + 1 for array in (x, residual, gamma, beta, dy))
     inputs = through_bf16(x), through_bf16(residual), gamma, beta, through_bf16(dy)
-    naive = [
-        through_bf16(result) if name in ("y", "dx", "dresidual") else result
-        for name, result in zip(NAMES, compute(reference, batch, rate, *inputs), strict=True)
-    ]
+    naive = as_stored(compute(reference, batch, rate, *inputs))
     wanted = compute(reference, batch, rate, *exact(*inputs))
     for name, *three in zip(NAMES, bf16(batch, rate, *inputs), naive, wanted, strict=True):
+        assert_as_accurate(*three, floor=5e-7, what=name)
+
+
+def test_a_second_gradient_is_added_by_the_reference():
+    batch, (*inputs, dy) = pack((3, 1, 4)), exact(*make(8, 24))
+    dy2 = dy[::-1] * 2
+    two, one = (compute(reference, batch, 0.1, *inputs, *gradients) for gradients in ((dy, dy2), (dy + dy2,)))
+    for name, got, wanted in zip(NAMES, two, one, strict=True):
+        np.testing.assert_array_equal(got, wanted, name)
+
+
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), bf16], ids=["fp32", "bf16"])
+@CASES
+def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel):
+    """Rounding the sum to bf16 would show in dbeta, which is float32."""
+    batch, (*inputs, dy) = pack(lengths), make(sum(lengths), c)
+    x, residual, dy, dy2 = map(through_bf16, (*inputs[:2], dy, dy[::-1] * np.float32(0.3)))
+    inputs = x, residual, *inputs[2:]
+    got = kernel(batch, rate, *inputs, dy, dy2)
+    naive = compute(reference, batch, rate, *inputs, dy, dy2)
+    naive = as_stored(naive) if kernel is bf16 else naive
+    wanted = compute(reference, batch, rate, *exact(*inputs, dy, dy2))
+    for name, *three in zip(NAMES, got, naive, wanted, strict=True):
         assert_as_accurate(*three, floor=5e-7, what=name)
 
 

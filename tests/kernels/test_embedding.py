@@ -17,7 +17,7 @@ KEY = (2**63 + 11, 512 * 7 + 9)
 WORDS = 41
 
 
-def compute(backend, batch, rate, word, position, segment, gamma, beta, dy):
+def compute(backend, batch, rate, word, position, segment, gamma, beta, dy, dy2=None):
     """(y, mean, rstd, dword, dposition, dsegment, dgamma, dbeta); parameters' gradients are added to ones."""
     tokens = len(batch.positions)
     ids = (batch.examples * 7 + batch.positions**2).astype(np.int32) % WORDS  # words come again and again
@@ -29,7 +29,7 @@ def compute(backend, batch, rate, word, position, segment, gamma, beta, dy):
     scratch = np.full(backend.workspace(*dy.shape), 0xFF, np.uint8)
     backend.forward(y, mean, rstd, *indices, word, position, segment, gamma, beta, EPS, rate, *KEY)
     backend.backward(
-        *gradients, dy, mean, rstd, *indices, word, position, segment, gamma, rate, *KEY, scratch
+        *gradients, dy, dy2, mean, rstd, *indices, word, position, segment, gamma, rate, *KEY, scratch
     )  # fmt: skip
     return y, mean, rstd, *gradients
 
@@ -61,9 +61,9 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def bf16(batch, rate, *inputs):
-    """`compute` with y and dy stored as bf16; y comes back as float32."""
-    y, *rest = compute(cpu, batch, rate, *inputs[:-1], as_bf16(inputs[-1]))
+def bf16(batch, rate, word, position, segment, gamma, beta, *gradients):
+    """`compute` with y, dy and dy2 stored as bf16; y comes back as float32."""
+    y, *rest = compute(cpu, batch, rate, word, position, segment, gamma, beta, *map(as_bf16, gradients))
     return from_bf16(y), *rest
 
 
@@ -86,6 +86,27 @@ def test_bf16(lengths, c, rate, shift):
     y, *rest = compute(reference, batch, rate, *inputs)
     wanted = compute(reference, batch, rate, *exact(*inputs))
     for name, *three in zip(NAMES, bf16(batch, rate, *inputs), (through_bf16(y), *rest), wanted, strict=True):
+        assert_as_accurate(*three, floor=5e-7, what=name)
+
+
+def test_a_second_gradient_is_added_by_the_reference():
+    batch, (*parameters, dy) = pack((3, 1, 4)), exact(*make(8, 24))
+    dy2 = dy[::-1] * 2
+    two, one = (compute(reference, batch, 0.1, *parameters, *gradients) for gradients in ((dy, dy2), (dy + dy2,)))
+    for name, got, wanted in zip(NAMES, two, one, strict=True):
+        np.testing.assert_array_equal(got, wanted, name)
+
+
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), bf16], ids=["fp32", "bf16"])
+@CASES
+def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel):
+    """Rounding the sum to bf16 would show in dbeta, which is float32."""
+    batch, (*parameters, dy) = pack(lengths), make(sum(lengths), c)
+    inputs = *parameters, through_bf16(dy), through_bf16(dy[::-1] * np.float32(0.3))
+    y, *rest = compute(reference, batch, rate, *inputs)
+    naive = through_bf16(y) if kernel is bf16 else y, *rest
+    wanted = compute(reference, batch, rate, *exact(*inputs))
+    for name, *three in zip(NAMES, kernel(batch, rate, *inputs), naive, wanted, strict=True):
         assert_as_accurate(*three, floor=5e-7, what=name)
 
 
