@@ -72,6 +72,47 @@ def test_an_update_allocates_nothing_zeroes_the_gradients_and_leaves_padding_alo
 
 
 @EACH
+def test_without_gradients_weights_of_products_and_embeddings_decay_and_nothing_else(name):
+    t = trainer(optimizer=name)
+    before = weights(t)
+    t.optimizer.update(0, 0.5, 0.0)
+    for key, array in weights(t).items():
+        kept = 1.0 if key.endswith("bias") or "LayerNorm" in key else 1 - 0.5 * 0.01
+        np.testing.assert_allclose(array, kept * before[key], rtol=1e-6, err_msg=key)
+
+
+def test_adafactor_s_averages_begin_with_the_first_squares_and_slow_down():
+    """beta2 = 1 - t^-0.8: nothing is kept of zero, then 1 - 2^-0.8 of the first."""
+    t = trainer(optimizer="adafactor")
+    squares = []
+    for step in (0, 1):
+        for group in t.bert.groups:
+            group.gradients.fill(0)
+        grad = np.random.default_rng(step).standard_normal((24, 24)) * 1e-3
+        t.bert.head["pooler.dense.weight"].grad[...] = grad
+        squares.append((grad**2).mean(0))
+        t.optimizer.update(step, 0.0, 0.0)
+    state = dict(t.optimizer.state())
+    wanted = (1 - 2**-0.8) * squares[0] + 2**-0.8 * squares[1]
+    np.testing.assert_allclose(state["columns/head/pooler.dense.weight"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adam8bit"])
+def test_bias_correction_makes_the_first_update_a_sign(name):
+    """Whatever the gradient's size, beside which Adam's eps is small here: the rate, against its sign."""
+    t = trainer(optimizer=name, bias_correction=True)
+    before, rng = weights(t), np.random.default_rng(0)
+    for group in t.bert.groups:
+        for param in group:
+            param.grad[...] = rng.choice([-0.01, 0.02], param.shape)
+    signs = {key: np.sign(g) for key, g in t.bert.arrays(gradients=True).items()}
+    t.optimizer.update(0, 0.1, 1.0)
+    for key, array in weights(t).items():
+        kept = 1.0 if key.endswith("bias") or "LayerNorm" in key else 1 - 0.1 * 0.01
+        np.testing.assert_allclose(array, kept * before[key] - 0.1 * signs[key], rtol=1e-4, atol=1e-4, err_msg=key)
+
+
+@EACH
 def test_the_cpu_goes_where_the_reference_goes(name):
     """Adam8bit rounds to codes, now and then to the other neighbour, which is an eighth of the number at worst."""
     start, ours, theirs = (

@@ -12,10 +12,10 @@ from . import codes
 
 BLOCK, TINY = codes.BLOCK, np.float32(codes.TINY)
 SMALLEST, SMALLEST_ROOT = np.float32(codes.SIGNED[1]), np.float32(codes.UNSIGNED[1])
-EXPONENT, MANTISSA, SIGN = np.uint32(0x7F800000), np.uint32(0x7FFFFF), np.uint32(0x80000000)
+EXPONENT, SIGN = np.uint32(0x7F800000), np.uint32(0x80000000)
+TWO = np.uint32(128 << 23)  # the bits of 2
 NOT_ZERO = np.float32(2.0**-149)  # the smallest float32
 INTEGER = np.float32(2**23)  # adding it leaves the nearest integer in the low bits
-INTEGER_BITS = np.uint32(INTEGER.view(np.uint32))
 
 
 def update(
@@ -108,13 +108,14 @@ def _largest(most):
 @exact
 def _unsigned(code):
     """The numbers of codes, times 8^bits: see codes.py. As a float32 a code has its leading one in its exponent."""
-    code = lanes.floats_of(code | INTEGER_BITS) - INTEGER
+    code = lanes.numbers(code)
     one = lanes.floats_of(lanes.words(code) & EXPONENT)
     return (code * np.float32(7) + np.float32(7) - one * np.float32(6)) * one * one
 
 
 @exact
 def _signed(code):
+    """The same of codes whose highest bit is the sign."""
     magnitude = lanes.words(_unsigned(code & np.uint32(127)))
     return lanes.floats_of(magnitude | ((code & np.uint32(128)) << np.uint32(24)))
 
@@ -128,10 +129,10 @@ def _code(x, steps, smallest, least):
     n - 1 + n (x 8^r - 1/8) 8/7. Where x lies on the border of two ranges both give one code.
     """
     number = lanes.words(lanes.maximum(x, lanes.splat(smallest)))
-    power = (number + MANTISSA) >> np.uint32(23)  # 127 + b for the smallest b with x <= 2^b
-    # r, a third of -b rounded down, as exponents add it: 85/256 is near enough as far as 24.
-    divisions = (((lanes.splat(np.uint32(128)) - power) * np.uint32(85)) >> np.uint32(8)) << np.uint32(23)
+    halvings = (lanes.splat(TWO) - number) >> np.uint32(23)  # j + 1 for x above 2^-(j + 1) and up to 2^-j
+    # r is a third of j, rounded down, here as exponents add it: 85/256 is near enough for all j up to 23.
+    divisions = ((halvings * np.uint32(85)) >> np.uint32(8)) << np.uint32(23)
     n = lanes.floats_of(lanes.words(lanes.splat(steps)) - divisions)
     scaled = lanes.floats_of(number + divisions + divisions)  # x 4^r, that is x 8^r n / steps
     code = scaled * (steps * np.float32(8 / 7)) + n * np.float32(6 / 7) + (INTEGER - np.float32(1))
-    return lanes.select(lanes.below(x, least), lanes.splat(np.uint32(0)), lanes.words(code))
+    return lanes.words(lanes.select(lanes.below(x, least), lanes.splat(np.float32(0)), code))

@@ -701,6 +701,12 @@ _operator(operator.mul, WORDS, types.uint32, WORDS, _instruction("mul"))
 
 
 @intrinsic
+def numbers(typing, words):
+    """Words below 2^31 as float32."""
+    return FLOATS(WORDS), lambda context, builder, sig, args: builder.sitofp(args[0], FLOATS.vector)
+
+
+@intrinsic
 def root(typing, x):
     """The square root, correctly rounded."""
 

@@ -89,14 +89,16 @@ def test_the_root_is_0_only_where_it_is_and_the_moment_where_it_is_small(backend
 
 
 def random_state(n: int, dtype):
-    """Any codes, blocks of any size, one of them still at zero."""
+    """Any codes, blocks and gradients of any size, one block still at zero."""
     rng = np.random.default_rng(n)
     m, root, m_largest, root_largest = zeros(n, dtype)
     for codes in (m, root):
         codes.reshape(-1)[:n] = rng.integers(0, 256, n)
     m_largest[1:] = 10.0 ** rng.uniform(-6, 0, max(0, len(m) - 1)).astype(np.float32)
     root_largest[1:] = m_largest[1:] * 0.3
-    p, g = (rng.standard_normal(n + BLOCK).astype(np.float32).astype(dtype)[:n] for _ in range(2))
+    p, g = (rng.standard_normal(n + BLOCK) for _ in range(2))
+    g *= 10.0 ** rng.uniform(-9, 0, n + BLOCK)
+    p, g = (array.astype(np.float32).astype(dtype)[:n] for array in (p, g))
     return p, m, root, m_largest, root_largest, g
 
 
