@@ -10,6 +10,7 @@ was, "at the end" what is left of it without pages of mapped files (windows lie 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -52,9 +53,10 @@ def resident(kind: str) -> int:
 def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any]:
     """Predicts so many questions in this process."""
     found = checkpoint.load(args.checkpoint, spans=True)
-    shapes = names.shapes(found.config, spans=True)
-    head = initial_weights({name: shapes[name] for name in names.SPANS}, found.config.initializer_range, 1)
-    reader = Reader(found.config, open_device("auto", args.threads, args.precision))
+    config = dataclasses.replace(found.config, num_hidden_layers=args.layers or found.config.num_hidden_layers)
+    shapes = names.shapes(config, spans=True)
+    head = initial_weights({name: shapes[name] for name in names.SPANS}, config.initializer_range, 1)
+    reader = Reader(config, open_device("auto", args.threads, args.precision))
     reader.fill(found.arrays | head)
     tokenizer = tokenizer_of(found)
     del found, head
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="directory in Hugging Face's form")
     parser.add_argument("--data", type=Path, required=True, help="a file of SQuAD 1.1")
     parser.add_argument("--questions", type=int, nargs="+", default=[1000, 4000, 10570])
+    parser.add_argument("--layers", type=int, help="only the first ones: they hold as much at a time; default: all")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)

@@ -31,7 +31,7 @@ def unpack(
     Raises DownloadError where the archive is damaged, leads out of the folder, or unpacks to more than `limit` bytes;
     what was written until then stays.
     """
-    done = 0
+    done = shown = 0
     with _damage(path), files.open_read(path, DownloadError) as packed, gzip.open(packed) as unpacked:
         total = os.fstat(packed.fileno()).st_size
         for name, content in _contents(unpacked, path):
@@ -43,8 +43,9 @@ def unpack(
                         raise DownloadError(f"{path}: unpacks to more than {limit} bytes: not used")
                     if target:
                         target.write(block)
-            if progress is not None:
-                progress(f"unpacking {path.name}", packed.tell(), total)
+            if progress is not None and packed.tell() > shown:  # it is read in blocks, of many small files each
+                shown = packed.tell()
+                progress(f"unpacking {path.name}", shown, total)
     if hasattr(os, "sync"):
         os.sync()  # once, for TriviaQA has hundreds of thousands of files
 
