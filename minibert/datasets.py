@@ -1,4 +1,4 @@
-"""GLUE and XNLI from their public addresses into the user's cache, in the layout that `minibert.tasks` reads.
+"""GLUE, XNLI, SQuAD and TriviaQA from their public addresses into the user's cache, in the layout that is read there.
 
 MINIBERT_DATA_URL replaces the root of the addresses, for a mirror. MRPC's training and development sets are
 not published as files: GLUE splits Microsoft's training file by a list of ids, which ships with the package.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
-from minibert import files, models
+from minibert import files, models, tarball
 from minibert.errors import DataError, DownloadError
 
 ROOT = "https://dl.fbaipublicfiles.com/"
@@ -61,6 +62,24 @@ SQUAD_CHECKSUMS = {
     "train-v2.0.json": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
     "dev-v2.0.json": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
 }
+
+TRIVIAQA_ROOT = "https://nlp.cs.washington.edu/triviaqa/data/"
+TRIVIAQA = "triviaqa-rc.tar.gz"  # about 2.7 GB; its checksum is not published
+_TRIVIAQA_LIMITS = 8 << 30, 64 << 30  # bytes, packed and unpacked
+
+NAMES = (*TASKS, *SQUAD, "triviaqa")  # all that can be fetched
+
+
+def known(name: str) -> bool:
+    """Whether fetch() knows a data set of that name."""
+    return find(name) is not None or name.lower() in NAMES
+
+
+def fetch(name: str, progress: files.Progress | None = None) -> Path:
+    """The folder of a task's data, downloaded where it is not in the cache yet; `triviaqa` is to be converted then."""
+    if name.lower() in SQUAD:
+        return squad_files(name.lower(), progress=progress)[0].parent
+    return fetch_triviaqa(progress) if name.lower() == "triviaqa" else fetch_task(name, progress)
 
 
 def find(name: str) -> str | None:
@@ -113,6 +132,44 @@ def squad_files(
         if all((folder / name).is_file() for name in wanted):
             return folder / wanted[0], folder / wanted[1]
     raise DataError(f"{data_dir}: needs {' and '.join(wanted)}; minibert download {task} fetches them")
+
+
+def fetch_triviaqa(progress: files.Progress | None = None) -> Path:
+    """The folder of TriviaQA's `qa` and `evidence`, downloaded and unpacked where it is not in the cache yet.
+
+    The archive's checksum is recorded after the first good download, as that of tasks is.
+    """
+    root = files.user_cache() / "triviaqa"
+    folder = root / "rc"
+    with files.one_line(root, "use", DownloadError):
+        if not folder.is_dir():
+            with files.locked(root / ".lock"):
+                if not folder.is_dir():
+                    _fetch_triviaqa(root, folder, progress)
+    return folder
+
+
+def _fetch_triviaqa(root: Path, folder: Path, progress: files.Progress | None) -> None:
+    packed, unpacked, ledger = root / TRIVIAQA, root / ".rc.tmp", root / "checksums.json"
+    recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
+    url = f"{(os.environ.get('MINIBERT_DATA_URL') or TRIVIAQA_ROOT).rstrip('/')}/{TRIVIAQA}"
+    if not packed.exists():  # it is left where unpacking was interrupted or the disk was full
+        files.fetch(url, packed, known_sha256=recorded.get(TRIVIAQA), limit=_TRIVIAQA_LIMITS[0], progress=progress)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    try:
+        tarball.unpack(packed, unpacked, ("qa", "evidence"), _TRIVIAQA_LIMITS[1], progress)
+        for name in ("qa", "evidence"):
+            if not (unpacked / name).is_dir():
+                raise DownloadError(f"{url}: holds no {name}: check the address")
+        files.write_whole(ledger, json.dumps({TRIVIAQA: files.sha256(packed)}, indent=2).encode() + b"\n")
+        os.replace(unpacked, folder)
+    except DownloadError as error:
+        if not isinstance(error.__cause__, OSError):  # the archive is to blame, not the disk
+            packed.unlink()
+        raise
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+    packed.unlink()
 
 
 def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:

@@ -131,8 +131,8 @@ def read_json(path: Path | str, error: type[MinibertError], limit: int = 32 << 2
     return parse_json(data, str(path), error)
 
 
-def parse_json(data: bytes, where: str, error: type[MinibertError]) -> dict[str, Any]:
-    """The JSON object in `data`; a key that stands twice is an error, as are NaN and Infinity."""
+def json_decoder() -> json.JSONDecoder:
+    """What parses JSON that is not trusted: a key that stands twice is a ValueError, as are NaN and Infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -145,8 +145,13 @@ def parse_json(data: bytes, where: str, error: type[MinibertError]) -> dict[str,
     def no_constant(text: str) -> None:
         raise ValueError(f"{text} is not JSON")
 
+    return json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant)
+
+
+def parse_json(data: bytes, where: str, error: type[MinibertError]) -> dict[str, Any]:
+    """The JSON object in `data`; a key that stands twice is an error, as are NaN and Infinity."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+        value = json_decoder().decode(data.decode("utf-8"))
     except (
         ValueError,
         RecursionError,

@@ -185,10 +185,10 @@ def download(names: list[str], progress: files.Progress | None = None) -> dict[s
     from minibert import datasets
 
     for name in names:  # all of them first: a typo should not wait for a gigabyte
-        if not (datasets.find(name) or name in ALIASES or google.find(name) or _HUB_ID.fullmatch(name)):
-            tasks = ", ".join(datasets.TASKS)
+        if not (datasets.known(name) or name in ALIASES or google.find(name) or _HUB_ID.fullmatch(name)):
+            tasks = ", ".join(datasets.NAMES)
             raise ConfigError(f"{name}: is no checkpoint (OWNER/NAME, {_choice()}) and no task ({tasks})")
     return {
-        name: datasets.fetch_task(name, progress) if datasets.find(name) else resolve(name, progress=progress)
+        name: datasets.fetch(name, progress) if datasets.known(name) else resolve(name, progress=progress)
         for name in names
     }

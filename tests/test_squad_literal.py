@@ -1,11 +1,14 @@
 """The fast SQuAD code against the slow, literal transcription of Google's: every feature, and files to the byte.
 
-Of each development file every tenth article by default, all of it among the slow tests.
+Of each development file every tenth article by default, all of it among the slow tests. Logits are drawn; those of a
+finished run, which MINIBERT_SQUAD_RUN names, are compared too, among the slow tests.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ import google_squad as google
 import google_squad_evaluate
 from minibert.kernels import devices
 from minibert.squad import reading, spans, windows
-from minibert.squad.evaluation import golds
+from minibert.squad.answering import load_squad
+from minibert.squad.evaluation import golds, predict
 from minibert.squad.metrics import evaluate_squad, evaluate_squad2
 from minibert.squad.spans import Top
 from minibert.squad.windows import Lengths
@@ -24,6 +28,7 @@ from minibert.tokenizer import Tokenizer
 
 FILES = {"dev-v1.1.json": False, "dev-v2.0.json": True}  # whether there may be no answer
 N_BEST = 20
+THRESHOLDS = (0.0, -2.5)
 
 parts = pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
 whole = pytest.mark.parametrize("name", FILES)
@@ -100,7 +105,7 @@ def tops(logits: list[np.ndarray]):
 
 @parts
 @whole
-@pytest.mark.parametrize("threshold", [0.0, -2.5])
+@pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_files_are_the_transcription_s_to_the_byte(shared, vocab, tmp_path, name, every, threshold):
     negative, parsed = FILES[name], some(shared, name, every)
     questions, ours, tokenizer = made(parsed, tmp_path, vocab, None)
@@ -109,6 +114,38 @@ def test_files_are_the_transcription_s_to_the_byte(shared, vocab, tmp_path, name
     chosen = spans.write_n_best(tmp_path / spans.N_BEST, found)
     spans.write_predictions(tmp_path, chosen, threshold)
 
+    assert_files(tmp_path, questions, parsed, vocab, logits, negative, threshold)
+
+
+@pytest.mark.slow
+@whole
+def test_files_of_trained_logits_are_the_transcription_s(shared, tmp_path, monkeypatch, name):
+    if not (run := os.environ.get("MINIBERT_SQUAD_RUN")):
+        pytest.skip("MINIBERT_SQUAD_RUN is not set: this test reads the trained reader of a run's directory")
+    negative, parsed = FILES[name], some(shared, name, every=1)
+    answerer, questions = load_squad(run), reading.read(shared / "data" / "squad" / name)
+    answerer.settings = dataclasses.replace(
+        answerer.settings, task="squad2" if negative else "squad", max_seq_length=384, doc_stride=128
+    )
+    reader, logits = answerer.reader, []
+    forward = reader.logits
+
+    def recorded(batch: Any) -> Any:
+        found = forward(batch)
+        logits.extend(np.split(found.data.copy(), batch.offsets[1:-1]))
+        return found
+
+    monkeypatch.setattr(reader, "logits", recorded)
+    chosen = predict(answerer, questions, tmp_path)
+    for threshold in THRESHOLDS:
+        spans.write_predictions(tmp_path, chosen, threshold)
+        assert_files(tmp_path, questions, parsed, Path(run) / "vocab.txt", logits, negative, threshold)
+
+
+def assert_files(
+    folder: Path, questions: Any, parsed: Any, vocab: Path, logits: list[np.ndarray], negative: bool, threshold: float
+) -> None:
+    """The files in the folder are those that the transcription writes for these logits, and score as it scores them."""
     examples, features = theirs(parsed, vocab, False, negative)
     results = {
         feature.unique_id: google.RawResult(*one.T.tolist()) for feature, one in zip(features, logits, strict=True)
@@ -117,7 +154,7 @@ def test_files_are_the_transcription_s_to_the_byte(shared, vocab, tmp_path, name
         examples, features, results, N_BEST, 30, True, negative, threshold if negative else 0.0
     )
     for file, text in zip((spans.PREDICTIONS, spans.N_BEST, spans.NULL_ODDS), wanted, strict=True):
-        assert (text is None and not (tmp_path / file).exists()) or (tmp_path / file).read_text() == text, file
+        assert (text is None and not (folder / file).exists()) or (folder / file).read_text() == text, file
 
     said = json.loads(wanted[0])
     if negative:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -350,6 +352,22 @@ def test_a_damaged_cache_is_made_anew(where: int, damage: str, small: reading.Qu
     path.write_bytes(bad[damage])
     assert same(made, windows.prepare(small, TOKENIZER, windows.Lengths(), negative=False))
     assert path.read_bytes() == good
+
+
+def test_files_that_nobody_used_for_long_are_removed(small: reading.Questions, own_cache: Path) -> None:
+    windows.prepare(small, TOKENIZER, windows.Lengths())
+    [used] = own_cache.iterdir()
+    month = time.time() - 31 * 86400
+    others = {name: own_cache / name for name in ("a.arrays", ".b.arrays.0123.tmp", "c.arrays", "train-v1.1.json")}
+    for path in (used, *others.values()):
+        path.touch()
+        os.utime(path, (month, month))
+    os.utime(others["c.arrays"], (month + 2 * 86400,) * 2)
+    windows.prepare(small, TOKENIZER, windows.Lengths())  # nothing is written, so nothing is cleared up
+    assert used.stat().st_mtime > month + 86400 and all(path.exists() for path in others.values())
+    windows.prepare(small, TOKENIZER, windows.Lengths(doc_stride=127))
+    assert [name for name, path in others.items() if path.exists()] == ["c.arrays", "train-v1.1.json"]
+    assert used.exists() and len(list(own_cache.iterdir())) == 4
 
 
 def test_without_a_place_to_write_windows_stay_in_memory(small: reading.Questions, tmp_path: Path, monkeypatch) -> None:

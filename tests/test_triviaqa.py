@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from commands import minibert_in_process
+from minibert import files
 from minibert.errors import DataError
-from minibert.squad import triviaqa
+from minibert.squad import entries, triviaqa
 
 DOCUMENT = "Jude lives in Yorkshire.\n\nShe was born in the “City of York”, and York it is."
 
@@ -244,3 +246,59 @@ def test_the_sample_converts(shared, tmp_path, name):
     )
     assert all(len(triviaqa.TOKEN.findall(context)) <= 800 for _, _, context in found.values())
     assert not summary.missing and summary.written + len(summary.without_match) == summary.documents
+
+
+# --- large files, an entry at a time
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"Data": [], "Version": 1.0}',
+        ' { "Version" : -1.5e-3 ,\n"Data":[{"a": "]}é\\u00e9\\ud83d\\ude00\\"" , "b": [1, {}]},[ ], 12],"V":12e2}\n ',
+        '{"Other": {"Data": [3]}, "Data": [1.25, true], "": ""}',
+    ],
+)
+def test_entries_are_those_of_the_whole_file(tmp_path, monkeypatch, text, block):
+    (tmp_path / "qa.json").write_text(text, "utf-8")
+    monkeypatch.setattr(files, "CHUNK", block)
+    assert list(entries.entries(tmp_path / "qa.json", "Data")) == json.loads(text)["Data"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "[]", "7", "{", "{}", '{"Data"', '{"Data":', '{"Data": [', '{"Data": [1', '{"Data": [1,',
+        '{"Data": [1]', '{"Data": [1,]}',
+        '{"Data": [1 2]}', '{"Data": [1}', '{"Data": [1]]', '{"Data": 3}', '{"Other": []}',
+        '{"Data": [1]} x', '{"Data": [1]}{"Data": [1]}', '{"Data": [1], "Data": [2]}', '{"Data": [1], }', '{1: 2}',
+        '{"Data": [{"a": 1, "a": 2}]}', '{"Data": [NaN]}', '{"Data": ["\n"]}', '{"Data": [tru]}', '{"Data": [1e]}',
+        '{"Data": [01]}', '{"Data" [1]}', '{"Data": [' + "[" * 100000 + "]}", '{"Data": [' + "1" * 9999 + "]}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_what_is_no_json_is_refused(tmp_path, monkeypatch, text, block):
+    (tmp_path / "qa.json").write_text(text)
+    monkeypatch.setattr(files, "CHUNK", block if len(text) < 1000 else 1 << 20)
+    with pytest.raises(DataError, match="qa.json: at character [0-9]+: not valid JSON .*get the file again") as caught:
+        list(entries.entries(tmp_path / "qa.json", "Data"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_an_entry_without_end_is_not_read_to_the_end(tmp_path, monkeypatch):
+    (tmp_path / "qa.json").write_text('{"Data": ["' + "x" * 10000 + '"]}')
+    monkeypatch.setattr(files, "CHUNK", 10)
+    monkeypatch.setattr(entries, "LARGEST", 1000)
+    with pytest.raises(DataError, match="at character 10: not valid JSON .Unterminated string"):
+        list(entries.entries(tmp_path / "qa.json", "Data"))
+
+
+def test_memory_holds_an_entry_not_the_file(tmp_path):
+    one = json.dumps({"text": "x" * 10_000})
+    (tmp_path / "qa.json").write_text('{"Data": [' + ",".join([one] * 3000) + "]}")
+    tracemalloc.start()
+    assert sum(1 for _ in entries.entries(tmp_path / "qa.json", "Data")) == 3000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * files.CHUNK, "of 30 MB"

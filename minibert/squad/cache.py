@@ -1,14 +1,18 @@
 """Arrays kept in the user's cache, one file a key, and mapped into memory: blocks, then JSON of what they are.
 
 The end of a file is the JSON, its length in 8 bytes, and the SHA-256 of all before. A file that does not agree with it
-is made anew; nothing in it is executed or unpickled.
+is made anew; nothing in it is executed or unpickled. A file's time is that of its last use: whoever writes a new one
+removes those unused for 30 days.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +26,7 @@ from minibert.errors import MinibertError
 Blocks = dict[str, Iterable[NDArray[Any]]]  # by name, the parts of an array along its first axis; at least one block
 ALIGN = 64
 DIGEST = 32  # bytes of SHA-256
+UNUSED = 30 * 86400  # seconds after which a file goes, as compiled kernels do
 
 
 def arrays(key: str, make: Callable[[], Blocks]) -> dict[str, NDArray[Any]]:
@@ -33,8 +38,21 @@ def arrays(key: str, make: Callable[[], Blocks]) -> dict[str, NDArray[Any]]:
             files.write_whole(path, lambda file: _write(file, make()))
         except MinibertError:
             return in_memory(make())
+        _prune(path.parent)
         found = _read(path)
-    return in_memory(make()) if found is None else found
+    if found is None:
+        return in_memory(make())
+    with contextlib.suppress(OSError):  # somebody else's file, which can be read all the same
+        os.utime(path)
+    return found
+
+
+def _prune(folder: Path) -> None:
+    """Removes the files that nobody has used for long, those included that a killed process left half written."""
+    for old in folder.glob("*.arrays*"):
+        with contextlib.suppress(OSError):  # another process may be clearing up too
+            if old.stat().st_mtime < time.time() - UNUSED:
+                old.unlink()
 
 
 def in_memory(blocks: Blocks) -> dict[str, NDArray[Any]]:

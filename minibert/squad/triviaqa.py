@@ -18,22 +18,22 @@ from typing import Any, BinaryIO, NamedTuple
 
 from minibert import files
 from minibert.errors import DataError
+from minibert.squad.entries import entries
 
 FOLDERS = {"EntityPages": "wikipedia", "SearchResults": "web"}  # where the documents of each list stand
 TOKEN = re.compile(r"\w+|[^\w\s]")
 WORD = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*")  # with accents that are characters of their own
 ARTICLES = frozenset(("a", "an", "the"))
-LARGEST_FILE = 8 << 30  # bytes; web-train.json has about 1
 
 Aliases = Mapping[str, Sequence[tuple[str, ...]]]  # by the first word, longest first
 
 
 class Pair(NamedTuple):
-    """A question and one of its documents."""
+    """A question, its answers and one of its documents."""
 
     question: str
     text: str
-    aliases: Aliases
+    answers: Sequence[str]
     folder: str
     filename: str
     title: str
@@ -65,7 +65,7 @@ def convert(qa: Path, evidence: Path, out: Path, max_tokens: int = 800, seed: in
     evidence: the folder of `wikipedia` and `web`; nothing outside it is read. Raises DataError for a malformed file,
     and where not one document is there: then `out` is not touched.
     """
-    pairs = list(_pairs(qa))
+    pairs = list(_pairs(qa))  # all that is kept in memory of the questions: web-train.json has pages for each as well
     if out.exists() and out.samefile(qa):
         raise DataError(f"{out}: would replace the questions it is made from; give another name")
     summary = Summary(questions=len({pair.question for pair in pairs}), documents=len(pairs))
@@ -139,7 +139,7 @@ def _articles(pairs: Sequence[Pair], evidence: Path, max_tokens: int, summary: S
             summary.missing.append(f"{pair.folder}/{pair.filename}")
             continue
         context = cut(document, max_tokens)
-        if (found := find(context, pair.aliases)) is None:
+        if (found := find(context, by_first_word(pair.answers))) is None:
             summary.without_match.append(pair.id)
             continue
         matched.add(pair.question)
@@ -169,18 +169,17 @@ def _read(evidence: Path, pair: Pair) -> str | None:
 
 def _pairs(qa: Path) -> Iterator[Pair]:
     """Every question with every document it names."""
-    data = files.read_json(qa, DataError, LARGEST_FILE)
-    for number, entry in enumerate(_get(data, "Data", list, str(qa)), 1):
+    for number, entry in enumerate(entries(qa, "Data"), 1):
         where = f"{qa}: entry {number} of Data"
         question = _get(_checked(entry, dict, where), "QuestionId", str, where)
         where = f"{qa}: question {question[:200]}"
         text, answer = _get(entry, "Question", str, where), _get(entry, "Answer", dict, where)
         answers = _get(answer, "NormalizedAliases", list, where) + _get(answer, "HumanAnswers", list, where, [])
-        aliases = by_first_word([_checked(alias, str, f"{where}: an answer") for alias in answers])
+        answers = [_checked(alias, str, f"{where}: an answer") for alias in answers]
         for key, folder in FOLDERS.items():
             for page in _get(entry, key, list, where, []):
                 filename = _get(_checked(page, dict, f"{where}: an entry of {key}"), "Filename", str, where)
-                yield Pair(question, text, aliases, folder, filename, _get(page, "Title", str, where, ""))
+                yield Pair(question, text, answers, folder, filename, _get(page, "Title", str, where, ""))
 
 
 def _get(entry: Mapping[str, Any], key: str, kind: type, where: str, default: Any = None) -> Any:

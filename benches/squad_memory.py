@@ -1,0 +1,110 @@
+"""What prediction holds in memory for few and for many questions: the peak must follow the file, not the answers.
+
+    python benches/squad_memory.py --checkpoint DIR --data dev-v1.1.json --questions 1000 4000 10570
+
+Each row is a process of its own: the file cut to so many questions, windows, the reader with a head that is drawn, the
+n best written. "Read" is what is resident when the model is loaded and the file is read, "peak" the most there ever
+was, "at the end" what is left of it without pages of mapped files (windows lie in the cache and are mapped).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sides import MIB, peak_memory
+
+from minibert import checkpoint
+from minibert.checkpoint import names
+from minibert.model import open_device, tokenizer_of
+from minibert.random import initial_weights
+from minibert.squad import reading, spans
+from minibert.squad.answering import Answerer
+from minibert.squad.evaluation import predict
+from minibert.squad.reader import Reader
+from minibert.squad.settings import SquadConfig
+
+
+def cut(data: Path, count: int, target: Path) -> None:
+    """Writes the file's first questions."""
+    parsed = json.loads(data.read_text(encoding="utf-8"))
+    for article in parsed["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = paragraph["qas"][:count]
+            count -= len(paragraph["qas"])
+        article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
+    target.write_text(json.dumps(parsed))
+
+
+def resident(kind: str) -> int:
+    """MiB of this process in memory now: VmRSS, all of it, or RssAnon, what belongs to no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) // MIB
+
+
+def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any]:
+    """Predicts so many questions in this process."""
+    found = checkpoint.load(args.checkpoint, spans=True)
+    config = dataclasses.replace(found.config, num_hidden_layers=args.layers or found.config.num_hidden_layers)
+    shapes = names.shapes(config, spans=True)
+    head = initial_weights({name: shapes[name] for name in names.SPANS}, config.initializer_range, 1)
+    reader = Reader(config, open_device("auto", args.threads, args.precision))
+    reader.fill(found.arrays | head)
+    tokenizer = tokenizer_of(found)
+    del found, head
+    questions = reading.read(folder / "data.json")
+    read = resident("VmRSS")
+    began = time.perf_counter()
+    settings = SquadConfig(task="squad", precision=args.precision)
+    chosen = predict(Answerer(reader, tokenizer, settings), questions, folder)
+    seconds = time.perf_counter() - began
+    assert len(chosen) == len(questions) == count
+    return {
+        "questions": count, "file": (folder / "data.json").stat().st_size / 1e6, "read": read, "peak": peak_memory(),
+        "end": resident("RssAnon"), "n best": (folder / spans.N_BEST).stat().st_size / 1e6, "seconds": seconds,
+    }  # fmt: skip
+
+
+def apart(args: argparse.Namespace, count: int) -> dict[str, Any]:
+    """The same in a new process, with an empty cache for windows; kernels are where they always are."""
+    with tempfile.TemporaryDirectory() as name:
+        cut(args.data, count, Path(name) / "data.json")
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", str(count), "--folder", name]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="directory in Hugging Face's form")
+    parser.add_argument("--data", type=Path, required=True, help="a file of SQuAD 1.1")
+    parser.add_argument("--questions", type=int, nargs="+", default=[1000, 4000, 10570])
+    parser.add_argument("--layers", type=int, help="only the first ones: they hold as much at a time; default: all")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        os.environ["XDG_CACHE_HOME"] = str(args.folder)  # kernels found their place when they were imported
+        print(json.dumps(measure(args, args.only, args.folder)))
+        return
+    print("| questions | file, MB | n best, MB | read, MiB | peak, MiB | at the end, MiB | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for count in args.questions:
+        r = apart(args, count)
+        print(
+            f"| {count:,} | {r['file']:.1f} | {r['n best']:.1f} | {r['read']} | {r['peak']} | {r['end']} | "
+            f"{r['seconds']:.0f} |", flush=True,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
