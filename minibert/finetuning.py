@@ -98,6 +98,8 @@ def finetune(
     check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
+    device = open_device(config.device, threads, config.precision)
+    limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
     found = load_checkpoint(source, config, report)
     if found.path and found.path.resolve() == output.resolve():
@@ -106,9 +108,8 @@ def finetune(
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
-    device = open_device(config.device, threads, config.precision)
     data = [(train, config.epochs)]
-    config, told = fit(config, found.config, data, device, old if resume else None, memory, recompute)
+    config, told = fit(config, found.config, data, device, limit, old if resume else None, recompute)
     description = {
         "settings": config.to_dict(),
         "checkpoint": describe_checkpoint(source, found),
@@ -201,17 +202,17 @@ def fit(
     model: BertConfig,
     data: Sequence[tuple[Split, float]],
     device: Device,
+    limit: int | None,
     old: Mapping[str, Any] | None,
-    memory: str | None,
     recompute: str,
     spans: bool = False,
 ) -> tuple[Config, str]:
-    """The settings, fitted into memory, and a line about it (planning.fitted); an `old` run goes on as it was."""
+    """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
     if old is not None:
         names = ["micro_tokens", "layerwise_update"] + ["recompute"] * (recompute == "auto")
         recorded = {name: old["settings"][name] for name in names if name in old["settings"]}
         return dataclasses.replace(config, **recorded), ""
-    return planning.fitted(config, model, data, device, memory, None if recompute == "auto" else recompute, spans)
+    return planning.fitted(config, model, data, device, limit, None if recompute == "auto" else recompute, spans)
 
 
 def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:

@@ -161,16 +161,15 @@ def fitted(
     config: BertConfig,
     data: Sequence[tuple[Split, float]],
     device: Device,
-    memory: str | None,
+    limit: int | None,
     recompute: str | None,
     spans: bool = False,
 ) -> tuple[Config, str]:
-    """The settings with micro-batches and recomputation such that a run fits into `memory`, and a line about it.
+    """The settings with micro-batches and recomputation such that a run fits into `limit` bytes, and a line about it.
 
-    data: what is trained on, and its epochs. memory: as in parse_size, or None for what is free. recompute: None if it
-    is to be chosen; micro-batches are chosen where the settings leave batches whole. ConfigError if nothing fits.
+    data: what is trained on, and its epochs. limit: of the process, from `budget`. recompute: None if it is to be
+    chosen; micro-batches are chosen where the settings leave batches whole. ConfigError if nothing fits.
     """
-    limit = budget(memory, device)
     if limit is None:
         return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
     given = settings.micro_batch < settings.batch_size or settings.micro_tokens is not None

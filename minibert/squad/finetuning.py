@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert import checkpoint, datasets, files, finetuning, training
+from minibert import checkpoint, datasets, files, finetuning, planning, training
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
@@ -97,14 +97,15 @@ def finetune_squad(
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
+    device = open_device(config.device, threads, config.precision)
+    limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     found = _load(checkpoint, config, report)
     tokenizer = tokenizer_of(found)
     data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
     dev_questions = reading.read(dev)
-    device = open_device(config.device, threads, config.precision)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
     config, told = finetuning.fit(
-        config, found.config, trained, device, old if resume else None, memory, recompute, spans=True
+        config, found.config, trained, device, limit, old if resume else None, recompute, spans=True
     )
     reader = _build(found, config, device)
     trainer = Trainer(reader, data[0], config, trained[1:])
