@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from commands import minibert_in_process as command
-from minibert import chain, policies
+from minibert import chain, memory_report, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
@@ -285,3 +285,15 @@ def test_named_policies_as_text():
     assert [policies.spelled(name, 5) for name in ("none", "cheap", "layers", "segments:2", "segments:9")] == [
         "kkkkk", "ccccc", "(k)(k)(k)(k)k", "((k)k)((k)k)k", "(k)(k)(k)(k)k",
     ]  # fmt: skip
+
+
+def test_the_picture_of_memory_is_a_png():
+    pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+    device = devices.open("cpu")
+    settings = TrainConfig(task="t", batch_size=len(LENGTHS), epochs=3)
+    trainer = Trainer(bert(device, DEEP), data_of(LENGTHS, False), settings)
+    with device.session():
+        trainer.step(0)
+        _, found = memory_report.observed(trainer, 1)
+    assert found["layers"][2]["activations"] > 0 and not trainer.bert.watchers and device.log is None
+    assert memory_report.picture(found).startswith(b"\x89PNG")
