@@ -34,7 +34,8 @@ class Tensor:
 
     @property
     def data(self) -> Any:
-        if self._data is None and self._again is not None:
+        if self._data is None:
+            assert self._again is not None, "forgotten for good, and asked for"
             with untaped():
                 self._data = self._again()._data
         return self._data
@@ -116,7 +117,8 @@ def untaped() -> Iterator[None]:
 
 
 def record(device: Any, y: Any, inputs: tuple[Tensor, ...], vjp: Vjp, two: bool = False) -> Tensor:
-    """The result of an operation as a Tensor; on the open tape, if there is one, with its gradient.
+    """The result of an operation, an array or already a Tensor, as a Tensor; on the open tape, if there is one, with
+    its gradient.
 
     `two`: its vjp takes a gradient in one part or two and adds them on the way, which spares a pass and a rounding
     where a result is used twice, as every sum of a residual network is.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from minibert import checkpoint, datasets, files, hub, memory_report, planning, tasks, training
@@ -209,10 +210,25 @@ def fit(
 ) -> tuple[Config, str]:
     """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
     if old is not None:
-        names = ["micro_tokens", "layerwise_update"] + ["recompute"] * (recompute == "auto")
-        recorded = {name: old["settings"][name] for name in names if name in old["settings"]}
-        return dataclasses.replace(config, **recorded), ""
+        return as_planned(config, recompute, old["settings"]), ""
     return planning.fitted(config, model, data, device, limit, None if recompute == "auto" else recompute, spans)
+
+
+def as_planned(config: Config, recompute: str, old: Mapping[str, Any]) -> Config:
+    """The settings, with those that a run's plan chose, as run.json has them in `old`, where none are given now."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "micro_tokens": (int, NoneType), "recompute": (str,), "layerwise_update": (bool,),
+    }  # fmt: skip
+    given = {
+        "micro_tokens": config.micro_tokens is not None,
+        "recompute": recompute != "auto",
+        "layerwise_update": config.layerwise_update,
+    }
+    recorded = {name: old[name] for name in kinds if not given[name] and name in old}
+    for name, value in recorded.items():
+        if not isinstance(value, kinds[name]):
+            raise RunError(f"run.json: {name} {value!r} is no such setting; train anew with --overwrite")
+    return dataclasses.replace(config, **recorded)
 
 
 def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:

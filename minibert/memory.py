@@ -27,7 +27,7 @@ from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
 from minibert.training import Stage, Trainer
 
-PROCESS = 320 << 20  # bytes of Python, NumPy, Numba and the compiled kernels themselves, measured
+PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled kernels themselves
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -62,7 +62,6 @@ class Planner:
         else:
             config = dataclasses.replace(config, id2label=config.id2label or ("0", "1"))
             bert = Bert(config, len(config.id2label), self.device)
-        # A rate that no training has; nothing is trained here.
         self.settings = dataclasses.replace(settings, batch_size=1, micro_batch=1, micro_tokens=None, epochs=1)
         self.trainer = Trainer(bert, self._sequences([3]), self.settings)
 

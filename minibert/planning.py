@@ -145,8 +145,8 @@ class Plan:
         use = self.planner.use(lengths, spelled("segments:4", self.layers))
         return (
             f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
-            f"take {gigabytes(use.process)}; a smaller --max-seq-length, --optimizer adafactor or adam8bit, and "
-            "--layerwise-update take less"
+            f"take {gigabytes(use.process)}; a smaller --max-seq-length, another --recompute, --optimizer adafactor or "
+            "adam8bit, and --layerwise-update take less"
         )
 
 

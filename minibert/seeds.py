@@ -11,7 +11,7 @@ import numpy as np
 
 from minibert import files, tasks
 from minibert.errors import RunError
-from minibert.finetuning import finetune, settings_of
+from minibert.finetuning import as_planned, finetune, settings_of
 from minibert.progress import Reporter
 from minibert.runs import EARLIER, next_directory, read_description
 from minibert.settings import TrainConfig
@@ -67,8 +67,11 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
 
 def _check_same(path: Path, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
     """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
-    given = {name: options[name] for name in SETTINGS & options.keys()}
-    wanted = settings_of(task, options.get("checkpoint"), options.get("sample", False), given).to_dict()
+    recompute = options.get("recompute", "auto")
+    unplanned = SETTINGS - {"recompute"} if recompute == "auto" else SETTINGS
+    given = {name: options[name] for name in unplanned & options.keys()}
+    settings = settings_of(task, options.get("checkpoint"), options.get("sample", False), given)
+    wanted = as_planned(settings, recompute, done["settings"]).to_dict()
     was = EARLIER | done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
     wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
     for name, value in wanted.items():

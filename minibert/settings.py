@@ -106,7 +106,7 @@ def settled_precision(precision: str) -> str:
     if not unit.available():
         raise BackendError(
             f"precision bf16 {unit.NEEDS}: use --precision fp32, or set MINIBERT_TILES=software, which computes "
-            "the same at about fp32's speed, with half of the activations' memory"
+            "the same at some four fifths of fp32's speed, with half of the activations' memory"
         )
     return precision
 

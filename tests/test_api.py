@@ -143,6 +143,67 @@ def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with
     assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
 
 
+@pytest.fixture
+def stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that Ctrl-C stopped after two of three steps."""
+    from minibert.training import Trainer
+
+    plain = Trainer.step
+
+    def step(self: Trainer, number: int):
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, number)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", step)
+        train(folder, tmp_path / "run", learning_rate=1e-3)
+    return tmp_path / "run"
+
+
+def rewrite(run: Path, **settings) -> None:
+    """Changes settings in run.json; None removes one."""
+    described = json.loads((run / "run.json").read_text())
+    described["settings"] = {n: v for n, v in (described["settings"] | settings).items() if v is not None}
+    (run / "run.json").write_text(json.dumps(described))
+
+
+def test_a_run_of_before_there_were_plans_and_optimizers_goes_on(folder: Path, stopped: Path) -> None:
+    rewrite(stopped, optimizer=None, micro_tokens=None, layerwise_update=None)
+    assert "layerwise_update" not in json.loads((stopped / "run.json").read_text())["settings"]
+    assert train(folder, stopped, learning_rate=1e-3, resume=True).results["global_step"] == 3
+
+
+def test_what_is_given_to_a_resumed_run_is_never_overruled_by_its_plan(folder: Path, stopped: Path) -> None:
+    for given in ({"micro_tokens": 40}, {"recompute": "layers"}, {"layerwise_update": True}):
+        with pytest.raises(minibert.MinibertError, match=f"{next(iter(given))} was"):
+            train(folder, stopped, learning_rate=1e-3, resume=True, **given)
+
+
+@pytest.mark.parametrize("damage", [{"recompute": 5}, {"micro_tokens": "many"}, {"layerwise_update": 1}])
+def test_a_damaged_plan_is_told_in_a_line(folder: Path, stopped: Path, damage: dict) -> None:
+    rewrite(stopped, **damage)
+    with pytest.raises(minibert.MinibertError, match=f"{next(iter(damage))} .* is no such setting"):
+        train(folder, stopped, learning_rate=1e-3, resume=True)
+
+
+def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
+    from minibert.memory import PROCESS
+    from minibert.seeds import finetune_seeds
+
+    whole = train(folder, tmp_path / "whole", learning_rate=1e-3)
+    needed = sum(json.loads((whole.path / "run.json").read_text())["peak_bytes"].values())
+    options = {
+        "checkpoint": folder / "checkpoint", "data_dir": folder / "glue", "max_seq_length": 32, "batch_size": 8,
+        "epochs": 1, "output_dir": tmp_path / "seeds", "recompute": "auto", "memory": str(PROCESS + 3 * needed // 4),
+    }  # fmt: skip
+    first = finetune_seeds("mrpc", 1, **options)
+    settings = json.loads((tmp_path / "seeds" / "seed-1" / "run.json").read_text())["settings"]
+    assert settings["micro_tokens"] or settings["recompute"] != "none"
+    again = finetune_seeds("mrpc", 2, **options, resume=True)
+    assert again["runs"][0] == first["runs"][0] and len(again["runs"]) == 2
+
+
 def test_training_in_a_thread(folder: Path, tmp_path: Path) -> None:
     """Only the main thread may handle signals; others train without."""
     found: list[minibert.Run] = []

@@ -5,6 +5,7 @@ A device is opened by name, `devices.open("cpu")`; `reference` runs the NumPy de
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import mmap
@@ -18,6 +19,8 @@ import numpy as np
 
 from minibert import kernels
 from minibert.errors import BackendError
+
+from . import host
 
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
@@ -122,8 +125,6 @@ class Device:
 
     def free_memory(self) -> int | None:
         """Bytes that could still be allocated; None where nobody knows."""
-        from minibert.kernels.devices import host
-
         return host.available()
 
     @property
@@ -152,7 +153,7 @@ class Device:
             pages = mmap.mmap(-1, size)
         except OSError as error:
             raise MemoryError(f"no {size} bytes more") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux: fewer page faults, as NumPy's own arrays have them
+        with contextlib.suppress(AttributeError, OSError):  # where the system has huge pages: fewer page faults
             pages.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(pages, np.uint8)
 
