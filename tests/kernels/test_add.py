@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import gpus
 from bits import as_bf16, assert_same_bits, through_bf16, unwritten
 from minibert.kernels.add import cpu, reference
 
@@ -28,14 +29,15 @@ def assert_adds(backend, a, b, wanted):
     np.testing.assert_array_equal(a, wanted)
 
 
-@pytest.mark.parametrize("backend", [reference, cpu])
+@pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("add")])
 @SHAPES
 def test_adds(backend, shape):
     a, b = operands(shape)
     assert_adds(backend, a, b, (a.astype(np.float64) + b).astype(np.float32))
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("add")])
 @SHAPES
-def test_adds_bf16(shape):
+def test_adds_bf16(shape, backend):
     a, b = (through_bf16(x) for x in operands(shape))
-    assert_adds(cpu, as_bf16(a), as_bf16(b), as_bf16(a + b))
+    assert_adds(backend, as_bf16(a), as_bf16(b), as_bf16(a + b))

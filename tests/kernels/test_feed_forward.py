@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import gpus
 from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels import devices
@@ -51,7 +52,7 @@ def test_reference_gradients(tanh):
 
 
 @FORMS
-@pytest.mark.parametrize("backend", [cpu, cpu_split], ids=["cpu", "cpu_split"])
+@pytest.mark.parametrize("backend", [cpu, cpu_split, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70)], ids=str)
 def test_float32_is_as_accurate_as_numpy(shape, backend, tanh):
     arrays = inputs(*shape)

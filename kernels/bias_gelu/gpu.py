@@ -1,0 +1,32 @@
+"""Bias and GELU in CUDA, one pass each way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minibert.kernels.common.cuda import Kernels, blocks
+from minibert.kernels.common.sums_gpu import add_partials, chunks, partials, partials_bytes
+
+THREADS = 128
+_kernels = Kernels(__file__)
+
+
+def workspace(t: int, f: int) -> int:
+    """Bytes of scratch for backward: the partial sums of dbias."""
+    return partials_bytes(t, f)
+
+
+def forward(y: Any, x: Any, bias: Any, tanh: bool) -> None:
+    t, f = x.shape
+    _kernels.launch("forward", (blocks(f, THREADS), chunks(t)), THREADS, y, x, bias, tanh, t, f)
+
+
+def backward(dx: Any, dbias: Any, dy: Any, x: Any, bias: Any, tanh: bool, scratch: Any) -> None:
+    differentiate(dx, None, dbias, dy, x, bias, tanh, scratch)
+
+
+def differentiate(dx: Any, y: Any, dbias: Any, dy: Any, x: Any, bias: Any, tanh: bool, scratch: Any) -> None:
+    """`backward`, and where y is not None `forward` in the same pass. dx may be dy."""
+    (t, f), room = x.shape, partials(scratch, *x.shape)
+    _kernels.launch("backward", (blocks(f, THREADS), chunks(t)), THREADS, dx, y, room, dy, x, bias, tanh, t, f)
+    add_partials(dbias, room)

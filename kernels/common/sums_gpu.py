@@ -1,0 +1,42 @@
+"""Sums over tokens on the GPU, in chunks of fixed length that are added in order: sums.py's rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .cuda import Kernels, blocks
+
+CHUNK = 64  # tokens, as in sums.cuh
+THREADS = 128
+_kernels = Kernels(__file__.replace("sums_gpu", "sums"))
+
+
+def chunks(t: int) -> int:
+    """How many chunks t tokens make."""
+    return -(-t // CHUNK)
+
+
+def partials_bytes(t: int, f: int) -> int:
+    """Bytes of scratch for the partial sums of f columns."""
+    return chunks(t) * f * 4
+
+
+def partials(scratch: Any, t: int, f: int) -> Any:
+    """Scratch as partial sums (chunks, f)."""
+    return scratch[: partials_bytes(t, f)].view(np.float32).reshape(chunks(t), f)
+
+
+def add_partials(total: Any, partials: Any) -> None:
+    """total (f,) += the partial sums (chunks, f), in order."""
+    n, f = partials.shape
+    if n:
+        _kernels.launch("add_partials", blocks(f, THREADS), THREADS, total, partials, n, f)
+
+
+def add_rows(total: Any, x: Any, scratch: Any) -> None:
+    """total (f,) += the sum over t of x (t, f); scratch of `partials_bytes(t, f)`."""
+    (t, f), room = x.shape, partials(scratch, *x.shape)
+    _kernels.launch("sum_chunks", (blocks(f, THREADS), chunks(t)), THREADS, room, x, t, f)
+    add_partials(total, room)

@@ -1,0 +1,194 @@
+// CUDA C as plain C++ on one core: a block's threads are fibres that take turns, and give way at barriers only.
+// What it can find: wrong results, out-of-step barriers, and, played in another order, most missing ones.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <setjmp.h>
+#include <ucontext.h>
+
+#define EMULATED 1
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __shared__ static
+#define __forceinline__ inline
+#define __noinline__
+#define __restrict__
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+struct dim3 { unsigned x, y, z; };
+struct uint2 { unsigned x, y; };
+struct uint4 { unsigned x, y, z, w; };
+struct int2 { int x, y; };
+struct int4 { int x, y, z, w; };
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct ushort2 { unsigned short x, y; };
+struct alignas(8) ushort4 { unsigned short x, y, z, w; };
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline ushort2 make_ushort2(unsigned short x, unsigned short y) { return {x, y}; }
+static inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned short z, unsigned short w) {
+    return {x, y, z, w};
+}
+
+static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
+static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
+static inline int __float_as_int(float x) { return (int)__float_as_uint(x); }
+static inline float __int_as_float(int x) { return __uint_as_float((unsigned)x); }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+#define __expf expf
+#define __logf logf
+static inline float __fdividef(float a, float b) { return a / b; }
+static inline float __fmul_rn(float a, float b) { volatile float y = a * b; return y; }
+static inline float __fadd_rn(float a, float b) { volatile float y = a + b; return y; }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
+template <class T> static inline T __ldg(const T* p) { return *p; }
+template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
+template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
+
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+enum { MOST_THREADS = 1024, STACK = 1 << 16, DYNAMIC = 228 << 10 };
+struct Barrier { int arrived, generation; };
+struct Warp { Barrier barrier; int alive; uint64_t slots[32]; };
+struct Fibre { ucontext_t context; jmp_buf at; bool begun, done; dim3 index; int number; };
+
+static Fibre fibres[MOST_THREADS], *current;
+static Warp warps[MOST_THREADS / 32];
+static Barrier everybody;
+static int alive, moves, voted;
+static jmp_buf scheduler;
+alignas(128) static unsigned char dynamic_shared[DYNAMIC];
+static void (*kernel)(void**);
+static void** kernel_arguments;
+
+static void give_way() {
+    if (!_setjmp(current->at)) _longjmp(scheduler, 1);
+}
+static void open_if_full(Barrier& barrier, int expected) {
+    if (barrier.arrived && barrier.arrived == expected) barrier.arrived = 0, barrier.generation++, moves++;
+}
+static void wait_at(Barrier& barrier, int& expected) {
+    int generation = barrier.generation;
+    barrier.arrived++, moves++;
+    open_if_full(barrier, expected);
+    while (barrier.generation == generation) give_way();
+}
+static Warp& warp() { return warps[current->number / 32]; }
+static inline void __syncthreads() { wait_at(everybody, alive); }
+static inline void __syncwarp(unsigned = 0xffffffffu) { wait_at(warp().barrier, warp().alive); }
+static inline void __threadfence() {}
+static inline int __syncthreads_or(int x) {
+    __syncthreads(); voted = 0; __syncthreads();
+    if (x) voted = 1;
+    __syncthreads();
+    int y = voted;
+    __syncthreads();
+    return y;
+}
+
+template <class T> static T from_lane(T x, int source) {
+    Warp& w = warp();
+    memcpy(&w.slots[current->number % 32], &x, sizeof x);
+    __syncwarp();
+    memcpy(&x, &w.slots[source & 31], sizeof x);
+    __syncwarp();
+    return x;
+}
+static inline int lane() { return current->number % 32; }
+template <class T> static T __shfl_sync(unsigned, T x, int source, int width = 32) {
+    return from_lane(x, lane() / width * width + source % width);
+}
+template <class T> static T __shfl_xor_sync(unsigned, T x, int mask, int = 32) { return from_lane(x, lane() ^ mask); }
+template <class T> static T __shfl_down_sync(unsigned, T x, int by, int width = 32) {
+    return from_lane(x, lane() % width + by < width ? lane() + by : lane());
+}
+template <class T> static T __shfl_up_sync(unsigned, T x, int by, int width = 32) {
+    return from_lane(x, lane() % width >= by ? lane() - by : lane());
+}
+static unsigned __ballot_sync(unsigned, int x) {
+    unsigned y = 0;
+    for (int i = 0; i < 32; i++) y |= (from_lane(x, i) ? 1u : 0u) << i;
+    return y;
+}
+static inline int __any_sync(unsigned m, int x) { return __ballot_sync(m, x) != 0; }
+static inline int __all_sync(unsigned m, int x) { return !__ballot_sync(m, !x); }
+
+template <class T> static T atomicAdd(T* to, T x) { T before = *to; *to += x; return before; }
+template <class T> static T atomicMax(T* to, T x) { T before = *to; if (before < x) *to = x; return before; }
+
+static void begin() {
+    kernel(kernel_arguments);
+    current->done = true;
+    alive--, moves++;
+    warp().alive--;
+    open_if_full(everybody, alive);
+    open_if_full(warp().barrier, warp().alive);
+    _longjmp(scheduler, 1);
+}
+
+static void resume(Fibre* fibre) {
+    current = fibre;
+    threadIdx = fibre->index;
+    if (_setjmp(scheduler)) return;
+    if (fibre->begun) _longjmp(fibre->at, 1);
+    fibre->begun = true;
+    setcontext(&fibre->context);
+}
+
+// One block; false if its threads wait for each other for good. `order` 0: threads in turn; 1: from the last to the
+// first; more: shuffled by it.
+static bool play_block(int threads, unsigned order) {
+    static unsigned char* stacks = (unsigned char*)aligned_alloc(4096, (size_t)MOST_THREADS * STACK);
+    static int turn[MOST_THREADS];
+    memset(dynamic_shared, 0xff, sizeof dynamic_shared);  // NaN, for whoever reads what nobody wrote
+    memset(warps, 0, sizeof warps);
+    everybody = {0, 0};
+    alive = threads;
+    for (int i = 0; i < threads; i++) {
+        Fibre& fibre = fibres[i];
+        getcontext(&fibre.context);
+        fibre.context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
+        fibre.context.uc_stack.ss_size = STACK;
+        fibre.context.uc_link = nullptr;
+        makecontext(&fibre.context, begin, 0);
+        fibre.begun = fibre.done = false;
+        fibre.number = i;
+        fibre.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+        warps[i / 32].alive++;
+        turn[i] = order == 1 ? threads - 1 - i : i;
+    }
+    for (int i = threads - 1; order > 1 && i > 0; i--) {
+        order = order * 1664525u + 1013904223u;
+        int j = (order >> 8) % (i + 1), other = turn[i];
+        turn[i] = turn[j], turn[j] = other;
+    }
+    while (alive) {
+        int before = moves;
+        for (int i = 0; i < threads; i++)
+            if (!fibres[turn[i]].done) resume(&fibres[turn[i]]);
+        if (moves == before) return false;
+    }
+    return true;
+}
+
+static int play(const unsigned* grid, const unsigned* block, unsigned order, void (*function)(void**), void** arguments) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    kernel = function, kernel_arguments = arguments;
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
+                if (!play_block(block[0] * block[1] * block[2], order)) return 1;
+    return 0;
+}

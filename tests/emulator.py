@@ -1,0 +1,101 @@
+"""A driver for the GPU's kernels without a GPU: CUDA C compiled as C++ (emulator.h), on arrays of NumPy."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bits import as_bf16, from_bf16
+from minibert.kernels import devices
+from minibert.kernels.common import cuda
+from minibert.kernels.devices import Device
+
+HEADER = Path(__file__).with_name("emulator.h").read_text()
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+DYNAMIC = 228 << 10  # bytes of shared memory that a block can have, as in emulator.h
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="minibert-emulator-")
+
+
+class Emulator:
+    """`order`: in which order a block's threads run between barriers; results must not depend on it."""
+
+    def __init__(self, capability: tuple[int, int] = (8, 0), order: int = 0):
+        self.capability, self.order = capability, order
+
+    def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
+        library = _library(source, storage)
+
+        def find(name: str) -> cuda.Launch:
+            function = getattr(library, f"launch_{name}")
+
+            def launch(grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], shared: int) -> None:
+                assert 0 < np.prod(block) <= 1024 and 0 <= shared <= DYNAMIC, (grid, block, shared)
+                values = [_bytes(value) for value in arguments]
+                pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+                sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
+                assert function(*sizes, ctypes.c_uint(self.order), pointers) == 0, f"{name}: threads wait in vain"
+
+            return launch
+
+        return find
+
+    def multiply(self, out: Any, a: Any, b: Any, transposed: str, add: bool) -> None:
+        numbers = [x if x.dtype != np.uint16 else from_bf16(x) for x in (a, b, out)]
+        a, b, before = numbers[0].T if transposed == "a" else numbers[0], numbers[1], numbers[2]
+        product = a @ (b.T if transposed == "b" else b)
+        result = product + before if add else product
+        out[...] = as_bf16(result) if out.dtype == np.uint16 else result
+
+
+def _bytes(value: Any) -> Any:
+    raw = np.uint64(value.ctypes.data).tobytes() if isinstance(value, np.ndarray) else value.tobytes()
+    return (ctypes.c_char * len(raw)).from_buffer_copy(raw)
+
+
+@cache
+def _library(source: str, storage: str) -> ctypes.CDLL:
+    players = []
+    for name, parameters in cuda.signatures(source).items():
+        types = [f"{p.type}*" if p.pointer else p.type for p in parameters]
+        call = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(types))
+        players.append(
+            f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, unsigned order, void** a) {{\n'
+            f"    return play(grid, block, order, [](void** a) {{ {name}({call}); }}, a);\n}}\n"
+        )
+    text = f"#define STORAGE {storage}\n{HEADER}\n{source}\n{''.join(players)}"
+    path = Path(_folder().name) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    path.with_suffix(".cpp").write_text(text)
+    command = [COMPILER, "-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-ffp-contract=off",
+               "-o", str(path.with_suffix(".so")), str(path.with_suffix(".cpp"))]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+    return ctypes.CDLL(str(path.with_suffix(".so")))
+
+
+@contextmanager
+def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[Emulator]:
+    """Kernels for the GPU run on the emulator inside."""
+    before, cuda.driver = cuda.driver, Emulator(capability, order)
+    try:
+        yield cuda.driver
+    finally:
+        cuda.driver = before
+
+
+def device(precision: str = "fp32") -> Device:
+    """A device whose kernels are the GPU's, in host memory; to be used while `emulated`."""
+    return devices.gpu.on_host(precision)

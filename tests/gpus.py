@@ -1,0 +1,78 @@
+"""The GPU's kernels in tests: on the emulator wherever there is a C++ compiler, on a device under `-m gpu`.
+
+Both take arrays of NumPy, so a test has them beside `reference` and `cpu`:
+
+    @pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("add")])
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import emulator
+from minibert.kernels import load
+from minibert.kernels.common import cuda
+
+needs_compiler = pytest.mark.skipif(emulator.COMPILER is None, reason="needs a C++ compiler, g++ or clang++")
+
+
+class Emulated:
+    """An operation's launcher, its kernels played by the emulator."""
+
+    def __init__(self, operation: str, backend: str = "gpu", capability: tuple[int, int] = (8, 0), order: int = 0):
+        self.module, self.capability, self.order = load(operation, backend), capability, order
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with emulator.emulated(self.capability, self.order):
+                return getattr(self.module, name)(*arguments)
+
+        return call
+
+
+class OnDevice:
+    """An operation's launcher on the real device: arrays are copied there, and back afterwards."""
+
+    def __init__(self, operation: str, backend: str = "gpu"):
+        self.module = load(operation, backend)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            import cupy
+
+            opened()
+            copies = {id(a): cupy.asarray(a) for a in arguments if isinstance(a, np.ndarray)}
+            result = getattr(self.module, name)(*(copies.get(id(a), a) for a in arguments))
+            for argument in arguments:
+                if isinstance(argument, np.ndarray) and argument.flags.writeable:
+                    argument[...] = copies[id(argument)].get()
+            return result
+
+        return call
+
+
+def opened() -> None:
+    """Opens the device that runs the tests marked `gpu`; skips where there is none."""
+    from minibert.errors import BackendError
+    from minibert.kernels import devices
+
+    if not isinstance(cuda.driver, emulator.Emulator) and cuda.driver is not None:
+        return
+    try:
+        devices.open("gpu")
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+def backends(operation: str, backend: str = "gpu") -> list[Any]:
+    """What to parametrize a kernel's tests with."""
+    importlib.import_module(f"minibert.kernels.{operation}.{backend}")
+    return [
+        pytest.param(Emulated(operation, backend), id=f"{backend}-emulated", marks=needs_compiler),
+        pytest.param(OnDevice(operation, backend), id=backend, marks=pytest.mark.gpu),
+    ]
