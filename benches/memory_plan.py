@@ -85,7 +85,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Runs a case in this process; its row."""
     from minibert import models
     from minibert.kernels import devices
-    from minibert.memory import PROCESS, Planner
+    from minibert.kernels.devices import PROCESS
+    from minibert.memory import Planner
     from minibert.planning import Plan
     from minibert.settings import TrainConfig
 

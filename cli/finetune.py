@@ -36,7 +36,7 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
               "parameter, adam8bit 2, adafactor next to none.  [default: adam]")  # fmt: skip
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), help="[default: auto]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="[default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
 @click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "

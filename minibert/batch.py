@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert.kernels.devices import Device
+from minibert.kernels.devices import ALIGNMENT, Device
 from minibert.tokenizer import Features
 
 
@@ -18,7 +18,7 @@ class Batch:
 
     ids, segments, positions (inside the sequence), examples (number of the token's example in its data set): (T,)
     int32; offsets: (S + 1,) int32; firsts, first_positions, first_examples: (S,) int32, the row of each [CLS] and its
-    entries above; labels: (S,) int32 classes or floats. `longest` is the greatest length, `numbers` the examples'
+    entries above; labels: (S,) int32 classes or floats, or (2, S) int32 starts and ends. `longest` is the greatest length, `numbers` the examples'
     numbers (S,), both known to the host.
     """
 
@@ -51,22 +51,31 @@ def pack(device: Device, features: Features, numbers: Sequence[int] | np.ndarray
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     source = np.repeat(starts, lengths) + positions
 
-    def place(values: np.ndarray) -> Any:
-        return device.array(values.astype(np.int32))
-
-    return Batch(
-        ids=place(features.ids[source]),
-        segments=place(features.segments[source]),
-        positions=place(positions),
-        examples=place(np.repeat(numbers, lengths)),
-        offsets=place(offsets),
-        firsts=place(offsets[:-1]),
-        first_positions=place(np.zeros_like(numbers)),
-        first_examples=place(numbers),
-        labels=None if labels is None else device.array(labels[numbers]),
-        longest=int(lengths.max(initial=0)),
-        numbers=numbers,
+    placed = _together(
+        device,
+        ids=features.ids[source],
+        segments=features.segments[source],
+        positions=positions,
+        examples=np.repeat(numbers, lengths),
+        offsets=offsets,
+        firsts=offsets[:-1],
+        first_positions=np.zeros_like(numbers),
+        first_examples=numbers,
     )
+    chosen = None if labels is None else device.array(np.ascontiguousarray(labels[numbers].T))
+    return Batch(**placed, labels=chosen, longest=int(lengths.max(initial=0)), numbers=numbers)
+
+
+def _together(device: Device, **columns: np.ndarray) -> dict[str, Any]:
+    """Integers as int32 arrays of the device, each on a line of memory, by one copy."""
+    line = ALIGNMENT // 4
+    ends = np.cumsum([-(-len(column) // line) * line for column in columns.values()])
+    packed = np.zeros(ends[-1], np.int32)
+    spans = [slice(end - -(-len(c) // line) * line, None) for end, c in zip(ends, columns.values(), strict=True)]
+    for span, column in zip(spans, columns.values(), strict=True):
+        packed[span][: len(column)] = column
+    placed = device.array(packed)
+    return {name: placed[span][: len(columns[name])] for name, span in zip(columns, spans, strict=True)}
 
 
 def cut(lengths: np.ndarray, most: int, tokens: int | None) -> list[slice]:

@@ -80,24 +80,30 @@ class Bert:
     def arrays(self, gradients: bool = False) -> dict[str, np.ndarray]:
         """Every parameter (or its gradient) by checkpoint name; on the CPU these are views and can be written, before
         the model computes again."""
-        for group in () if gradients else self.groups:
-            group.changed()
-        return self.views([group.gradients if gradients else group.weights for group in self.groups])
+        views = self.views([group.gradients if gradients else group.weights for group in self.groups])
+        if not gradients:
+            self._changed()
+        return {name: self.device.numpy(view) for name, view in views.items()}
 
-    def views(self, buffers: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The same of flat buffers, one a group, laid out as its weights are: Adam's moments for example."""
-        found: dict[str, np.ndarray] = {}
+    def views(self, buffers: Sequence[Any]) -> dict[str, Any]:
+        """The device's views by checkpoint name of flat buffers, one a group, laid out as its weights are: Adam's moments
+        for example."""
+        found: dict[str, Any] = {}
         for group, buffer in zip(self.groups, buffers, strict=True):
             prefix = f"{group.name}." if group in self.layers else ""
             for param in group:
-                value = self.device.numpy(buffer[param.span].reshape(param.shape))
-                found.update(_checkpoint_views(prefix + param.name, value))
+                found.update(_checkpoint_views(prefix + param.name, buffer[param.span].reshape(param.shape)))
         return found
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Copies a checkpoint's tensors, one for each parameter, into the model."""
-        for name, view in self.arrays().items():
-            view[...] = arrays[name]
+        for name, view in self.views([group.weights for group in self.groups]).items():
+            self.device.write(view, arrays[name])
+        self._changed()
+
+    def _changed(self) -> None:
+        for group in self.groups:
+            group.changed()
 
     def check(self, features: Features) -> None:
         """Raises ConfigError where features reach beyond the embeddings: kernels check no index."""
@@ -202,9 +208,10 @@ class Bert:
         return ops.softmax_cross_entropy(logits, batch.labels)
 
 
-def _checkpoint_views(name: str, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _checkpoint_views(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if ".qkv." in name:
-        parts = ("query", "key", "value")
-        yield from ((name.replace("qkv", part), v) for part, v in zip(parts, np.split(value, 3), strict=True))
+        rows = len(value) // 3
+        for i, part in enumerate(("query", "key", "value")):
+            yield name.replace("qkv", part), value[i * rows : (i + 1) * rows]
     else:
         yield name, value

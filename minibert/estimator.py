@@ -220,7 +220,8 @@ class ModelDirectory(RunDirectory):
         """Writes model.ckpt-STEP and names it the newest; of the older ones the last four stay."""
         newest = f"{PREFIX}{step}"
         entries: dict[str, Entry] = {}
-        for name, array in self._state(optimizer).items():
+        for name, view in self._state(optimizer).items():
+            array = self.bert.device.numpy(view)
             variable, slot = names.split_slot(name)
             theirs, transposed = names.to_tensorflow(variable)
             entries[theirs + slot] = of_array(name, array.T if transposed else array)
@@ -246,13 +247,15 @@ class ModelDirectory(RunDirectory):
                     f"{found.path}: {name} is missing or has another shape: training cannot go on from it; "
                     "choose another --output_dir"
                 )
-            array[...] = entry.read()
+            self.bert.device.write(array, entry.read())
+        for group in self.bert.groups:
+            group.changed()
         return self._step(found.slots)
 
-    def _state(self, optimizer: Optimizer) -> dict[str, np.ndarray]:
-        """Views of weights and moments by our names, NAME/adam_m and NAME/adam_v."""
+    def _state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The device's views of weights and moments by our names, NAME/adam_m and NAME/adam_v."""
         assert isinstance(optimizer, Adam)  # Google's flags know no other
-        state = dict(self.bert.arrays())
+        state = self.bert.views([group.weights for group in self.bert.groups])
         for slot, buffers in zip(names.SLOTS, (optimizer.m, optimizer.v), strict=True):
             state |= {f"{name}/{slot}": view for name, view in self.bert.views(buffers).items()}
         return state

@@ -27,7 +27,6 @@ from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
 from minibert.training import Stage, Trainer
 
-PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled kernels themselves
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -77,7 +76,7 @@ class Planner:
             _ = group.gradients  # there from the second step on, when its forward pass begins
         stage = Stage(data, 1, trainer.settings)
         trainer.update(stage, 1, np.arange(len(lengths)), Key(0, 0))
-        return Use(dict(self.device.peak), PROCESS + self.device.resident_peak)
+        return Use(dict(self.device.peak), self.device.process + self.device.resident_peak)
 
     def layer(self, lengths: Sequence[int]) -> LayerUse:
         """What one layer in the middle takes."""

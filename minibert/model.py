@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.runs import read_description
-from minibert.settings import settled_precision
+from minibert.settings import settled_device, settled_precision
 from minibert.tokenizer import Features, Tokenizer
 
 BATCH = 32  # examples computed at a time outside training
@@ -65,11 +66,19 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
     device, found = bert.device, np.empty((len(features), bert.outputs), np.float32)
     order = np.argsort(np.diff(features.offsets), kind="stable")
     with device.session(), untaped():
+        waiting: list[tuple[np.ndarray, Any]] = []  # read a batch later, so that a device of its own never waits
         for places in batch.in_order(len(features), BATCH):
             numbers = order[places]
-            logits = bert.logits(batch.pack(device, features, numbers, None))
-            found[numbers] = device.numpy(logits.data)
+            waiting.append((numbers, bert.logits(batch.pack(device, features, numbers, None)).data))
+            if len(waiting) > 1:
+                _read(found, device, *waiting.pop(0))
+        for numbers, logits in waiting:
+            _read(found, device, numbers, logits)
     return found
+
+
+def _read(found: np.ndarray, device: Device, numbers: np.ndarray, logits: Any) -> None:
+    found[numbers] = device.numpy(logits)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -105,8 +114,9 @@ def load(
 
 
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
-    """The device of a setting; `auto` is the CPU in this version, and its best precision."""
-    return devices.open("cpu" if name == "auto" else name, threads=threads, precision=settled_precision(precision))
+    """The device of a setting; `auto` is the GPU where there is one, and the device's best precision."""
+    name = settled_device(name)
+    return devices.open(name, threads=threads, precision=settled_precision(precision, name))
 
 
 def tokenizer_of(found: Checkpoint) -> Tokenizer:

@@ -54,7 +54,7 @@ class Optimizer:
         device = groups[0].device
         largest = max(group.weights.size for group in groups)
         self._partial = device.scratch(device.sum_squares.workspace(largest))
-        self._total = device.zeros((1,), "float64", "workspace")
+        self._totals = device.zeros((len(groups),), "float64", "workspace")
 
     def state(self) -> Iterator[tuple[str, Any]]:
         """Every array that a saved state needs beside the weights, by name."""
@@ -65,14 +65,20 @@ class Optimizer:
         for _, array in self.state():
             array.fill(0)
 
-    def squares(self, group: Group) -> float:
-        """The sum of squares of a group's gradients."""
-        group.device.sum_squares.forward(self._total, group.gradients, self._partial)
-        return float(group.device.numpy(self._total)[0])
+    def squares(self, i: int) -> float:
+        """The sum of squares of group number i's gradients."""
+        self._sum_squares(i)
+        return float(self.groups[i].device.numpy(self._totals)[i])
 
     def gradient_norm(self) -> float:
-        """The norm of all gradients as one vector."""
-        return math.sqrt(sum(self.squares(group) for group in self.groups))
+        """The norm of all gradients as one vector; the host waits for the device once."""
+        for i in range(len(self.groups)):
+            self._sum_squares(i)
+        return math.sqrt(sum(self.groups[0].device.numpy(self._totals).tolist()))
+
+    def _sum_squares(self, i: int) -> None:
+        group = self.groups[i]
+        group.device.sum_squares.forward(self._totals[i : i + 1], group.gradients, self._partial)
 
     def update(self, step: int, rate: float, norm: float) -> None:
         """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""

@@ -21,7 +21,7 @@ from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.hub import resolve
 from minibert.kernels.devices import Device
-from minibert.memory import PROCESS, Planner, parse_size
+from minibert.memory import Planner, parse_size
 from minibert.model import open_device
 from minibert.models import NAMES
 from minibert.policies import spelled
@@ -153,7 +153,7 @@ class Plan:
 def budget(memory: str | None, device: Device) -> int | None:
     """Bytes that the process may take: those of a size such as 12GB, or what is free; None where nobody knows."""
     free = device.free_memory()
-    return parse_size(memory) if memory else None if free is None else int(SPARE * free) + PROCESS
+    return parse_size(memory) if memory else None if free is None else int(SPARE * free) + device.process
 
 
 def fitted(

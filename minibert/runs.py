@@ -154,7 +154,8 @@ class RunDirectory:
 
     def save_state(self, step: int, optimizer: Optimizer) -> None:
         """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
-        entries = {name: of_array(name, array) for name, array in _state_arrays(optimizer)}
+        device = optimizer.groups[0].device
+        entries = {name: of_array(name, device.numpy(array)) for name, array in _state_arrays(optimizer)}
         huggingface.write(self.path / STATE, entries, {"step": str(step)})
 
     def load_state(self, optimizer: Optimizer) -> int:
@@ -170,7 +171,7 @@ class RunDirectory:
                     saved = state.get_tensor(name)
                     if saved.shape != array.shape or saved.dtype != array.dtype:
                         raise ValueError(f"{name} is {saved.dtype} {saved.shape}, not {array.dtype} {array.shape}")
-                    array[...] = saved
+                    optimizer.groups[0].device.write(array, saved)
                 for group in optimizer.groups:
                     group.changed()
                 step = int(state.metadata()["step"])
@@ -268,9 +269,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _state_arrays(optimizer: Optimizer) -> Iterator[tuple[str, np.ndarray]]:
+def _state_arrays(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
+    """The device's arrays that a saved state holds, by name."""
     for group in optimizer.groups:
-        yield f"weights/{group.name}", group.device.numpy(group.weights)
-    device = optimizer.groups[0].device
-    for name, array in optimizer.state():
-        yield name, device.numpy(array)
+        yield f"weights/{group.name}", group.weights
+    yield from optimizer.state()

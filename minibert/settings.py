@@ -14,6 +14,7 @@ RECIPES = {  # schedule, bias correction
     "stable": ("hf", True),  # Mosbach et al. 2021, who train longer with it: add --epochs 20
 }
 SCHEDULES = ("google", "hf", "electra")
+DEVICES = ("cpu", "gpu")
 OPTIMIZERS = ("adam", "adam8bit", "adafactor")
 
 
@@ -56,8 +57,8 @@ class TrainConfig:
         self._settle("schedule", None, schedule)
         adafactor = self.optimizer == "adafactor"
         self._settle("bias_correction", None, bias_correction and not adafactor)
-        object.__setattr__(self, "precision", settled_precision(self.precision))
-        self._settle("device", "auto", "cpu")
+        object.__setattr__(self, "device", settled_device(self.device))
+        object.__setattr__(self, "precision", settled_precision(self.precision, self.device))
         _require("epochs", self.epochs, 0 < self.epochs < 2**31, "above 0")
         _require("batch size", self.batch_size, self.batch_size >= 1, "at least 1")
         _require(
@@ -84,8 +85,7 @@ class TrainConfig:
         wanted = "off for adafactor, whose averages need none: leave it out"
         _require("bias correction", self.bias_correction, not (self.bias_correction and adafactor), wanted)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
-        if self.device != "cpu":
-            raise BackendError(f"device {self.device} is not in this version; use --device cpu")
+        _require("device", self.device, self.device in DEVICES, ", ".join(DEVICES))
 
     def _settle(self, name: str, undecided: object, value: object) -> None:
         if getattr(self, name) == undecided:
@@ -95,10 +95,26 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-def settled_precision(precision: str) -> str:
-    """fp32 or bf16; `auto` is bf16 where this CPU has a unit for it. BackendError for bf16 in vain."""
+def settled_device(device: str) -> str:
+    """`auto` is the GPU where there is one, and CuPy."""
+    if device != "auto":
+        return device
+    from minibert.kernels.devices import gpu
+
+    return "gpu" if gpu.usable() else "cpu"
+
+
+def settled_precision(precision: str, device: str = "cpu") -> str:
+    """fp32 or bf16, on a GPU also tf32; `auto` is bf16 where the device has a unit for it. BackendError for bf16 in vain
+    on a CPU; a GPU is asked when it is opened."""
     if precision == "fp32":
         return precision
+    if device == "gpu":
+        from minibert.kernels.devices import gpu
+
+        return gpu.precision() if precision == "auto" else precision
+    if precision == "tf32":
+        raise BackendError("precision tf32 is the GPU's; use --precision fp32 or auto")
     from minibert.kernels.common import unit
 
     if precision == "auto":

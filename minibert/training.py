@@ -101,18 +101,20 @@ class Trainer:
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
         device, data = self.bert.device, data or self.stages[0].data
-        loss, tokens = 0.0, 0
+        found, tokens = [], 0
         for part in self._parts(numbers, data):
             micro = batch.pack(device, data.features, part, data.labels)
             with Tape() as tape:
                 logits = self.bert.logits(micro, key, self.policy)
                 losses = self.bert.loss(logits, micro)
-            loss += float(device.numpy(losses.data).sum(dtype=np.float64)) / len(numbers)
-            if not math.isfinite(loss):
-                raise NotFinite(f"the loss is {loss}")
             share = np.full(len(micro), 1 / len(numbers), device.float_type)
             tape.backward(losses, [device.array(share)])
+            found.append(losses.data)
             tokens += micro.tokens
+        # Read when everything is under way: here the host waits for a device of its own.
+        loss = sum(float(device.numpy(part).sum(dtype=np.float64)) / len(numbers) for part in found)
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss}")
         return loss, tokens
 
     def _parts(self, numbers: np.ndarray, data: Split) -> list[np.ndarray]:
@@ -173,7 +175,7 @@ class Trainer:
         begun = False
 
         def measure(i: int) -> None:
-            squares[i] = optimizer.squares(optimizer.groups[i])
+            squares[i] = optimizer.squares(i)
 
         def update(i: int) -> None:
             nonlocal begun

@@ -118,7 +118,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
 def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minibert.memory import PROCESS
+    from minibert.kernels.devices import PROCESS
     from minibert.training import Trainer
 
     whole = train(folder, tmp_path / "whole", learning_rate=1e-3)
@@ -188,7 +188,7 @@ def test_a_damaged_plan_is_told_in_a_line(folder: Path, stopped: Path, damage: d
 
 
 def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
-    from minibert.memory import PROCESS
+    from minibert.kernels.devices import PROCESS
     from minibert.seeds import finetune_seeds
 
     whole = train(folder, tmp_path / "whole", learning_rate=1e-3)

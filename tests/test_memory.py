@@ -16,7 +16,8 @@ from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import host
-from minibert.memory import PROCESS, LayerUse, Planner, parse_size
+from minibert.kernels.devices import PROCESS
+from minibert.memory import LayerUse, Planner, parse_size
 from minibert.planning import Plan
 from minibert.random import Key
 from minibert.settings import TrainConfig

@@ -22,6 +22,7 @@ from minibert.errors import BackendError
 
 from . import host
 
+PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled kernels themselves
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
@@ -33,7 +34,7 @@ class Block:
 
     __slots__ = ("memory", "size", "touched")
 
-    def __init__(self, size: int, memory: np.ndarray):
+    def __init__(self, size: int, memory: Any):
         self.size, self.memory, self.touched = size, memory, 0
 
 
@@ -42,9 +43,8 @@ class Lease:
 
     __slots__ = ("__array_interface__", "block", "device", "kind", "nbytes")
 
-    def __init__(self, device: Device, block: Block, kind: str, nbytes: int, interface: dict[str, Any]):
+    def __init__(self, device: Device, block: Block, kind: str, nbytes: int):
         self.device, self.block, self.kind, self.nbytes = device, block, kind, nbytes
-        self.__array_interface__ = interface | {"version": 3}
 
     def __del__(self) -> None:
         self.device._give_back(self)
@@ -53,12 +53,16 @@ class Lease:
 class Device:
     """Host memory with its accounting: the `reference` device, and what `cpu` and `gpu` start from.
 
+    `process` is what training takes beside arrays, in bytes: the interpreter and compiled kernels, or a GPU's context.
+
     `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
     Freed blocks are kept for the next array of like size, so that a steady loop touches no fresh pages; blocks in use
     and kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
     `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets (kind,
     bytes) for each array handed out, and for each that dies the same with the bytes below zero.
     """
+
+    process = PROCESS
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
         self.backend = backend
@@ -93,7 +97,7 @@ class Device:
         self._count(kind, nbytes)
         if self._total > self._peak_total:
             self._peak_total, self.peak = self._total, self.in_use.copy()
-        return np.asarray(Lease(self, block, kind, nbytes, self._interface(block, tuple(shape), dtype)))
+        return self._array(Lease(self, block, kind, nbytes), tuple(shape), dtype)
 
     def empty_like(self, array: np.ndarray, kind: str = "activations") -> np.ndarray:
         return self.empty(array.shape, array.dtype, kind)
@@ -110,7 +114,7 @@ class Device:
     def array(self, host: np.ndarray, kind: str = "activations") -> np.ndarray:
         """A copy of a host array in the device's memory."""
         array = self.empty(host.shape, host.dtype, kind)
-        array[...] = host
+        self.write(array, host)
         return array
 
     def release(self) -> None:
@@ -136,16 +140,25 @@ class Device:
         """Held while kernels run, by training and prediction: a device sets up here what it changes globally."""
         return nullcontext()
 
-    def numpy(self, array: np.ndarray) -> np.ndarray:
-        """A device array as the host sees it."""
+    def numpy(self, array: Any) -> np.ndarray:
+        """A device array as the host sees it: on the CPU itself, elsewhere a copy, made when all before it is done."""
         return array
+
+    def write(self, array: Any, host: np.ndarray) -> None:
+        """Fills a device array from one of the host, of its shape and type."""
+        array[...] = host
+
+    def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """The array in a leased block, which keeps the lease alive."""
+        lease.__array_interface__ = self._interface(lease.block, shape, dtype) | {"version": 3}
+        return np.asarray(lease)
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
         """An array in a block, as NumPy's array interface describes it."""
         start = block.memory.ctypes.data
         return {"shape": shape, "typestr": dtype.str, "data": (start + -start % ALIGNMENT, False)}
 
-    def _memory(self, size: int) -> np.ndarray:
+    def _memory(self, size: int) -> Any:
         """New memory; MemoryError where the system has none."""
         if size < PAGED:
             return np.empty(size + ALIGNMENT, np.uint8)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from minibert import batch, ops
 from minibert.autograd import Tensor, untaped
 from minibert.batch import Batch
@@ -40,8 +38,7 @@ class Reader(Bert):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean of both cross entropies over each window's tokens: (S,)."""
-        labels = self.device.numpy(batch.labels)
-        starts, ends = (self.device.array(np.ascontiguousarray(column)) for column in labels.T)
+        starts, ends = batch.labels
         return ops.span_cross_entropy(logits, batch.offsets, starts, ends)
 
 
@@ -55,6 +52,7 @@ def tops(reader: Reader, windows: Windows, n: int) -> Iterator[Top]:
             logits = reader.logits(part).data
             values = device.empty((len(part), 2, n), device.float_type, "activations")
             places = device.empty((len(part), 2, n), "int32", "activations")
+            firsts = device.empty((len(part), 2), device.float_type, "activations")
             device.top_logits.forward(values, places, logits, part.offsets)
-            firsts = device.numpy(logits)[device.numpy(part.firsts)]
-            yield Top(device.numpy(values).copy(), device.numpy(places).copy(), firsts)
+            device.take_rows.forward(firsts, logits, part.firsts)
+            yield Top(*(device.numpy(found).copy() for found in (values, places, firsts)))

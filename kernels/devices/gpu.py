@@ -1,0 +1,176 @@
+"""NVIDIA's GPUs, through CuPy: arrays, copies, the compiler of kernels and cuBLAS.
+
+CuPy is imported when a device is opened. Everything runs on one stream, in the order it was asked for: the host runs
+ahead and waits only where it reads a number (`numpy`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minibert.errors import BackendError
+from minibert.kernels.common import cuda
+
+from . import Block, Device, Lease
+
+# The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
+PROCESS = 768 << 20
+BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
+IN_BF16 = {"matmul": "gpu_bf16"}
+LIBRARIES = 'CuPy is not installed: pip install ".[gpu]" (CUDA 13) or ".[gpu12]" (CUDA 12, for cards before Turing)'
+
+
+class Gpu(Device):
+    """One card; until it is connected, only a description of one, which planning needs and no more."""
+
+    process = PROCESS
+
+    def __init__(self, precision: str = "fp32") -> None:
+        super().__init__("gpu", variants=IN_BF16 if precision == "bf16" else None)
+        self.precision = precision
+        if precision == "bf16":
+            self.activation_type = np.dtype(np.uint16)  # the bits
+
+    def connect(self) -> Gpu:
+        """Takes the card: its stream and memory. BackendError where there is none, or none that can do this."""
+        self.cupy = cupy = library()
+        capability = found()
+        if self.precision == "bf16" and capability < BF16:
+            raise BackendError(f"precision bf16 needs compute capability 8.0, this card has {_dotted(capability)}; "
+                               "use --precision fp32")  # fmt: skip
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream.use()
+        self.pool = cupy.cuda.MemoryPool()
+        self._copies: deque[tuple[Any, Any]] = deque()  # to the device, under way: when they are done, and from where
+        compute = "CUBLAS_COMPUTE_32F_FAST_TF32" if self.precision == "tf32" else "CUBLAS_COMPUTE_32F"
+        cuda.driver = CupyDriver(cupy, capability, compute)
+        return self
+
+    def release(self) -> None:
+        super().release()
+        self.pool.free_all_blocks()
+
+    def free_memory(self) -> int | None:
+        return self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
+
+    def numpy(self, array: Any) -> np.ndarray:
+        return array.get()
+
+    def write(self, array: Any, host: np.ndarray) -> None:
+        """Copies by way of memory that stays in place, so that nobody waits."""
+        if not array.nbytes:
+            return
+        while self._copies and self._copies[0][0].done:
+            self._copies.popleft()
+        pinned = self.cupy.cuda.alloc_pinned_memory(array.nbytes)
+        np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)[...] = host
+        array.data.copy_from_host_async(pinned.ptr, array.nbytes, self.stream)
+        self._copies.append((self.stream.record(), pinned))
+
+    def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        memory = self.cupy.cuda.UnownedMemory(lease.block.memory.ptr, lease.block.size, lease)
+        return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+
+    def _memory(self, size: int) -> Any:
+        return self.pool.malloc(size)
+
+
+class CupyDriver:
+    """Kernels compiled by NVRTC for this card and kept in CuPy's cache; products by cuBLAS."""
+
+    def __init__(self, cupy: Any, capability: tuple[int, int], compute: str):
+        from cupy_backends.cuda.libs import cublas
+
+        self.cupy, self.capability, self.cublas = cupy, capability, cublas
+        self.compute = getattr(cublas, compute)
+        self.one, self.zero = np.float32(1), np.float32(0)  # cuBLAS reads them where they lie
+        self.types = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
+
+    def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
+        options = ("-std=c++17", f"-DSTORAGE={storage}")
+        module = self.cupy.RawModule(code=source, options=options)
+
+        def find(name: str) -> cuda.Launch:
+            kernel = module.get_function(name)
+            room = 48 << 10  # of dynamic shared memory without being asked for it
+
+            def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], shared: int) -> None:
+                nonlocal room
+                if shared > room:
+                    kernel.max_dynamic_shared_size_bytes = room = shared
+                kernel(grid, block, tuple(arguments), shared_mem=shared)
+
+            return launch
+
+        return find
+
+    def multiply(self, out: Any, a: Any, b: Any, transposed: str, add: bool) -> None:
+        rows, columns = out.shape
+        inner = a.shape[0] if transposed == "a" else a.shape[1]
+        if inner == 0:
+            if not add:
+                out.fill(0)
+            return
+        # cuBLAS counts by columns: what it sees is out transposed, which is b's transpose times a's.
+        yes, no = self.cublas.CUBLAS_OP_T, self.cublas.CUBLAS_OP_N
+        self.cublas.gemmEx(
+            self.cupy.cuda.device.get_cublas_handle(),
+            yes if transposed == "b" else no, yes if transposed == "a" else no, columns, rows, inner,
+            self.one.__array_interface__["data"][0], b.data.ptr, self.types[b.dtype], b.shape[1],
+            a.data.ptr, self.types[a.dtype], a.shape[1],
+            (self.one if add else self.zero).__array_interface__["data"][0], out.data.ptr, self.types[out.dtype], columns,
+            self.compute, self.cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+
+@cache
+def library() -> Any:
+    """CuPy; BackendError where it is not installed."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(LIBRARIES if error.name == "cupy" else f"CuPy does not load ({error})") from None
+    return cupy
+
+
+@cache
+def found() -> tuple[int, int]:
+    """The compute capability of the card, such as (9, 0); BackendError where there is none."""
+    cupy = library()
+    try:
+        text = cupy.cuda.Device().compute_capability
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"there is no GPU to use ({error}); use --device cpu, and `minibert doctor` tells more") from None
+    return int(text[:-1]), int(text[-1])
+
+
+def usable() -> bool:
+    """Whether there is a GPU, and CuPy to use it."""
+    if importlib.util.find_spec("cupy") is None:  # spares everybody else the time that importing takes
+        return False
+    try:
+        found()
+    except BackendError:
+        return False
+    return True
+
+
+def precision() -> str:
+    """The best that the card has: bf16 by tensor cores, or fp32."""
+    return "bf16" if found() >= BF16 else "fp32"
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def open(precision: str = "fp32", threads: int | None = None) -> Gpu:  # noqa: A001 - devices.open reads best
+    if threads:
+        raise BackendError("threads are the CPU's: leave --threads out with --device gpu")
+    return Gpu(precision).connect()
