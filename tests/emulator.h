@@ -13,7 +13,7 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __shared__ static
+#define __shared__ static __attribute__((section("shared_memory")))  // together, so that they can be spoilt
 #define __forceinline__ inline
 #define __noinline__
 #define __restrict__
@@ -69,6 +69,7 @@ static Barrier everybody;
 static int alive, moves, voted;
 static jmp_buf scheduler;
 alignas(128) static unsigned char dynamic_shared[DYNAMIC];
+extern unsigned char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[] __attribute__((weak));
 static void (*kernel)(void**);
 static void** kernel_arguments;
 
@@ -152,6 +153,7 @@ static bool play_block(int threads, unsigned order) {
     static unsigned char* stacks = (unsigned char*)aligned_alloc(4096, (size_t)MOST_THREADS * STACK);
     static int turn[MOST_THREADS];
     memset(dynamic_shared, 0xff, sizeof dynamic_shared);  // NaN, for whoever reads what nobody wrote
+    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     memset(warps, 0, sizeof warps);
     everybody = {0, 0};
     alive = threads;

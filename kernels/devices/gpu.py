@@ -89,7 +89,7 @@ class CupyDriver:
 
         self.cupy, self.capability, self.cublas = cupy, capability, cublas
         self.compute = getattr(cublas, compute)
-        self.one, self.zero = np.float32(1), np.float32(0)  # cuBLAS reads them where they lie
+        self.factors = np.array([0, 1], np.float32)  # cuBLAS reads them where they lie
         self.types = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
 
     def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
@@ -117,14 +117,16 @@ class CupyDriver:
             if not add:
                 out.fill(0)
             return
+        zero = self.factors.ctypes.data
+        one = zero + self.factors.itemsize
         # cuBLAS counts by columns: what it sees is out transposed, which is b's transpose times a's.
         yes, no = self.cublas.CUBLAS_OP_T, self.cublas.CUBLAS_OP_N
         self.cublas.gemmEx(
             self.cupy.cuda.device.get_cublas_handle(),
             yes if transposed == "b" else no, yes if transposed == "a" else no, columns, rows, inner,
-            self.one.__array_interface__["data"][0], b.data.ptr, self.types[b.dtype], b.shape[1],
+            one, b.data.ptr, self.types[b.dtype], b.shape[1],
             a.data.ptr, self.types[a.dtype], a.shape[1],
-            (self.one if add else self.zero).__array_interface__["data"][0], out.data.ptr, self.types[out.dtype], columns,
+            one if add else zero, out.data.ptr, self.types[out.dtype], columns,
             self.compute, self.cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
 
