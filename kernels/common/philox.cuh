@@ -35,4 +35,9 @@ struct Dropout {
     __device__ __forceinline__ uint4 hidden(int block, int position, int example) const {
         return philox(block, position, example, stream, seed);
     }
+
+    // The same, or zeros, whose elements are all kept, where nothing is dropped.
+    __device__ __forceinline__ uint4 words(int block, int position, int example) const {
+        return drops() ? hidden(block, position, example) : make_uint4(0, 0, 0, 0);
+    }
 };

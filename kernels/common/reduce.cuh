@@ -15,3 +15,30 @@ __device__ __forceinline__ float block_sum(float x, float* room) {
     __syncthreads();
     return x;
 }
+
+// The sums of two numbers over a block of whole warps, in every thread, at one barrier a call. Two rooms take turns: what
+// one call left in shared memory has been read by all when the call after the next one writes there.
+struct PairSums {
+    float2* rooms;  // 64, in shared memory
+    int turn;
+
+    __device__ __forceinline__ float2 operator()(float a, float b) {
+        int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+        bool upper = lane >= 16;  // the lower half of a warp sums a, the upper half b
+        float sum = upper ? b : a;
+        sum += __shfl_xor_sync(0xffffffffu, upper ? a : b, 16);
+#pragma unroll
+        for (int distance = 8; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+        float2* room = rooms + 32 * turn;
+        if (lane % 16 == 0) (upper ? room[threadIdx.x / 32].y : room[threadIdx.x / 32].x) = sum;
+        __syncthreads();
+        turn ^= 1;
+        float2 sums = room[0];
+        for (int warp = 1; warp < warps; warp++) {
+            float2 other = room[warp];
+            sums.x += other.x;
+            sums.y += other.y;
+        }
+        return sums;
+    }
+};

@@ -1,6 +1,7 @@
 // Sums of columns over tokens, in chunks of CHUNK rows that are added in order: one sum's bits, whatever the timing.
 #include "storage.cuh"
 #include "sums.cuh"
+#define WARPS 16  // as in sums_gpu.py
 
 // partials[chunk, i] = sum of x[t, i] over the chunk's tokens. A thread a column, a block row a chunk.
 extern "C" __global__ void sum_chunks(float* partials, const storage* x, int t, int f) {
@@ -12,11 +13,19 @@ extern "C" __global__ void sum_chunks(float* partials, const storage* x, int t, 
     partials[(size_t)blockIdx.y * f + i] = sum;
 }
 
-// total[i] += sum of partials[chunk, i] over all chunks
+// total[i] += sum of partials[chunk, i] over all chunks. 32 columns a block, whose warp w takes chunks w, w + WARPS and so
+// on: thousands of chunks one after the other would be thousands of waits for memory. Then warps are added in order.
 extern "C" __global__ void add_partials(float* total, const float* partials, int chunks, int f) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= f) return;
+    __shared__ float sums[WARPS][32];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
     float sum = 0.0f;
-    for (int chunk = 0; chunk < chunks; chunk++) sum += partials[(size_t)chunk * f + i];
+    if (i < f) {
+#pragma unroll 4
+        for (int chunk = warp; chunk < chunks; chunk += WARPS) sum += partials[(size_t)chunk * f + i];
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp || i >= f) return;
+    for (int other = 1; other < WARPS; other++) sum += sums[other][lane];
     total[i] += sum;
 }

@@ -10,6 +10,7 @@ from .cuda import Kernels, blocks
 
 CHUNK = 64  # tokens, as in sums.cuh
 THREADS = 128
+WARPS = 16  # of a block that adds partial sums, as in sums.cu
 _kernels = Kernels(__file__.replace("sums_gpu", "sums"))
 
 
@@ -32,7 +33,7 @@ def add_partials(total: Any, partials: Any) -> None:
     """total (f,) += the partial sums (chunks, f), in order."""
     n, f = partials.shape
     if n:
-        _kernels.launch("add_partials", blocks(f, THREADS), THREADS, total, partials, n, f)
+        _kernels.launch("add_partials", blocks(f, 32), 32 * WARPS, total, partials, n, f)
 
 
 def add_rows(total: Any, x: Any, scratch: Any) -> None:

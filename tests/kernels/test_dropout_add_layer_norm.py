@@ -1,4 +1,4 @@
-"""Dropout, residual sum and LayerNorm: the definition's gradients, and Numba against the definition."""
+"""Dropout, residual sum and LayerNorm: the definition's gradients, and kernels against the definition."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 
+import gpus
 from bits import as_bf16, assert_same_bits, from_bf16, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
+from minibert.errors import BackendError
 from minibert.kernels.dropout_add_layer_norm import cpu, reference
 from packed import BATCHES, PRIMES, exact, floats, pack
 
 EPS = 1e-12
 KEY = (2**63 + 11, 512 * 7 + 9)
+BACKENDS = pytest.mark.parametrize("backend", [cpu, *gpus.backends("dropout_add_layer_norm")])
 
 
 def compute(backend, batch, rate, x, residual, gamma, beta, dy, dy2=None):
@@ -58,9 +61,9 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def bf16(batch, rate, x, residual, gamma, beta, *gradients):
+def bf16(backend, batch, rate, x, residual, gamma, beta, *gradients):
     """`compute` with x, residual, dy, dy2, y, dx and dresidual stored as bf16; the last three come back as float32."""
-    results = compute(cpu, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, *map(as_bf16, gradients))
+    results = compute(backend, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, *map(as_bf16, gradients))
     return [from_bf16(result) if result.dtype == np.uint16 else result for result in results]
 
 
@@ -70,21 +73,23 @@ def as_stored(results):
     return [through_bf16(array) if name in stored else array for name, array in zip(NAMES, results, strict=True)]
 
 
+@BACKENDS
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 @CASES
-def test_numba(lengths, c, rate, shift):
+def test_float32(lengths, c, rate, shift, backend):
     batch, inputs = pack(lengths), make(sum(lengths), c, shift)
     if c == 1:
         inputs = tuple(array * np.float32(0) + 1 for array in inputs)  # z - mean = 0: only exact zeros are right
-    results = [compute(backend, batch, rate, *data)
-               for backend, data in [(cpu, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
+    results = [compute(which, batch, rate, *data)
+               for which, data in [(backend, inputs), (reference, inputs), (reference, exact(*inputs))]]  # fmt: skip
     for name, got, naive, wanted in zip(NAMES, *results, strict=True):
         assert_as_accurate(got, naive, wanted, floor=5e-7, what=name)  # four roundings: naive's luck with few elements
 
 
+@BACKENDS
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 @CASES
-def test_bf16(lengths, c, rate, shift):
+def test_bf16(lengths, c, rate, shift, backend):
     """Beside NumPy in float32 on the same rounded numbers, its results rounded once."""
     batch, (x, residual, gamma, beta, dy) = pack(lengths), make(sum(lengths), c, shift)
     if c == 1:
@@ -92,7 +97,7 @@ def test_bf16(lengths, c, rate, shift):
     inputs = through_bf16(x), through_bf16(residual), gamma, beta, through_bf16(dy)
     naive = as_stored(compute(reference, batch, rate, *inputs))
     wanted = compute(reference, batch, rate, *exact(*inputs))
-    for name, *three in zip(NAMES, bf16(batch, rate, *inputs), naive, wanted, strict=True):
+    for name, *three in zip(NAMES, bf16(backend, batch, rate, *inputs), naive, wanted, strict=True):
         assert_as_accurate(*three, floor=5e-7, what=name)
 
 
@@ -104,14 +109,15 @@ def test_a_second_gradient_is_added_by_the_reference():
         np.testing.assert_array_equal(got, wanted, name)
 
 
-@pytest.mark.parametrize("kernel", [partial(compute, cpu), bf16], ids=["fp32", "bf16"])
+@BACKENDS
+@pytest.mark.parametrize("kernel", [compute, bf16], ids=["fp32", "bf16"])
 @CASES
-def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel):
+def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel, backend):
     """Rounding the sum to bf16 would show in dbeta, which is float32."""
     batch, (*inputs, dy) = pack(lengths), make(sum(lengths), c)
     x, residual, dy, dy2 = map(through_bf16, (*inputs[:2], dy, dy[::-1] * np.float32(0.3)))
     inputs = x, residual, *inputs[2:]
-    got = kernel(batch, rate, *inputs, dy, dy2)
+    got = kernel(backend, batch, rate, *inputs, dy, dy2)
     naive = compute(reference, batch, rate, *inputs, dy, dy2)
     naive = as_stored(naive) if kernel is bf16 else naive
     wanted = compute(reference, batch, rate, *exact(*inputs, dy, dy2))
@@ -119,16 +125,17 @@ def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel):
         assert_as_accurate(*three, floor=5e-7, what=name)
 
 
+@BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_number_stays_visible_in_its_row(bad):
+def test_a_bad_number_stays_visible_in_its_row(bad, backend):
     batch, inputs = pack((40,)), make(40, 24)
     inputs[0][17, 5], inputs[4][23, 7] = bad, bad
-    for y, _, _, dx, *_ in (compute(cpu, batch, 0.5, *inputs), bf16(batch, 0.5, *inputs)):
+    for y, _, _, dx, *_ in (kernel(backend, batch, 0.5, *inputs) for kernel in (compute, bf16)):
         assert np.isnan(y[17]).all() and np.isfinite(np.delete(y, 17, 0)).all()
         assert not np.isfinite(dx[[17, 23]]).any() and np.isfinite(np.delete(dx, [17, 23], 0)).all()
 
 
-@pytest.mark.parametrize("kernel", [partial(compute, cpu), bf16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kernel", [partial(compute, cpu), partial(bf16, cpu)], ids=["fp32", "bf16"])
 def test_threads_change_no_bit(kernel):
     batch = pack(PRIMES)
     inputs = make(len(batch.positions), 96)
@@ -144,3 +151,23 @@ def test_packing_changes_no_bit():
     y_alone, *_, dx_alone, _, _, _ = compute(cpu, alone, 0.1, x[-127:], residual[-127:], gamma, beta, dy[-127:])
     np.testing.assert_array_equal(y_alone, y[-127:])
     np.testing.assert_array_equal(dx_alone, dx[-127:])
+
+
+@gpus.needs_compiler
+def test_gpu_any_order_of_threads_gives_the_same_bits():
+    """A row of four warps, the last one's columns partly missing."""
+    batch = pack((9, 4))
+    inputs = make(13, 771)
+    got, *others = (
+        compute(gpus.Emulated("dropout_add_layer_norm", order=order), batch, 0.1, *inputs) for order in (0, 1, 7)
+    )
+    for name, *three in zip(NAMES, got, *others, strict=True):
+        assert len({array.tobytes() for array in three}) == 1, name
+    wanted = compute(reference, batch, 0.1, *exact(*inputs))
+    for name, *three in zip(NAMES, got, compute(reference, batch, 0.1, *inputs), wanted, strict=True):
+        assert_as_accurate(*three, floor=5e-7, what=name)
+
+
+def test_gpu_says_how_long_a_row_may_be():
+    with pytest.raises(BackendError, match="at most 4096 columns, got 4097"):
+        compute(gpus.Emulated("dropout_add_layer_norm"), pack((1,)), 0.1, *make(1, 4097))

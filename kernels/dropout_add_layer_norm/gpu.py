@@ -1,0 +1,40 @@
+"""Dropout, residual sum and LayerNorm in CUDA, one pass each way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minibert.kernels.common import layer_norm_gpu as norm
+from minibert.kernels.common.cuda import Kernels, blocks
+from minibert.kernels.common.philox import scale, threshold
+
+_kernels = Kernels(__file__)
+
+
+def workspace(t: int, c: int) -> int:
+    """Bytes of scratch for backward: the partial sums of dgamma and dbeta."""
+    return norm.partials_bytes(t, c)
+
+
+def forward(
+    y: Any, mean: Any, rstd: Any, x: Any, residual: Any, gamma: Any, beta: Any, positions: Any, examples: Any,
+    eps: float, rate: float, seed: int, stream: int,
+) -> None:  # fmt: skip
+    (t, c), rows = x.shape, norm.FORWARD_ROWS
+    _kernels.launch(
+        "forward", blocks(t, rows), norm.threads(c), y, mean, rstd, x, residual, gamma, beta, positions, examples, eps,
+        threshold(rate), scale(rate), seed, stream, rows, t, c,
+    )  # fmt: skip
+
+
+def backward(
+    dx: Any, dresidual: Any, dgamma: Any, dbeta: Any, dy: Any, dy2: Any, x: Any, residual: Any, mean: Any, rstd: Any,
+    gamma: Any, positions: Any, examples: Any, rate: float, seed: int, stream: int, scratch: Any,
+) -> None:  # fmt: skip
+    t, c = x.shape
+    partials = norm.partials(scratch, t, c)
+    _kernels.launch(
+        "backward", norm.chunks(t), norm.threads(c), dx, dresidual, partials, dy, dy2, x, residual, mean, rstd, gamma,
+        positions, examples, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t), t, c,
+    )  # fmt: skip
+    norm.add(dgamma, dbeta, partials)
