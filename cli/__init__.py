@@ -16,6 +16,7 @@ from minibert.cli.bench import bench
 from minibert.cli.compile import compile
 from minibert.cli.convert import convert
 from minibert.cli.convert_triviaqa import convert_triviaqa
+from minibert.cli.doctor import doctor
 from minibert.cli.download import download
 from minibert.cli.evaluate import evaluate
 from minibert.cli.finetune import finetune
@@ -58,7 +59,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     finetune, evaluate, predict, answer, run_classifier, run_squad, download, convert, convert_triviaqa, inspect,
-    compile, bench, plan,
+    compile, bench, plan, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 

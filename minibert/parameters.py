@@ -40,6 +40,8 @@ class Param:
         That copy is made when it is first asked for after a change (`Group.changed`).
         """
         device, matmul = self.group.device, self.group.device.matmul
+        if device.operand_type is not None:
+            return self.group.copy[self.span].reshape(self.shape)
         size = matmul.prepared_bytes(*self.shape)
         if not size:
             return self.data
@@ -76,6 +78,8 @@ class Group:
                 self.decayed = size
         self.weights = device.zeros((size,), device.float_type, "weights")
         self._gradients: Any = None
+        self._copy: Any = None
+        self._stale = True
         for p in self:
             p.data = self.weights[p.span].reshape(p.shape)
 
@@ -87,8 +91,19 @@ class Group:
 
     def changed(self) -> None:
         """Called by whoever has written to the weights, or gives them away to be written to."""
+        self._stale = True
         for p in self:
             p.stale = True
+
+    @property
+    def copy(self) -> Any:
+        """The weights in the device's `operand_type`; made when it is first asked for after a change."""
+        if self._copy is None:
+            self._copy = self.device.empty(self.weights.shape, self.device.operand_type, "weights")
+        if self._stale:
+            self.device.matmul.prepare(self._copy, self.weights)
+            self._stale = False
+        return self._copy
 
     @property
     def gradients(self) -> Any:

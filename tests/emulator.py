@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from bits import as_bf16, from_bf16
-from minibert.kernels import devices
 from minibert.kernels.common import cuda
 from minibert.kernels.devices import Device
 
@@ -97,5 +96,8 @@ def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[E
 
 
 def device(precision: str = "fp32") -> Device:
-    """A device whose kernels are the GPU's, in host memory; to be used while `emulated`."""
-    return devices.gpu.on_host(precision)
+    """A device with the GPU's kernels and the host's memory; to be used while `emulated`."""
+    found = Device("gpu")
+    if precision == "bf16":
+        found.activation_type = found.operand_type = np.dtype(np.uint16)
+    return found

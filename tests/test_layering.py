@@ -25,6 +25,7 @@ ALLOWED = {
     "checkpoint files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels",
     "prediction": "model runs tasks files errors",
+    "doctor": "kernels errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "

@@ -69,6 +69,7 @@ class Device:
         self._variants = variants or {}  # operations that another module than `backend` has for this device
         self.float_type = np.dtype(float_type)
         self.activation_type = self.float_type  # of activations and their gradients, one row a token
+        self.operand_type: np.dtype | None = None  # of weights' copies for products, where these take a whole group's
         self.in_use: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.resident = self.resident_peak = 0

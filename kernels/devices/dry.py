@@ -22,7 +22,7 @@ class Dry(Device):
     def __init__(self, other: Device):
         super().__init__(other.backend, other.float_type.name, other._variants)
         self.activation_type, self._threads = other.activation_type, other.threads
-        self.process = other.process
+        self.process, self.operand_type = other.process, other.operand_type
 
     def __getattr__(self, operation: str) -> Any:
         real = super().__getattr__(operation)

@@ -22,7 +22,6 @@ from . import Block, Device, Lease
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
 BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
-IN_BF16 = {"matmul": "gpu_bf16"}
 LIBRARIES = 'CuPy is not installed: pip install ".[gpu]" (CUDA 13) or ".[gpu12]" (CUDA 12, for cards before Turing)'
 
 
@@ -32,10 +31,10 @@ class Gpu(Device):
     process = PROCESS
 
     def __init__(self, precision: str = "fp32") -> None:
-        super().__init__("gpu", variants=IN_BF16 if precision == "bf16" else None)
+        super().__init__("gpu")
         self.precision = precision
         if precision == "bf16":
-            self.activation_type = np.dtype(np.uint16)  # the bits
+            self.activation_type = self.operand_type = np.dtype(np.uint16)  # the bits
 
     def connect(self) -> Gpu:
         """Takes the card: its stream and memory. BackendError where there is none, or none that can do this."""
@@ -152,9 +151,14 @@ def found() -> tuple[int, int]:
     return int(text[:-1]), int(text[-1])
 
 
+def missing() -> bool:
+    """Whether CuPy is not installed."""
+    return importlib.util.find_spec("cupy") is None
+
+
 def usable() -> bool:
     """Whether there is a GPU, and CuPy to use it."""
-    if importlib.util.find_spec("cupy") is None:  # spares everybody else the time that importing takes
+    if missing():
         return False
     try:
         found()

@@ -1,4 +1,6 @@
-"""The linear layer by cuBLAS; the bias stands in y before the product is added to it."""
+"""The linear layer by cuBLAS; the bias stands in y before the product is added to it. In bf16 w is the weights' copy in
+bf16, and x and dy, should they be float32 as the few rows of the head are, are rounded first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from minibert.kernels.common.cuda import Kernels, blocks, multiply
 from minibert.kernels.common.sums_gpu import add_rows, partials_bytes
 
 THREADS = 256
+LINE = 256  # bytes
 _kernels = Kernels(__file__)
 
 
@@ -16,28 +19,45 @@ def prepared_bytes(f: int, c: int) -> int:
 
 
 def prepare(prepared: Any, w: Any) -> None:
-    """The products take w itself."""
+    """Rounds weights of any shape to their copy in bf16."""
+    _kernels.launch("round_to_bf16", blocks(w.size, 4 * THREADS), THREADS, prepared, w, w.size)
 
 
 def workspace(t: int, f: int, c: int) -> int:
-    """Bytes of scratch for backward: the partial sums of dbias."""
-    return partials_bytes(t, f)
+    """Bytes of scratch: x and dy rounded, each from a line on; the partial sums of dbias."""
+    return rounded_bytes(t, c) + rounded_bytes(t, f) + partials_bytes(t, f)
 
 
 def forward(y: Any, x: Any, w: Any, bias: Any, scratch: Any) -> None:
     if bias is not None:
         fill_rows(y, bias)
-    multiply(y, x, w, transposed="b", add=bias is not None)
+    multiply(y, like(w, x, scratch), w, transposed="b", add=bias is not None)
 
 
 def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, scratch: Any) -> None:
+    room = scratch[rounded_bytes(*x.shape) :]
+    if dbias is not None:
+        add_rows(dbias, dy, room[rounded_bytes(*dy.shape) :])
+    dy, x = like(w, dy, room), like(w, x, scratch)
     if dx is not None:
         multiply(dx, dy, w)
     multiply(dw, dy, x, transposed="a", add=True)
-    if dbias is not None:
-        add_rows(dbias, dy, scratch)
 
 
 def fill_rows(y: Any, bias: Any) -> None:
     """y[t] = bias for each row t."""
     _kernels.launch("fill_rows", blocks(y.size, THREADS), THREADS, y, bias, y.size, y.shape[1])
+
+
+def rounded_bytes(t: int, c: int) -> int:
+    """Bytes of (t, c) in bf16, up to the next line."""
+    return -(-2 * t * c // LINE) * LINE
+
+
+def like(w: Any, x: Any, room: Any) -> Any:
+    """x as a product with w takes it: itself, or rounded to bf16 at the beginning of `room`."""
+    if x.dtype == w.dtype:
+        return x
+    copy = room[: 2 * x.size].view("uint16").reshape(x.shape)
+    prepare(copy, x)
+    return copy

@@ -67,26 +67,28 @@ def rounded(a):
     return np.asarray(a, np.float32).astype(ml_dtypes.bfloat16).astype(a.dtype)
 
 
-def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage):
-    """cpu_bf16 on activations stored as `storage`, all results as float32."""
+def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage, backend=cpu_bf16):
+    """A backend on activations stored as `storage`, all results as float32."""
     (t, c), f, device = x.shape, len(w1), devices.Device("cpu")
 
     def stored(a):
         return device.array(a.astype(ml_dtypes.bfloat16).view(np.uint16) if storage == np.uint16 else a)
 
     def prepared(w):
+        if backend is not cpu_bf16:
+            return w.astype(ml_dtypes.bfloat16).view(np.uint16)
         array = device.empty((matmul.prepared_bytes(*w.shape),), np.uint8, "weights")
         matmul.prepare(array, w)
         return array
 
     (x, dy), (p1, p2) = map(stored, (x, dy)), map(prepared, (w1, w2))
     y, dx, h = device.empty_like(x), device.empty_like(x), device.empty((t, f), np.uint16, "activations")
-    scratch = device.scratch(cpu_bf16.workspace(t, f, c))
+    scratch = device.scratch(backend.workspace(t, f, c))
     scratch[:] = 255
-    cpu_bf16.forward(y, h, x, p1, b1, p2, b2, tanh, scratch)
+    backend.forward(y, h, x, p1, b1, p2, b2, tanh, scratch)
     scratch[:] = 255
     grads = [np.full_like(p, 0.5) for p in (w1, b1, w2, b2)]
-    cpu_bf16.backward(dx, *grads, dy, x, h, p1, b1, p2, tanh, scratch)
+    backend.backward(dx, *grads, dy, x, h, p1, b1, p2, tanh, scratch)
     y, dx = (a if a.dtype == np.float32 else a.view(ml_dtypes.bfloat16).astype(np.float32) for a in (y, dx))
     return y, dx, *grads
 
@@ -103,12 +105,13 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
 
 
 @FORMS
+@pytest.mark.parametrize("backend", [cpu_bf16, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize("storage", [np.uint16, np.float32])
 @pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160)], ids=str)
-def test_as_accurate_as_bf16_allows(shape, storage, tanh):
+def test_as_accurate_as_bf16_allows(shape, storage, tanh, backend):
     x, w1, b1, w2, b2, dy = inputs(*shape)
     arrays = rounded(x), rounded(w1 / 4), b1, rounded(w2 / 4), b2, rounded(dy)
-    got, naive = in_bf16(*arrays, tanh, storage), naive_in_bf16(*arrays, tanh)
+    got, naive = in_bf16(*arrays, tanh, storage, backend), naive_in_bf16(*arrays, tanh)
     exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
     for name, *three in zip(NAMES, got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=1e-6, what=name)

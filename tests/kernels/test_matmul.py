@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.devices import cpu as device
@@ -63,12 +64,26 @@ def test_cpu_is_as_accurate_as_numpy(shape, shift, threads):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
 
 
-def test_no_bias_and_unwanted_dx():
+@pytest.mark.parametrize("backend", gpus.backends("matmul"))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gpu_is_as_accurate_as_numpy(shape, backend):
+    arrays = inputs(*shape)
+    three = []
+    for which, (x, w, bias, dy) in (
+        (backend, arrays), (reference, arrays), (reference, [a.astype(np.float64) for a in arrays])
+    ):  # fmt: skip
+        three.append((forward(which, x, w, bias), *backward(which, dy, x, w, 0.5)))
+    for name, *results in zip(("y", "dx", "dw", "dbias"), *three, strict=True):
+        assert_as_accurate(*results, floor=FEW_ULPS, what=name)
+
+
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("matmul")])
+def test_no_bias_and_unwanted_dx(backend):
     x, w, bias, dy = inputs(17, 24, 7)
-    np.testing.assert_allclose(forward(cpu, x, w, None), forward(cpu, x, w, bias) - bias, atol=1e-5)
+    np.testing.assert_allclose(forward(backend, x, w, None), forward(backend, x, w, bias) - bias, atol=1e-5)
     dw = np.zeros_like(w)
-    cpu.backward(None, dw, None, dy, x, w, np.empty(cpu.workspace(17, 24, 7), np.uint8))
-    np.testing.assert_array_equal(dw, backward(cpu, dy, x, w)[1])
+    backend.backward(None, dw, None, dy, x, w, np.empty(backend.workspace(17, 24, 7), np.uint8))
+    np.testing.assert_array_equal(dw, backward(backend, dy, x, w)[1])
 
 
 def test_same_count_of_threads_gives_the_same_bits():

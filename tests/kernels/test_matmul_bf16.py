@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits, needs_amx, unwritten
 from checks import assert_as_accurate
 from minibert.kernels.common import products, tiles
@@ -54,26 +55,35 @@ def aligned(nbytes: int) -> np.ndarray:
     return memory[-memory.ctypes.data % 64 :][:nbytes]
 
 
-def prepared(w: np.ndarray) -> np.ndarray:
+def on_unit(w: np.ndarray) -> np.ndarray:
     room = aligned(cpu_bf16.prepared_bytes(*w.shape))
     cpu_bf16.prepare(room, w)
     return room
 
 
-def forward(x, w, bias):
+def prepared(backend, w: np.ndarray) -> np.ndarray:
+    """The weight as a backend's products take it: in tiles, or simply rounded."""
+    if backend is cpu_bf16:
+        return on_unit(w)
+    room = np.full(w.shape, 65535, np.uint16)
+    backend.prepare(room, w)
+    return room
+
+
+def forward(x, w, bias, backend=cpu_bf16):
     """y of x's type; every output starts as NaN."""
     y = np.full((len(x), len(w)), 65535, np.uint16) if x.dtype == np.uint16 else unwritten((len(x), len(w)))
-    scratch = np.full(cpu_bf16.workspace(*y.shape, x.shape[1]), 255, np.uint8)
-    cpu_bf16.forward(y, x, prepared(w), bias, scratch)
+    scratch = np.full(backend.workspace(*y.shape, x.shape[1]), 255, np.uint8)
+    backend.forward(y, x, prepared(backend, w), bias, scratch)
     return y
 
 
-def backward(dy, x, w, start: float = 0.0):
+def backward(dy, x, w, start: float = 0.0, backend=cpu_bf16):
     """dx of x's type, dw, dbias; the last two start from `start`, because kernels must add."""
-    scratch = np.full(cpu_bf16.workspace(*dy.shape, x.shape[1]), 255, np.uint8)
+    scratch = np.full(backend.workspace(*dy.shape, x.shape[1]), 255, np.uint8)
     dx = np.full(x.shape, 65535, np.uint16) if x.dtype == np.uint16 else unwritten(x.shape)
     dw, dbias = np.full_like(w, start), np.full(len(w), start, np.float32)
-    cpu_bf16.backward(dx, dw, dbias, dy, x, prepared(w), scratch)
+    backend.backward(dx, dw, dbias, dy, x, prepared(backend, w), scratch)
     return dx, dw, dbias
 
 
@@ -129,14 +139,15 @@ def on_threads(count: int):
         device.set_threads(before)
 
 
+@pytest.mark.parametrize("backend", [cpu_bf16, *gpus.backends("matmul")])
 @pytest.mark.parametrize("activation", [to_bits, np.asarray], ids=["bf16", "float32"])
 @pytest.mark.parametrize("shift", [0, 100])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_as_accurate_as_bf16_allows(shape, shift, activation):
+def test_as_accurate_as_bf16_allows(shape, shift, activation, backend):
     """Against float64 on the rounded operands, beside NumPy in float32 on them; y and dx rounded in bf16."""
     x, w, bias, dy = inputs(*shape, shift)
     x, dy = activation(numbers(x)), activation(numbers(dy))
-    got = numbers(forward(x, w, bias)), *backward(dy, x, w, 0.5)
+    got = numbers(forward(x, w, bias, backend)), *backward(dy, x, w, 0.5, backend)
     got = got[0], numbers(got[1]), *got[2:]
 
     def both(dtype):
@@ -156,14 +167,14 @@ def test_no_bias_and_unwanted_gradients():
     x, w, bias, dy = inputs(70, 24, 300)
     np.testing.assert_array_equal(forward(x, w, None), forward(x, w, np.zeros_like(bias)))
     dw = np.zeros_like(w)
-    cpu_bf16.backward(None, dw, None, dy, x, prepared(w), np.empty(cpu_bf16.workspace(70, 24, 300), np.uint8))
+    cpu_bf16.backward(None, dw, None, dy, x, on_unit(w), np.empty(cpu_bf16.workspace(70, 24, 300), np.uint8))
     np.testing.assert_array_equal(dw, backward(dy, x, w)[1])
 
 
 @pytest.mark.parametrize("shape", [(700, 96, 384), (40, 200, 700)])
 def test_same_bits_for_any_count_of_threads(shape):
     x, w, bias, dy = inputs(*shape)
-    assert_same_bits(lambda: (prepared(w), forward(x, w, bias), *backward(dy, x, w)))
+    assert_same_bits(lambda: (on_unit(w), forward(x, w, bias), *backward(dy, x, w)))
 
 
 def test_same_bits_compiled_and_from_the_cache(tmp_path):
@@ -238,7 +249,7 @@ def unpacked(b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("f,c", [(1, 1), (32, 64), (33, 70), (95, 31)])
 def test_prepared_weights_lie_as_the_module_says(f, c):
     w = (np.arange(1, f * c + 1, dtype=np.float32).reshape(f, c) % 251) + np.float32(2**-12)
-    for_y, for_dx = cpu_bf16.forms(prepared(w), f, c)
+    for_y, for_dx = cpu_bf16.forms(on_unit(w), f, c)
     padded = np.pad(to_bits(w), ((0, -f % 32), (0, -c % 32)))
     np.testing.assert_array_equal(unpacked(for_y), padded.T)
     np.testing.assert_array_equal(unpacked(for_dx), padded)
