@@ -28,9 +28,9 @@ class Emulated:
         self.module, self.capability, self.order = load(operation, backend), capability, order
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             with emulator.emulated(self.capability, self.order):
-                return getattr(self.module, name)(*arguments)
+                return getattr(self.module, name)(*arguments, **named)
 
         return call
 
@@ -42,13 +42,16 @@ class OnDevice:
         self.module = load(operation, backend)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             import cupy
 
             opened()
-            copies = {id(a): cupy.asarray(a) for a in arguments if isinstance(a, np.ndarray)}
-            result = getattr(self.module, name)(*(copies.get(id(a), a) for a in arguments))
-            for argument in arguments:
+            given = *arguments, *named.values()
+            copies = {id(a): cupy.asarray(a) for a in given if isinstance(a, np.ndarray)}
+            result = getattr(self.module, name)(
+                *(copies.get(id(a), a) for a in arguments), **{key: copies.get(id(a), a) for key, a in named.items()}
+            )
+            for argument in given:
                 if isinstance(argument, np.ndarray) and argument.flags.writeable:
                     argument[...] = copies[id(argument)].get()
             return result

@@ -1,17 +1,23 @@
 // Sums over a warp or a block, in one order whatever the timing.
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
     return x;
 }
 
-// The sum over a block of whole warps, in every thread. `room`: 32 floats of shared memory; free again on return.
-__device__ __forceinline__ float block_sum(float x, float* room) {
+__device__ __forceinline__ float warp_max(float x) {  // of numbers: NaN is passed over
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+// The sum over a block of whole warps, in every thread. `room`: 32 numbers in shared memory; free again on return.
+template <class T> __device__ __forceinline__ T block_sum(T x, T* room) {
     int warps = (blockDim.x + 31) / 32, lane = threadIdx.x % 32;
     x = warp_sum(x);
     if (lane == 0) room[threadIdx.x / 32] = x;
     __syncthreads();
-    x = warp_sum(lane < warps ? room[lane] : 0.0f);
+    x = warp_sum(lane < warps ? room[lane] : T(0));
     __syncthreads();
     return x;
 }

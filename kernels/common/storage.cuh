@@ -34,6 +34,9 @@ __device__ __forceinline__ void put4(unsigned short* to, float4 x) {
     *(ushort4*)to = make_ushort4(to_bf16(x.x), to_bf16(x.y), to_bf16(x.z), to_bf16(x.w));
 }
 
+// Whether `load4` and `put4` may be used on an array of float that may begin anywhere, such as a part of a flat buffer.
+__device__ __forceinline__ bool aligned(const float* array) { return (size_t)array % 16 == 0; }
+
 // Eight adjacent columns of a row as they are stored, so that they can be asked for long before they are needed.
 template <class T> struct Eight;
 template <> struct Eight<float> { float4 low, high; };

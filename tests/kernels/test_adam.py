@@ -1,16 +1,17 @@
-"""Adam: known steps by hand, the test vector of Google's optimizer, Numba against the definition."""
+"""Adam: known steps by hand, the test vector of Google's optimizer, kernels against the definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits
 from checks import assert_as_accurate
 from minibert.kernels.adam import cpu, reference
 
 BERT = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "correction1": 1.0, "correction2": 1.0}
-BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
+BACKENDS = pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("adam")])
 
 
 @BACKENDS
@@ -54,11 +55,26 @@ def ten_steps(backend, n: int, dtype=np.float32):
     return p, m, v
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("adam")])
 @pytest.mark.parametrize("n", [0, 1, 17, 40_001])
-def test_cpu_is_as_accurate_as_numpy(n):
-    got, naive, exact = ten_steps(cpu, n), ten_steps(reference, n), ten_steps(reference, n, np.float64)
+def test_is_as_accurate_as_numpy(n, backend):
+    got, naive, exact = ten_steps(backend, n), ten_steps(reference, n), ten_steps(reference, n, np.float64)
     for name, *three in zip("pmv", got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
+
+
+@gpus.needs_compiler
+def test_gpu_parts_of_buffers_may_begin_anywhere():
+    """Addresses that are no multiple of 16 bytes, in some arrays and in all."""
+    rng = np.random.default_rng(0)
+    buffers = [rng.random(50).astype(np.float32) for _ in "pmvg"]
+    wanted = [buffer.copy() for buffer in buffers]
+    for starts in ((1, 0, 0, 0), (0, 0, 2, 0), (3, 3, 3, 3)):
+        for backend, arrays in ((gpus.Emulated("adam"), buffers), (reference, wanted)):
+            parts = (array[start : start + 37] for array, start in zip(arrays, starts, strict=True))
+            backend.update(*parts, scale=0.5, lr=0.1, decay=0.1, **BERT)
+    for buffer, other in zip(buffers, wanted, strict=True):
+        np.testing.assert_allclose(buffer, other, rtol=1e-5)
 
 
 def test_same_bits_for_any_count_of_threads():

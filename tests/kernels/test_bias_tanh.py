@@ -1,10 +1,11 @@
-"""Bias and tanh: the definition against slopes, Numba against the definition."""
+"""Bias and tanh: the definition against slopes, kernels against the definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.bias_tanh import cpu, reference
@@ -41,11 +42,12 @@ def test_reference_gradients():
     assert_gradients(forward, vjp, (x, bias))
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("bias_tanh")])
 @pytest.mark.parametrize("shift", [0, 3, -100])
 @pytest.mark.parametrize("shape", [(0, 24), (1, 1), (3, 7), (17, 768), (257, 96)], ids=str)
-def test_cpu_is_as_accurate_as_numpy(shape, shift):
+def test_is_as_accurate_as_numpy(shape, shift, backend):
     x, bias, dy = inputs(*shape, shift)
-    got, naive = (both(backend, x, bias, dy) for backend in (cpu, reference))
+    got, naive = (both(which, x, bias, dy) for which in (backend, reference))
     exact = both(reference, *(a.astype(np.float64) for a in (x, bias, dy)))
     for name, *three in zip(("y", "dx", "dbias"), got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)

@@ -1,10 +1,11 @@
-"""Dropout of token rows: Numba gives the definition's bits."""
+"""Dropout of token rows: kernels give the definition's bits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import assert_same_bits, unwritten
 from checks import assert_gradients
 from minibert.kernels.dropout import cpu, reference
@@ -13,16 +14,17 @@ from packed import BATCHES, PRIMES, floats, pack
 KEY = (2**63 + 11, 512 * 7 + 9)
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("dropout")])
 @pytest.mark.parametrize("c", [1, 24, 96, 768])
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
-def test_same_bits_as_the_definition(lengths, rate, c):
+def test_same_bits_as_the_definition(lengths, rate, c, backend):
     batch = pack(lengths)
     x = floats(np.random.default_rng(0), sum(lengths), c)
     y, dx, wanted = unwritten(x.shape), unwritten(x.shape), unwritten(x.shape)
     reference.forward(wanted, x, batch.positions, batch.examples, rate, *KEY)
-    cpu.forward(y, x, batch.positions, batch.examples, rate, *KEY)
-    cpu.backward(dx, x, batch.positions, batch.examples, rate, *KEY)
+    backend.forward(y, x, batch.positions, batch.examples, rate, *KEY)
+    backend.backward(dx, x, batch.positions, batch.examples, rate, *KEY)
     np.testing.assert_array_equal(y, wanted)
     np.testing.assert_array_equal(dx, wanted)  # linear: backward is forward
     if rate == 0:

@@ -1,10 +1,11 @@
-"""Squared error: the definition against slopes, Numba against the definition."""
+"""Squared error: the definition against slopes, kernels against the definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.mean_squared_error import cpu, reference
@@ -27,13 +28,14 @@ def test_reference_gradients():
     assert_gradients(forward, lambda dloss: both(reference, x, target, dloss)[1:], (x,))
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("mean_squared_error")])
 @pytest.mark.parametrize("shift", [0, 100])
 @pytest.mark.parametrize("s", [0, 1, 3, 17, 257])
-def test_cpu_is_as_accurate_as_numpy(s, shift):
+def test_is_as_accurate_as_numpy(s, shift, backend):
     rng = np.random.default_rng(s)
     x, target, dloss = (rng.standard_normal(shape).astype(np.float32) for shape in ((s, 1), (s,), (s,)))
     x += np.float32(shift)
-    got, naive = (both(backend, x, target, dloss) for backend in (cpu, reference))
+    got, naive = (both(which, x, target, dloss) for which in (backend, reference))
     exact = both(reference, *(a.astype(np.float64) for a in (x, target, dloss)))
     for name, *three in zip(("loss", "dx"), got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)

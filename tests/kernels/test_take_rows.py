@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import gpus
 from bits import as_bf16, from_bf16, unwritten
 from checks import assert_gradients
 from minibert.kernels.take_rows import cpu, reference
 
-BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
+BACKENDS = pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("take_rows")])
 
 
 SHAPES = pytest.mark.parametrize("shape", [(0, 24), (1, 1), (17, 7), (257, 768)], ids=str)
@@ -60,9 +61,10 @@ def test_rows(backend, shape):
     assert_taken(*there_and_back(backend, x, rows), x, rows)
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("take_rows")])
 @SHAPES
-def test_bf16_rows_come_out_as_float32(shape):
+def test_bf16_rows_come_out_as_float32(shape, backend):
     x, rows = make(shape)
     stored = as_bf16(x)
-    y, dx = there_and_back(cpu, stored, rows)
+    y, dx = there_and_back(backend, stored, rows)
     assert_taken(y, from_bf16(dx), from_bf16(stored), rows)
