@@ -197,7 +197,7 @@ def _attention(make: _Make) -> Iterator[Case]:
     t, c, heads = make.t, make.c, make.heads
     qkv, y, lse = make.rows(3 * c), make.rows(c), np.empty((t, heads), np.float32)
     work, where = 4.0 * c * float((make.lengths**2).sum()), (make.offsets, make.place[1], heads, *DROPOUT)
-    room, shape = (int(make.lengths.max()), heads, c), (t, 3 * c)
+    room, shape = (t, int(make.lengths.max()), heads, c), (t, 3 * c)
     yield Case(_name("attention", "forward", shape), "attention", "forward", 2, (y, lse, qkv, *where), work, room=room)
     load("attention", "reference").forward(y.array, lse, qkv.array, *where, np.empty(0, np.uint8))
     inputs = make.rows(3 * c), make.rows(c), y, lse, qkv, *where

@@ -105,7 +105,7 @@ def attention(qkv: Tensor, batch: Batch, heads: int, rate: float, key: Key | Non
     lse = device.empty((t, heads), device.float_type, "activations")
     dropout = _scalars(rate, key)
     where = (batch.offsets, batch.examples, heads)
-    room = op.workspace(batch.longest, heads, c3 // 3)
+    room = op.workspace(t, batch.longest, heads, c3 // 3)
     op.forward(y, lse, qkv.data, *where, *dropout, device.scratch(room))
     out = Tensor(y, device)
     del y  # what `out` holds can be forgotten

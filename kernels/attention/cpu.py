@@ -17,7 +17,7 @@ STRIP = 128  # columns of a product's tile: with its four rows 2 KB, a corner of
 LOWEST = np.float32(-80)  # e^-80 is still a normal number; below, probabilities are 0
 
 
-def workspace(longest: int, heads: int, c: int) -> int:
+def workspace(t: int, longest: int, heads: int, c: int) -> int:
     """Bytes of scratch for forward and backward: see the arrays that these take from it."""
     keys, d = _padded(longest, c // heads)
     return threads() * 4 * (5 * keys * d + QUERIES * (2 * keys + 3 * d) + 9 * keys)

@@ -44,7 +44,7 @@ QUERIES = SIDE
 ROW = 4 * QUERIES  # bytes of a row of scores
 
 
-def workspace(longest: int, heads: int, c: int) -> int:
+def workspace(t: int, longest: int, heads: int, c: int) -> int:
     """Bytes of scratch for forward and backward."""
     return threads() * _share(longest, c // heads) + LINE
 

@@ -16,9 +16,10 @@ KEY = (2**63 + 11, 512 * 7 + 9)
 
 def compute(backend, batch, heads, rate, qkv, dy):
     """(y, lse, dqkv)."""
-    y, lse, dqkv = (unwritten(shape, qkv.dtype) for shape in [dy.shape, (len(dy), heads), qkv.shape])
+    y, dqkv = unwritten(dy.shape, dy.dtype), unwritten(qkv.shape, qkv.dtype)
+    lse = unwritten((len(dy), heads), np.float32 if qkv.dtype == np.uint16 else qkv.dtype)
     longest = int(np.diff(batch.offsets).max(initial=0))
-    scratch = np.full(backend.workspace(longest, heads, dy.shape[1]), 0xFF, np.uint8)
+    scratch = np.full(backend.workspace(len(dy), longest, heads, dy.shape[1]), 0xFF, np.uint8)
     tail = (batch.offsets, batch.examples, heads, rate, *KEY, scratch)
     backend.forward(y, lse, qkv, *tail)
     backend.backward(dqkv, dy, y, lse, qkv, *tail)

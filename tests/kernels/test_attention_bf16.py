@@ -42,7 +42,7 @@ def compute_bf16(batch, heads, rate, qkv, dy):
     y, dqkv = (np.full(array.shape, 0xFFFF, np.uint16) for array in (dy, qkv))
     lse = np.full((len(dy), heads), np.nan, np.float32)
     longest = int(np.diff(batch.offsets).max(initial=0))
-    scratch = np.full(cpu_bf16.workspace(longest, heads, dy.shape[1]), 0xFF, np.uint8)
+    scratch = np.full(cpu_bf16.workspace(len(dy), longest, heads, dy.shape[1]), 0xFF, np.uint8)
     tail = (batch.offsets, batch.examples, heads, rate, *KEY, scratch)
     cpu_bf16.forward(y, lse, bits(qkv), *tail)
     cpu_bf16.backward(dqkv, bits(dy), y, lse, bits(qkv), *tail)
@@ -150,7 +150,7 @@ def test_nothing_else_is_touched(seed):
     kinds = {"y": (dy.shape, np.uint16), "lse": ((len(dy), heads), np.float32), "dqkv": (qkv.shape, np.uint16)}
     pairs = {name: guarded(*kind, seed % 16) for name, kind in kinds.items()}
     y, lse, dqkv = (pair[0] for pair in pairs.values())
-    nbytes = cpu_bf16.workspace(int(lengths.max()), heads, heads * d)
+    nbytes = cpu_bf16.workspace(len(dy), int(lengths.max()), heads, heads * d)
     scratch = np.full(nbytes + 128, 0xFF, np.uint8)  # NaN, wherever it is read before it is written
     inner = scratch[64 + seed : 64 + seed + nbytes]
     operands = qkv.copy(), dy.copy()
