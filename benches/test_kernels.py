@@ -8,20 +8,26 @@ from minibert import benchmarks
 from minibert.kernels import devices
 from minibert.kernels.common import unit
 
-PRECISIONS = ("fp32", "bf16") if unit.available() else ("fp32",)
+PRECISIONS = {"cpu": ("fp32", "bf16") if unit.available() else ("fp32",), "gpu": ("fp32", "bf16")}
 CASES = [
-    (size, precision, case) for size in benchmarks.SIZES for case in benchmarks.cases(size) for precision in PRECISIONS
-]
+    pytest.param(name, precision, case, id=f"{name} {size} {precision} {case.name}",
+                 marks=[pytest.mark.gpu] if name == "gpu" else [])
+    for size in benchmarks.SIZES for case in benchmarks.cases(size) for name in PRECISIONS
+    for precision in PRECISIONS[name]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("size,precision,case", CASES, ids=[f"{size} {p} {case.name}" for size, p, case in CASES])
-def test_kernel(benchmark, size, precision, case):
-    device = devices.open("cpu", precision=precision)
+@pytest.mark.parametrize("name,precision,case", CASES)
+def test_kernel(benchmark, name, precision, case):
+    device = devices.open(name, precision=precision)
     with device.session():
+        row = benchmarks.measure(case, device, precision)
         call = case.prepare(device)
-        benchmark.pedantic(call.run, rounds=15, warmup_rounds=2)
-    seconds = benchmark.stats.stats.median
-    if case.flops:
-        benchmark.extra_info["GFLOP/s"] = round(case.flops / seconds / 1e9)
-    else:
-        benchmark.extra_info["GB/s"] = round(call.nbytes / seconds / 1e9, 1)
+
+        def run():
+            call.run()
+            device.wait()
+
+        benchmark.pedantic(run, rounds=15, warmup_rounds=2)
+    benchmark.extra_info[f"G{row.unit}"] = round(row.rate / 1e9, 1)
+    benchmark.extra_info["of its limit"] = round(row.rate / row.limit, 3)

@@ -13,27 +13,27 @@ WIDTH = 20  # of a bar
 @click.command(epilog="\b\nExample:\n  minibert bench --shape minilm")
 @click.option("--shape", type=click.Choice(["base", "minilm"]), default="base", show_default=True,
               help="Whose sizes: BERT-Base or MiniLM.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto", show_default=True,
+              help="auto: bf16 where the device multiplies it.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def bench(shape: str, precision: str, threads: int | None, as_json: bool) -> None:
+def bench(shape: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
     """Times each kernel of a training step on 32 pairs of MRPC's lengths, checked against its definition first.
 
     A bar shows how close it comes to its limit: for products what the cores multiply at best, fed from registers (bf16)
     or in BLAS (fp32); for the others copying as many bytes.
     """
     from minibert import benchmarks
-    from minibert.kernels import devices
-    from minibert.settings import settled_precision
+    from minibert.model import open_device
 
-    chosen = settled_precision(precision)
-    device = devices.open("cpu", threads=threads, precision=chosen)
+    opened = open_device(device, threads, precision)
+    chosen, where = opened.precision, "gpu" if opened.backend == "gpu" else f"{opened.threads} threads"
     if not as_json:
-        click.echo(f"{shape}, {chosen}, {device.threads} threads\n{'':<46}{'ms':>8}{'rate':>19}  of its limit")
-    with device.session():
+        click.echo(f"{shape}, {chosen}, {where}\n{'':<46}{'ms':>8}{'rate':>19}  of its limit")
+    with opened.session():
         for case in benchmarks.cases(shape):
-            row = benchmarks.measure(case, device, chosen)
+            row = benchmarks.measure(case, opened, chosen)
             share = row.rate / row.limit
             if as_json:
                 click.echo(json.dumps({**row._asdict(), "share": share, "precision": chosen}))

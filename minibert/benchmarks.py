@@ -6,7 +6,6 @@ them on a device, which decides how activations are stored and weights are packe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -98,17 +97,12 @@ class Measured(NamedTuple):
 
 
 def measure(case: Case, device: Device, precision: str, rounds: int = 9) -> Measured:
-    """Times a case. Products are compared with what the cores multiply at best, others with copying as many bytes."""
+    """Times a case. Products are compared with what the device multiplies at best, others with copying as many bytes."""
     call = case.prepare(device)
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        call.run()
-        times.append(time.perf_counter() - began)
-    seconds = median(times)
+    seconds = median(device.seconds(call.run) for _ in range(rounds))
     if case.flops:
-        return Measured(case.name, seconds, case.flops / seconds, limits.product_rate(precision), "FLOP/s")
-    return Measured(case.name, seconds, call.nbytes / seconds, limits.copy_rate(int(call.nbytes)), "B/s")
+        return Measured(case.name, seconds, case.flops / seconds, limits.product_rate(precision, device), "FLOP/s")
+    return Measured(case.name, seconds, call.nbytes / seconds, limits.copy_rate(int(call.nbytes), device), "B/s")
 
 
 def _bare(argument: Any) -> Any:
@@ -119,7 +113,9 @@ def _placed(argument: Any, device: Device) -> Any:
     array = _bare(argument)
     if isinstance(argument, Rows) and device.activation_type == np.uint16:
         array = array.astype(ml_dtypes.bfloat16).view(np.uint16)
-    if isinstance(argument, Weight) and (size := device.matmul.prepared_bytes(*array.shape)):
+    if isinstance(argument, Weight) and device.operand_type is not None:
+        array = array.astype(ml_dtypes.bfloat16).view(device.operand_type)
+    elif isinstance(argument, Weight) and (size := device.matmul.prepared_bytes(*array.shape)):
         prepared = device.scratch(size)
         device.matmul.prepare(prepared, array)
         return prepared

@@ -10,18 +10,51 @@ import numpy as np
 
 from minibert.kernels import devices
 from minibert.kernels.common import peak, tiles, unit
-from minibert.kernels.devices import cpu
+from minibert.kernels.devices import Device, cpu
 
 PIECE = 1 << 12  # elements that a worker copies at a time
+COPIED = 1 << 30  # bytes
 LEAST = 0.02  # seconds that a measurement lasts
 
 
+SIDE = 8192  # of the matrices whose product shows what a card can do
+
+
+def product_rate(precision: str, device: Device) -> float:
+    """Floating-point operations a second of matrix products at best."""
+    return _cores_product_rate(precision) if device.backend == "cpu" else _card_product_rate(device)
+
+
+def copy_rate(nbytes: int, device: Device) -> float:
+    """Bytes a second, read and written, of copying where `nbytes` are read and written in all."""
+    return _cores_copy_rate(nbytes) if device.backend == "cpu" else _card_copy_rate(device, nbytes)
+
+
 @cache
-def product_rate(precision: str) -> float:
+def _card_product_rate(device: Device) -> float:
+    """Of cuBLAS, on random numbers: zeros take less power, and so less time."""
+    numbers = np.random.default_rng(0).standard_normal((SIDE, SIDE), np.float32)
+    if device.operand_type is not None:
+        numbers = (numbers.view(np.uint32) >> 16).astype(device.operand_type)
+    x, w = device.array(numbers, "workspace"), device.array(numbers, "workspace")
+    y, room = device.empty_like(x, "workspace"), device.scratch(device.matmul.workspace(SIDE, SIDE, SIDE))
+    return 2 * SIDE**3 / min(device.seconds(lambda: device.matmul.forward(y, x, w, None, room)) for _ in range(3))
+
+
+@cache
+def _card_copy_rate(device: Device, nbytes: int) -> float:
+    """The device's copies, of at least COPIED bytes: what fits into the cache is no limit of memory."""
+    size = max(nbytes, COPIED) // 2
+    source, to = (device.zeros((size,), "uint8", "workspace") for _ in range(2))
+    return 2 * size / min(device.seconds(lambda: to.__setitem__(..., source)) for _ in range(5))
+
+
+@cache
+def _cores_product_rate(precision: str) -> float:
     """Floating-point operations a second of matrix products on all workers: tiles multiplied again and again, on the
     matrix unit a sixth of that in fp32 (three parts a number, six products); elsewhere BLAS at its best size."""
     if precision == "fp32" and unit.mode() == "amx":
-        return product_rate("bf16") / 6
+        return _cores_product_rate("bf16") / 6
     if precision == "bf16":
         operands = devices.open("cpu").array(
             np.resize(np.array([0.37, -1.2, 2.1, -0.6, 1.7], np.float32), 1024), "workspace"
@@ -46,7 +79,7 @@ def product_rate(precision: str) -> float:
 
 
 @cache
-def copy_rate(nbytes: int) -> float:
+def _cores_copy_rate(nbytes: int) -> float:
     """Bytes a second, read and written, of copying on all workers where `nbytes` are read and written in all."""
     size = max(1, nbytes // 8 // PIECE) * PIECE
     device = devices.open("cpu")

@@ -20,7 +20,7 @@ from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.hub import resolve
-from minibert.kernels.devices import Device
+from minibert.kernels.devices import Device, gpu
 from minibert.memory import Planner, parse_size
 from minibert.model import open_device
 from minibert.models import NAMES
@@ -267,6 +267,13 @@ def gigabytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:.1f} GB"
 
 
+def _described(name: str, precision: str) -> Device:
+    """The device of that name; a GPU need not be there to be planned for, and is then one with tensor cores."""
+    if name == "gpu" and not gpu.usable():
+        return gpu.Gpu("bf16" if precision == "auto" else precision)
+    return open_device(name, None, precision)
+
+
 def report(
     checkpoint: str,
     memory: str | None,
@@ -274,21 +281,24 @@ def report(
     max_seq_length: int | None = None,
     batch_size: int = 32,
     precision: str = "auto",
+    device: str = "auto",
     **settings: Any,
 ) -> dict[str, Any]:
     """What `minibert plan` tells: the table, with what it was asked for. ConfigError for a length that is not there."""
     config = read_config(f"random:{checkpoint}" if checkpoint in NAMES else resolve(checkpoint))
-    settled = TrainConfig(task=task, precision=precision, batch_size=batch_size, **settings)
+    on = _described(device, precision)
+    settled = TrainConfig(
+        task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings
+    )
     if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:
         raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {config.max_position_embeddings}")
-    device = open_device("auto", None, settled.precision)
-    limit = budget(memory, device)
+    limit = budget(memory, on)
     if limit is None:
         raise ConfigError("nobody knows how much memory is free: give --memory")
-    plan = Plan(config, settled, device, limit, spans=task == "squad")
+    plan = Plan(config, settled, on, limit, spans=task == "squad")
     parameters = (param for group in plan.planner.trainer.bert.groups for param in group)
     return {
-        "checkpoint": checkpoint, "task": task, "precision": settled.precision, "optimizer": settled.optimizer,
+        "checkpoint": checkpoint, "task": task, "device": on.backend, "precision": settled.precision, "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in columns(plan.layers)},
         "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <setjmp.h>
 #include <ucontext.h>
+#include <vector>
 
 #define EMULATED 1
 #define __global__
@@ -49,8 +50,15 @@ static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline float __fdividef(float a, float b) { return a / b; }
 static inline float __fmul_rn(float a, float b) { volatile float y = a * b; return y; }
 static inline float __fadd_rn(float a, float b) { volatile float y = a + b; return y; }
+static inline int __float2int_rn(float x) { return (int)lrintf(x); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    uint64_t bytes = (uint64_t)b << 32 | a;
+    unsigned y = 0;
+    for (int i = 0; i < 4; i++) y |= (unsigned)(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return y;
+}
 static inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 template <class T> static inline T __ldg(const T* p) { return *p; }
 template <class T> static inline T min(T a, T b) { return b < a ? b : a; }
@@ -60,7 +68,8 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 enum { MOST_THREADS = 1024, STACK = 1 << 16, DYNAMIC = 228 << 10 };
 struct Barrier { int arrived, generation; };
-struct Warp { Barrier barrier; int alive; uint64_t slots[32]; };
+struct Warp { Barrier barrier; int alive; uint64_t slots[32]; unsigned char rooms[32][32]; };
+struct Copy { void* to; const void* from; int bytes; };
 struct Fibre { ucontext_t context; jmp_buf at; bool begun, done; dim3 index; int number; };
 
 static Fibre fibres[MOST_THREADS], *current;
@@ -107,6 +116,14 @@ template <class T> static T from_lane(T x, int source) {
     return x;
 }
 static inline int lane() { return current->number % 32; }
+template <class T> static void from_all_lanes(T (&all)[32], T mine) {
+    static_assert(sizeof mine <= sizeof Warp().rooms[0]);
+    Warp& w = warp();
+    memcpy(w.rooms[lane()], &mine, sizeof mine);
+    __syncwarp();
+    for (int i = 0; i < 32; i++) memcpy(&all[i], w.rooms[i], sizeof mine);
+    __syncwarp();
+}
 template <class T> static T __shfl_sync(unsigned, T x, int source, int width = 32) {
     return from_lane(x, lane() / width * width + source % width);
 }
@@ -118,9 +135,21 @@ template <class T> static T __shfl_up_sync(unsigned, T x, int by, int width = 32
     return from_lane(x, lane() % width >= by ? lane() - by : lane());
 }
 static unsigned __ballot_sync(unsigned, int x) {
+    int all[32];
     unsigned y = 0;
-    for (int i = 0; i < 32; i++) y |= (from_lane(x, i) ? 1u : 0u) << i;
+    from_all_lanes(all, x);
+    for (int i = 0; i < 32; i++) y |= (all[i] ? 1u : 0u) << i;
     return y;
+}
+
+// Copies that a thread has started, cp.async: nothing arrives before it waits. No source means zeros.
+static std::vector<Copy> copies[MOST_THREADS];
+static void finish_copies() {
+    for (const Copy& copy : copies[current->number]) {
+        if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
+        else memset(copy.to, 0, copy.bytes);
+    }
+    copies[current->number].clear();
 }
 static inline int __any_sync(unsigned m, int x) { return __ballot_sync(m, x) != 0; }
 static inline int __all_sync(unsigned m, int x) { return !__ballot_sync(m, !x); }
@@ -165,6 +194,7 @@ static bool play_block(int threads, unsigned order) {
         fibre.context.uc_link = nullptr;
         makecontext(&fibre.context, begin, 0);
         fibre.begun = fibre.done = false;
+        copies[i].clear();
         fibre.number = i;
         fibre.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
         warps[i / 32].alive++;

@@ -9,8 +9,9 @@ import contextlib
 import importlib
 import math
 import mmap
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -65,7 +66,7 @@ class Device:
     process = PROCESS
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
-        self.backend = backend
+        self.backend, self.precision = backend, "fp32"
         self._variants = variants or {}  # operations that another module than `backend` has for this device
         self.float_type = np.dtype(float_type)
         self.activation_type = self.float_type  # of activations and their gradients, one row a token
@@ -136,6 +137,15 @@ class Device:
     def threads(self) -> int:
         """How many threads of the host compute."""
         return 1
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """How long a call takes, its work on the device included."""
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Until everything asked of the device is done."""
 
     def session(self) -> AbstractContextManager[None]:
         """Held while kernels run, by training and prediction: a device sets up here what it changes globally."""

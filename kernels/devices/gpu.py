@@ -21,6 +21,7 @@ from . import Block, Device, Lease
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
+TIMED = 20  # calls that are timed together
 BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
 LIBRARIES = 'CuPy is not installed: pip install ".[gpu]" (CUDA 13) or ".[gpu12]" (CUDA 12, for cards before Turing)'
 
@@ -32,7 +33,7 @@ class Gpu(Device):
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
-        self.precision = precision
+        self.precision, self.cupy = precision, None
         if precision == "bf16":
             self.activation_type = self.operand_type = np.dtype(np.uint16)  # the bits
 
@@ -56,7 +57,22 @@ class Gpu(Device):
         self.pool.free_all_blocks()
 
     def free_memory(self) -> int | None:
+        if self.cupy is None:
+            return None
         return self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """As the card's own clock has it, the mean of calls one after the other, which hides what launching takes."""
+        begin, end = (self.cupy.cuda.Event() for _ in range(2))
+        begin.record(self.stream)
+        for _ in range(TIMED):
+            call()
+        end.record(self.stream)
+        end.synchronize()
+        return self.cupy.cuda.get_elapsed_time(begin, end) / 1000 / TIMED
+
+    def wait(self) -> None:
+        self.stream.synchronize()
 
     def numpy(self, array: Any) -> np.ndarray:
         return array.get()

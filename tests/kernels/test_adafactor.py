@@ -1,16 +1,17 @@
-"""Adafactor: steps by hand, what its factors must be exact for, Numba against the definition."""
+"""Adafactor: steps by hand, what its factors must be exact for, kernels against the definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits, unwritten
 from checks import assert_as_accurate
 from minibert.kernels.adafactor import cpu, reference
 
 PAPER = {"eps": 1e-30, "clip": 1.0}
-BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
+BACKENDS = pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("adafactor")])
 
 
 def update(backend, p, rows, columns, g, **scalars):
@@ -98,9 +99,10 @@ def check(update_, shape):
 SHAPES = [(0, 5), (5, 0), (1, 1), (1, 768), (2, 24), (63, 7), (64, 17), (65, 33), (521, 67), (67, 1031)]
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("adafactor")])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_cpu_is_as_accurate_as_numpy(shape):
-    check(on(cpu), shape)
+def test_is_as_accurate_as_numpy(shape, backend):
+    check(on(backend), shape)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["p", "rows", "columns"])

@@ -1,10 +1,11 @@
-"""Adam with moments of 8 bits: the codes, steps by hand, Numba against the definition, and updates that stay small."""
+"""Adam with moments of 8 bits: the codes, steps by hand, kernels against the definition, and updates that stay small."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import FEW_ULPS, assert_same_bits
 from checks import assert_as_accurate
 from minibert.kernels.adam import reference as adam
@@ -12,7 +13,8 @@ from minibert.kernels.adam8bit import cpu, reference
 from minibert.kernels.adam8bit.codes import BLOCK, SIGNED, UNSIGNED
 
 BERT = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-6, "correction1": 1.0, "correction2": 1.0}
-BACKENDS = pytest.mark.parametrize("backend", [reference, cpu])
+BACKENDS = pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("adam8bit")])
+KERNELS = pytest.mark.parametrize("backend", [cpu, *gpus.backends("adam8bit")])
 SIZES = pytest.mark.parametrize("n", [0, 1, 16, 17, 255, 256, 257, 400, 40_001])
 
 
@@ -85,7 +87,7 @@ def test_the_root_is_0_only_where_it_is_and_the_moment_where_it_is_small(backend
     assert state[0][0, :3].tolist() == [127, 0, 0] and state[1][0, :4].tolist() == [255, 1, 1, 0]
 
 
-# --- Numba against the definition
+# --- kernels against the definition
 
 
 def random_state(n: int, dtype):
@@ -126,9 +128,10 @@ def check_step(update, n: int):
         assert np.count_nonzero(apart) <= 1 + 1e-3 * n, f"{name}: {np.count_nonzero(apart)} codes differ"
 
 
+@KERNELS
 @SIZES
-def test_cpu_is_as_accurate_as_numpy(n):
-    check_step(cpu.update, n)
+def test_is_as_accurate_as_numpy(n, backend):
+    check_step(backend.update, n)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, 3], ids=["m", "root", "m_largest", "root_largest"])
@@ -155,10 +158,11 @@ def steps(update, n: int, count: int = 10, dtype=np.float32):
     return p, *state
 
 
+@KERNELS
 @SIZES
-def test_ten_steps_go_where_the_definition_goes(n):
+def test_ten_steps_go_where_the_definition_goes(n, backend):
     """A code that was rounded the other way is a small part of the way."""
-    (got, *_), (wanted, *_) = steps(cpu.update, n), steps(reference.update, n, dtype=np.float64)
+    (got, *_), (wanted, *_) = steps(backend.update, n), steps(reference.update, n, dtype=np.float64)
     assert np.linalg.norm(got - wanted) <= 1e-3 * np.linalg.norm(wanted - random_state(n, np.float64)[0])
 
 

@@ -1,15 +1,16 @@
-"""The largest logits of each window: the definition against Python's sort, Numba against the definition, bit by bit."""
+"""The largest logits of each window: the definition against Python's sort, kernels against it, bit by bit."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpus
 from bits import assert_same_bits, unwritten
 from minibert.kernels.top_logits import cpu, reference
 from packed import BATCHES, floats, pack
 
-BACKENDS = pytest.mark.parametrize("backend", [reference, cpu], ids=["reference", "cpu"])
+BACKENDS = pytest.mark.parametrize("backend", [reference, cpu, *gpus.backends("top_logits")])
 
 
 def top(backend, logits, offsets, n):
@@ -33,10 +34,11 @@ def test_is_google_s_sort(backend, n):
             assert values[s, c, : len(wanted)].tolist() == [value for _, value in wanted]
 
 
+@pytest.mark.parametrize("backend", [cpu, *gpus.backends("top_logits")])
 @pytest.mark.parametrize("n", [0, 1, 3, 20, 600])
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("kind", ["normal", "ties", "bad"])
-def test_cpu_equals_the_definition(batch, n, kind):
+def test_equals_the_definition(batch, n, kind, backend):
     lengths = BATCHES[batch]
     rng = np.random.default_rng(n)
     logits = floats(rng, sum(lengths), 2)
@@ -44,7 +46,7 @@ def test_cpu_equals_the_definition(batch, n, kind):
         logits = np.round(logits)
     elif kind == "bad":
         logits = rng.choice(np.float32([np.nan, np.inf, -np.inf, 0, -0.0, 1]), logits.shape)
-    got, wanted = (top(backend, logits, pack(lengths).offsets, n) for backend in (cpu, reference))
+    got, wanted = (top(which, logits, pack(lengths).offsets, n) for which in (backend, reference))
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 

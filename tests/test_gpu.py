@@ -1,0 +1,151 @@
+"""The whole model with the GPU's kernels: on the emulator here, on a device under `-m gpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import emulator
+import gpus
+from golden import parity
+from minibert import checkpoint
+from minibert.bert import Bert
+from minibert.evaluation import Split
+from minibert.kernels import devices
+from minibert.kernels.devices import Device
+from minibert.settings import TrainConfig
+from minibert.squad.reader import Reader, tops
+from minibert.tokenizer import Features
+from minibert.training import Trainer
+from models import CONFIG, bert, split, trainer, weights
+
+PLACES = [
+    pytest.param("emulated", marks=gpus.needs_compiler), pytest.param("device", marks=pytest.mark.gpu),
+]  # fmt: skip
+
+
+class Place:
+    """Where the GPU's kernels run, and how many steps are worth their time there."""
+
+    def __init__(self, name: str):
+        self.steps = 20 if name == "device" else 4
+        self.real = name == "device"
+
+    def open(self, precision: str = "fp32") -> Device:
+        if not self.real:
+            return emulator.device(precision)
+        gpus.opened()
+        return devices.open("gpu", precision=precision)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    found = Place(request.param)
+    if found.real:
+        yield found
+    else:
+        with emulator.emulated():
+            yield found
+
+
+def losses(t: Trainer, steps: int) -> list[float]:
+    with t.bert.device.session():
+        return [t.step(step).loss for step in range(steps)]
+
+
+@pytest.mark.parametrize("case", ["small_erf", "small_tanh"])
+def test_logits_and_gradients_are_those_of_transformers(case, place, tmp_path):
+    recorded = parity.load(parity.HERE / f"model_{case}.npz")
+    found = checkpoint.load(parity.write_checkpoint(case, tmp_path, None))
+    model = Bert(found.config, len(found.arrays["classifier.bias"]), place.open())
+    model.fill(found.arrays)
+    sequences = parity.model_batch(case)
+    data = Split("train", Features(sequences.ids, sequences.segments.astype(np.int8), sequences.offsets), sequences.labels)
+    count = len(sequences.labels)
+    loss, _ = Trainer(model, data, TrainConfig(task="mrpc", batch_size=count)).gradients(np.arange(count), key=None)
+    assert loss == pytest.approx(float(recorded["loss"]), abs=1e-5)
+    parity.assert_same_gradients(parity.load_brief(recorded), model.arrays(gradients=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam8bit", "adafactor"])
+def test_training_with_dropout_is_that_of_the_cpu(place, optimizer):
+    ours, theirs = (trainer(device, optimizer=optimizer) for device in (place.open(), devices.open("cpu")))
+    start = weights(ours)
+    got, wanted = (losses(t, place.steps) for t in (ours, theirs))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+    after, expected = weights(ours), weights(theirs)
+    way = np.sqrt(sum(((expected[n] - start[n]).astype(np.float64) ** 2).sum() for n in start))
+    apart = np.sqrt(sum(((after[n] - expected[n]).astype(np.float64) ** 2).sum() for n in start))
+    assert apart <= (1e-4 if optimizer == "adam" else 1e-2) * way  # codes of 8 bits fall to a neighbour
+
+
+def test_bf16_follows_fp32(place):
+    got, wanted = (losses(trainer(place.open(precision)), place.steps) for precision in ("bf16", "fp32"))
+    assert got != wanted
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_policies_and_repetition_change_no_bit(place, precision):
+    def trained(recompute: str) -> list[bytes]:
+        t = trainer(place.open(precision), recompute=recompute)
+        losses(t, 2)
+        return [array.tobytes() for array in weights(t).values()]
+
+    once = trained("none")
+    assert trained("none") == once and trained("layers") == once and trained("cheap") == once
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@gpus.needs_compiler
+def test_the_order_of_threads_changes_no_bit(precision):
+    found = []
+    for order in (0, 1, 23):
+        with emulator.emulated(order=order):
+            t = trainer(emulator.device(precision))
+            losses(t, 1)
+            found.append([array.tobytes() for array in weights(t).values()])
+    assert found[0] == found[1] == found[2]
+
+
+def test_answers_are_those_of_the_cpu(place):
+    data = split(9)
+    windows = SomeWindows()
+    windows.features = data.features
+    found = []
+    for device in (place.open(), devices.open("cpu")):
+        reader = Reader(CONFIG, device)
+        reader.fill(bert_arrays(reader))
+        spans = Split("train", data.features, np.array([[1, 2]] * 9, np.int32))
+        loss, _ = Trainer(reader, spans, TrainConfig(task="squad", batch_size=9)).gradients(np.arange(9), key=None)
+        found.append((loss, list(tops(reader, windows, 3))))
+    (loss, ours), (expected, theirs) = found
+    assert loss == pytest.approx(expected, abs=1e-5)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a.places, b.places)
+        np.testing.assert_allclose(a.values, b.values, atol=1e-5)
+        np.testing.assert_allclose(a.null, b.null, atol=1e-5)
+
+
+class SomeWindows:
+    """As much of squad's windows as reading takes."""
+
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def bert_arrays(reader: Reader) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(8)
+    return {name: 0.15 * rng.standard_normal(a.shape).astype(np.float32) for name, a in reader.arrays().items()}
+
+
+def test_predictions_are_those_of_the_cpu(place):
+    from minibert.model import outputs
+
+    features = split(70).features
+    ours, theirs = (outputs(bert(device), features) for device in (place.open(), devices.open("cpu")))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
