@@ -1,0 +1,355 @@
+// Attention on tensor cores (common/tensor.cuh): bf16 in, fp32 sums, statistics and exponentials; D = 64 and 32.
+//
+// A warp keeps 32 queries (forward) or 16 queries or keys (backward) of one sequence and head in registers, as the left
+// operand, and a block's warps share the other side: tiles of TILE rows in shared memory, of which the next two are
+// on their way (cp.async) while these are multiplied, one barrier a tile. What is kept comes through the second stage.
+// Scores never leave registers: two tiles of sums side by side are the next product's left operand, and the elements
+// that one thread has of them those of one call of Philox, so every thread draws just the bits it needs.
+#include "storage.cuh"
+#include "philox.cuh"
+#include "attention.cuh"
+#include "tensor.cuh"
+#include "shared.cuh"
+
+#define TILE 64
+#define PART 32  // of a tile, at a time in backward, whose sums leave no registers for more
+#define LOG2E 1.4426950409f
+
+#ifdef TENSOR_CORES
+
+// Starts the copies of two matrices' next TILE rows into one of the two stages.
+template <int D>
+__device__ __forceinline__ void fetch_both(
+    bf16* stage, const bf16* a, size_t a_stride, const bf16* b, size_t b_stride, int there) {
+    fetch<D>(stage, a, a_stride, there, TILE);
+    fetch<D>(stage + TILE * D, b, b_stride, there, TILE);
+}
+
+// The sum of a row's elements of a times those of b, as far as a lane's chunks go: every fourth.
+template <int D> __device__ __forceinline__ float quarter_of_product(const bf16* a, const bf16* b) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int chunk = threadIdx.x % 4; chunk < D / 8; chunk += 4) {
+        float x[8], y[8];
+        load8(x, a, 8 * chunk, D);
+        load8(y, b, 8 * chunk, D);
+#pragma unroll
+        for (int e = 0; e < 8; e++) sum += x[e] * y[e];
+    }
+    return sum;
+}
+
+// Starts the copies of TILE queries' statistics, a number per row and head: lse, then the sums of p dp. 2 TILE threads.
+__device__ __forceinline__ void fetch_statistics(
+    float* to, const float* lse, const float* moments, size_t at, int heads, int there) {
+    int row = threadIdx.x % TILE;
+    const float* from = threadIdx.x < TILE ? lse : moments;
+    copy_async<4>(to + threadIdx.x, from + at + (row < there ? row * heads : 0), row < there);
+}
+
+template <int D>
+__device__ __forceinline__ void attend(
+    bf16* y, float* lse, const bf16* qkv, const int* offsets, const int* examples, int sequences, int heads,
+    const Dropout& dropout) {
+    DYNAMIC_SHARED(bf16, room);
+    bf16* stages[2] = {room, room + 2 * TILE * D};
+    int most = blockDim.x, head = blockIdx.y, c = heads * D, stride = 3 * c;
+    Share share = share_of(offsets, sequences, blockIdx.x, most);
+    int rows = share.rows(most);
+    if (rows <= 0) return;
+    const bf16* q = qkv + (size_t)share.first * stride + head * D;
+    fetch<D>(stages[1], q + (size_t)share.begin * stride, stride, rows, most);
+    fetch_both<D>(stages[0], q + c, stride, q + 2 * c, stride, share.length);
+
+    int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 32, column = 2 * (lane % 4);
+    int query = share.begin + own + lane / 4, example = examples[share.first];
+    float root = rsqrtf((float)D), steep = root * LOG2E;
+    unsigned int queries[2][D / 16][4];
+    float sums[2][D / 8][4] = {}, highest[2][2], total[2][2] = {};
+    highest[0][0] = highest[0][1] = highest[1][0] = highest[1][1] = LOWEST;
+
+    for (int start = 0; start < share.length; start += TILE) {
+        copies_done();
+        __syncthreads();
+        if (start == 0) {
+            for (int m = 0; m < 2; m++) load_left<D>(queries[m], stages[1], own + 16 * m);
+            __syncthreads();
+        }
+        int stage = start / TILE % 2, next = start + TILE;
+        const bf16 *keys = stages[stage], *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
+        if (next < share.length) fetch_both<D>(stages[1 - stage], there, stride, there + c, stride, share.length - next);
+        if (own >= rows) continue;
+
+        float s[2][TILE / 8][4];
+        multiply_rows<D, 2, TILE>(s, queries, keys, 0);
+        if (start + TILE > share.length)
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+#pragma unroll
+                for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        if (start + 8 * n + column + e % 2 >= share.length) s[m][n][e] = LOWEST;
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float top = highest[m][half];
+#pragma unroll
+                for (int n = 0; n < TILE / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+                top = quad_max(top);
+                float before = power_of_2((highest[m][half] - top) * steep), least = top * steep, sum = 0.0f;
+                highest[m][half] = top;
+#pragma unroll
+                for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+                    for (int e = 2 * half; e < 2 * half + 2; e++)
+                        sum += s[m][n][e] = power_of_2(s[m][n][e] * steep - least);
+                total[m][half] = total[m][half] * before + sum;
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) sums[m][n][2 * half] *= before, sums[m][n][2 * half + 1] *= before;
+            }
+        if (dropout.drops())
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+#pragma unroll
+                for (int n = 0; n < TILE / 16; n++) {
+                    uint4 words = attention_words(dropout, head, query + 16 * m, start + 16 * n + column, example);
+#pragma unroll
+                    for (int e = 0; e < 8; e++)
+                        if (!keeps(dropout, words, e / 2, e % 2)) s[m][2 * n + e / 4][e % 4] = 0.0f;
+                }
+        add_product<D, 2, TILE>(sums, s, values, 0);
+    }
+    __syncthreads();
+    size_t first = (size_t)share.first + share.begin + own;
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        float sum = quad_sum(total[m][0]), sum8 = quad_sum(total[m][1]);
+        int there = rows - own - 16 * m, g = lane / 4;
+        bf16* to = y + (first + 16 * m) * c + head * D;
+        store_rows<D>(to, c, there, room + (own + 16 * m) * D, sums[m], dropout.scale / sum, dropout.scale / sum8);
+        if (column == 0 && g < there) lse[(first + 16 * m + g) * heads + head] = highest[m][0] * root + logf(sum);
+        if (column == 0 && g + 8 < there) lse[(first + 16 * m + g + 8) * heads + head] = highest[m][1] * root + logf(sum8);
+    }
+}
+
+// dq, and each row's sum of p dp, as in gpu.cu: what dy y is wrong by is found along the way and taken off at the end.
+template <int D>
+__device__ __forceinline__ void differentiate_queries(
+    bf16* dqkv, float* moments, const bf16* dy, const bf16* y, const float* lse, const bf16* qkv, const int* offsets,
+    const int* examples, int sequences, int heads, const Dropout& dropout) {
+    DYNAMIC_SHARED(bf16, room);
+    bf16* stages[2] = {room, room + 2 * TILE * D};
+    int head = blockIdx.y, c = heads * D, stride = 3 * c;
+    Share share = share_of(offsets, sequences, blockIdx.x, TILE);
+    int rows = share.rows(TILE);
+    if (rows <= 0) return;
+    size_t first = (size_t)share.first + share.begin;
+    const bf16 *q = qkv + (size_t)share.first * stride + head * D, *slopes = dy + first * c + head * D;
+    fetch_both<D>(stages[1], q + (size_t)share.begin * stride, stride, slopes, c, rows);
+    fetch_both<D>(stages[0], q + c, stride, q + 2 * c, stride, share.length);
+
+    int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, column = 2 * (lane % 4), row = own + lane / 4;
+    int query = share.begin + row, example = examples[share.first];
+    float root = rsqrtf((float)D), steep = root * LOG2E, logarithm[2], moment[2], more[2] = {};
+    for (int half = 0; half < 2; half++) {
+        bool there = row + 8 * half < rows;
+        size_t at = (first + row + 8 * half) * heads + head;
+        logarithm[half] = there ? lse[at] * LOG2E : 0.0f;
+        moment[half] = there ? quarter_of_product<D>(dy + at * D, y + at * D) : 0.0f;
+        moment[half] = quad_sum(moment[half]);
+    }
+    unsigned int queries[1][D / 16][4], gradients[1][D / 16][4];
+    float sums[1][D / 8][4] = {}, of_keys[1][D / 8][4] = {};
+
+    for (int start = 0; start < share.length; start += TILE) {
+        copies_done();
+        __syncthreads();
+        if (start == 0) {
+            load_left<D>(queries[0], stages[1], own);
+            load_left<D>(gradients[0], stages[1] + TILE * D, own);
+            __syncthreads();
+        }
+        int stage = start / TILE % 2, next = start + TILE;
+        const bf16 *keys = stages[stage], *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
+        if (next < share.length) fetch_both<D>(stages[1 - stage], there, stride, there + c, stride, share.length - next);
+        if (own >= rows) continue;
+#pragma unroll 1
+        for (int part = 0; part < min(TILE, share.length - start); part += PART) {
+            float p[1][PART / 8][4], ds[1][PART / 8][4];
+            multiply_rows<D, 1, PART>(p, queries, keys, part);
+            multiply_rows<D, 1, PART>(ds, gradients, values, part);
+#pragma unroll
+            for (int n = 0; n < PART / 16; n++) {
+                int key = start + part + 16 * n + column;
+                uint4 words = make_uint4(0, 0, 0, 0);
+                if (dropout.drops()) words = attention_words(dropout, head, query, key, example);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    int half = e / 2 % 2;
+                    float &s = p[0][2 * n + e / 4][e % 4], &slope = ds[0][2 * n + e / 4][e % 4];
+                    bool there = key + e % 2 + e / 4 * 8 < share.length;
+                    s = there ? power_of_2(s * steep - logarithm[half]) : 0.0f;
+                    slope = s * ((keeps(dropout, words, e / 2, e % 2) ? slope * dropout.scale : 0.0f) - moment[half]);
+                    more[half] += slope;
+                }
+            }
+            add_product<D, 1, PART>(sums, ds, keys, part);
+            add_product<D, 1, PART>(of_keys, p, keys, part);
+        }
+    }
+    __syncthreads();
+    for (int half = 0; half < 2; half++) {
+        more[half] = quad_sum(more[half]);
+        if (column == 0 && row + 8 * half < rows)
+            moments[(first + row + 8 * half) * heads + head] = moment[half] + more[half];
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sums[0][n][e] -= more[e / 2] * of_keys[0][n][e];
+    store_rows<D>(dqkv + (first + own) * stride + head * D, stride, rows - own, room + own * D, sums[0], root, root);
+}
+
+// dk and dv. Scores stand the other way round, keys before queries, so that they are left operands again. A thread has
+// of a call of Philox only the half of a key's parity: of the two calls for its two columns it draws one, and the thread
+// that holds the key next to its own the other.
+template <int D>
+__device__ __forceinline__ void differentiate_keys(
+    bf16* dqkv, const float* moments, const bf16* dy, const float* lse, const bf16* qkv, const int* offsets,
+    const int* examples, int sequences, int heads, const Dropout& dropout) {
+    DYNAMIC_SHARED(bf16, room);
+    bf16* stages[2] = {room, room + 2 * TILE * D};
+    float* statistics = (float*)(room + 4 * TILE * D);  // of the queries of both stages: lse, and sums of p dp
+    int head = blockIdx.y, c = heads * D, stride = 3 * c;
+    Share share = share_of(offsets, sequences, blockIdx.x, TILE);
+    int rows = share.rows(TILE);
+    if (rows <= 0) return;
+    const bf16 *q = qkv + (size_t)share.first * stride + head * D, *k = q + (size_t)share.begin * stride + c;
+    const bf16* slopes = dy + (size_t)share.first * c + head * D;
+    fetch_both<D>(stages[1], k, stride, k + c, stride, rows);
+    fetch_both<D>(stages[0], q, stride, slopes, c, share.length);
+    fetch_statistics(statistics, lse, moments, (size_t)share.first * heads + head, heads, share.length);
+
+    int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, column = 2 * (lane % 4);
+    int key = share.begin + own + lane / 4, example = examples[share.first];
+    bool odd = key & 1;
+    float root = rsqrtf((float)D), steep = root * LOG2E;
+    unsigned int keys[1][D / 16][4], values[1][D / 16][4];
+    float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
+
+    for (int start = 0; start < share.length; start += TILE) {
+        copies_done();
+        __syncthreads();
+        if (start == 0) {
+            load_left<D>(keys[0], stages[1], own);
+            load_left<D>(values[0], stages[1] + TILE * D, own);
+            __syncthreads();
+        }
+        int stage = start / TILE % 2, next = start + TILE;
+        const bf16 *queries = stages[stage], *gradients = queries + TILE * D;
+        if (next < share.length) {
+            fetch_both<D>(
+                stages[1 - stage], q + (size_t)next * stride, stride, slopes + (size_t)next * c, c, share.length - next);
+            fetch_statistics(statistics + (1 - stage) * 2 * TILE, lse, moments,
+                             ((size_t)share.first + next) * heads + head, heads, share.length - next);
+        }
+        if (own >= rows) continue;
+#pragma unroll 1
+        for (int part = 0; part < min(TILE, share.length - start); part += PART) {
+            float p[1][PART / 8][4], ds[1][PART / 8][4];
+            multiply_rows<D, 1, PART>(p, keys, queries, part);
+            multiply_rows<D, 1, PART>(ds, values, gradients, part);
+#pragma unroll
+            for (int n = 0; n < PART / 16; n++) {
+                int query = part + 16 * n + column;
+                unsigned int first[2], second[2];  // the bits of columns `column` and the next
+                if (dropout.drops()) {
+                    uint4 words = attention_words(dropout, head, start + query + odd, key, example);
+                    unsigned int mine = odd ? 0x7632 : 0x5410, other = odd ? 0x5410 : 0x7632;
+                    unsigned int kept[2] = {__byte_perm(words.x, words.y, mine), __byte_perm(words.z, words.w, mine)};
+                    unsigned int sent[2] = {__byte_perm(words.x, words.y, other), __byte_perm(words.z, words.w, other)};
+                    for (int i = 0; i < 2; i++) {
+                        sent[i] = __shfl_xor_sync(0xffffffffu, sent[i], 4);
+                        first[i] = odd ? sent[i] : kept[i];
+                        second[i] = odd ? kept[i] : sent[i];
+                    }
+                }
+#pragma unroll
+                for (int side = 0; side < 2; side++) {  // columns `column` and 8 more
+                    const float* there = statistics + stage * 2 * TILE + query + 8 * side;
+                    float2 logarithm = *(const float2*)there, moment = *(const float2*)(there + TILE);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        float &s = p[0][2 * n + side][e], &slope = ds[0][2 * n + side][e];
+                        unsigned int word = (e % 2 ? second : first)[e / 2];
+                        bool kept = !dropout.drops() || (side ? word >> 16 : word & 0xffffu) >= dropout.threshold;
+                        s = power_of_2(s * steep - (e % 2 ? logarithm.y : logarithm.x) * LOG2E);
+                        slope = s * ((kept ? slope * dropout.scale : 0.0f) - (e % 2 ? moment.y : moment.x));
+                        s = kept ? s : 0.0f;
+                    }
+                }
+            }
+            add_product<D, 1, PART>(dv, p, gradients, part);
+            add_product<D, 1, PART>(dk, ds, queries, part);
+        }
+    }
+    __syncthreads();
+    bf16* to = dqkv + ((size_t)share.first + share.begin + own) * stride + head * D;
+    store_rows<D>(to + c, stride, rows - own, room + own * D, dk[0], root, root);
+    store_rows<D>(to + 2 * c, stride, rows - own, room + own * D, dv[0], dropout.scale, dropout.scale);
+}
+
+#endif
+
+extern "C" __global__ void __launch_bounds__(128, 2) forward_64(
+    unsigned short* y, float* lse, const unsigned short* qkv, const int* offsets, const int* examples, int sequences,
+    int heads, unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    attend<64>(y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) forward_32(
+    unsigned short* y, float* lse, const unsigned short* qkv, const int* offsets, const int* examples, int sequences,
+    int heads, unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    attend<32>(y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) backward_queries_64(
+    unsigned short* dqkv, float* moments, const unsigned short* dy, const unsigned short* y, const float* lse,
+    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold,
+    float scale, unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    differentiate_queries<64>(
+        dqkv, moments, dy, y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) backward_keys_64(
+    unsigned short* dqkv, const float* moments, const unsigned short* dy, const float* lse, const unsigned short* qkv,
+    const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold, float scale,
+    unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    differentiate_keys<64>(
+        dqkv, moments, dy, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) backward_queries_32(
+    unsigned short* dqkv, float* moments, const unsigned short* dy, const unsigned short* y, const float* lse,
+    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold,
+    float scale, unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    differentiate_queries<32>(
+        dqkv, moments, dy, y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
+extern "C" __global__ void __launch_bounds__(128, 2) backward_keys_32(
+    unsigned short* dqkv, const float* moments, const unsigned short* dy, const float* lse, const unsigned short* qkv,
+    const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold, float scale,
+    unsigned long long seed, unsigned int stream) {
+#ifdef TENSOR_CORES
+    differentiate_keys<32>(
+        dqkv, moments, dy, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
+#endif
+}
