@@ -22,7 +22,13 @@ def workspace(f: int, c: int) -> int:
 def _parts(f: int, c: int) -> tuple[int, ...]:
     """Bytes of row_sums, column_sums, factors, rows_total and lengths."""
     tiles = blocks(c, COLUMNS)
-    sizes = 4 * tiles * f, 4 * blocks(f, ROWS) * c, 4 * c, 8 * blocks(f, FINISH_THREADS), 8 * tiles * blocks(f, LONG_ROWS)
+    sizes = (
+        4 * tiles * f,
+        4 * blocks(f, ROWS) * c,
+        4 * c,
+        8 * blocks(f, FINISH_THREADS),
+        8 * tiles * blocks(f, LONG_ROWS),
+    )
     return tuple(-(-size // LINE) * LINE for size in sizes)
 
 

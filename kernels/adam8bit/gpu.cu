@@ -74,7 +74,6 @@ extern "C" __global__ void update(
         roots[e] = sqrtf(r * r * keep2 + gradient * gradient * new2);
         float step = moments[e] * unbias1 / (roots[e] * unbias2 + eps) + weights[e] * decay;
         weights[e] -= step * lr;
-        if (e >= size) moments[e] = roots[e] = 0.0f;
         most = fmaxf(most, fabsf(moments[e]));
         most_root = fmaxf(most_root, roots[e]);
         gradients[e] = 0.0f;

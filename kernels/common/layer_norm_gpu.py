@@ -1,4 +1,4 @@
-"""The geometry of LayerNorm's kernels on the GPU (layer_norm.cuh), and the sums of dgamma and dbeta over their blocks."""
+"""The geometry of LayerNorm's kernels on the GPU (layer_norm.cuh), and their blocks' sums of dgamma and dbeta."""
 
 from __future__ import annotations
 

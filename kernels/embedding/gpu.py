@@ -1,4 +1,4 @@
-"""Embedding, LayerNorm and dropout in CUDA: one pass, and backward the sorting and summing of dz for the three tables."""
+"""Embedding, LayerNorm and dropout in CUDA: one pass each way, then dz is sorted and summed for the three tables."""
 
 from __future__ import annotations
 

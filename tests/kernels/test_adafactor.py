@@ -96,7 +96,7 @@ def check(update_, shape):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
 
 
-SHAPES = [(0, 5), (5, 0), (1, 1), (1, 768), (2, 24), (63, 7), (64, 17), (65, 33), (521, 67), (67, 1031)]
+SHAPES = [(0, 5), (5, 0), (1, 1), (1, 768), (2, 24), (63, 7), (64, 17), (65, 33), (521, 67), (67, 1031), (1100, 7)]
 
 
 @pytest.mark.parametrize("backend", [cpu, *gpus.backends("adafactor")])

@@ -1,4 +1,4 @@
-"""Adam with moments of 8 bits: the codes, steps by hand, kernels against the definition, and updates that stay small."""
+"""Adam with moments of 8 bits: the codes, steps by hand, kernels against the definition, small updates."""
 
 from __future__ import annotations
 

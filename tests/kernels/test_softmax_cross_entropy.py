@@ -10,7 +10,6 @@ from bits import FEW_ULPS, assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.softmax_cross_entropy import cpu, reference
 
-
 BACKENDS = pytest.mark.parametrize("backend", [cpu, *gpus.backends("softmax_cross_entropy")])
 
 

@@ -12,7 +12,6 @@ from minibert.kernels.softmax_cross_entropy import reference as softmax_cross_en
 from minibert.kernels.span_cross_entropy import cpu, reference
 from packed import BATCHES, floats, pack
 
-
 KERNELS = pytest.mark.parametrize("backend", [cpu, *gpus.backends("span_cross_entropy")])
 
 

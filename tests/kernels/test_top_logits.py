@@ -62,7 +62,7 @@ def test_a_short_window_ends_in_place_minus_one(backend):
 
 @BACKENDS
 def test_nan_stands_first(backend):
-    logits = np.float32([[1, 0], [np.nan, 0], [np.inf, 0], [np.nan, 0], [-np.inf, 0]])
+    logits = np.float32([[1, 0], [-np.nan, 0], [np.inf, 0], [np.nan, 0], [-np.inf, 0]])  # of either sign
     values, places = top(backend, logits, pack((5,)).offsets, 4)
     assert places[0].tolist() == [[1, 3, 2, 0], [0, 1, 2, 3]]
     assert np.isnan(values[0, 0]).tolist() == [True, True, False, False]
