@@ -42,40 +42,68 @@ class Batch:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A batch on the host. `integers`: all of its int32 arrays, each from a line of memory on, so that one copy places
+    them; `spans`: where each stands.
+    """
+
+    integers: np.ndarray
+    spans: dict[str, slice]
+    labels: np.ndarray | None
+    longest: int
+    numbers: np.ndarray
+
+
 def pack(device: Device, features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None) -> Batch:
     """The examples of these numbers as one batch; `labels` are those of the whole data set, or None."""
+    found = lay_out(features, numbers, labels)
+    return on_device(found, device.array(found.integers), None if labels is None else device.array(found.labels))
+
+
+def on_device(layout: Layout, integers: Any, labels: Any) -> Batch:
+    """The batch whose arrays of the layout have been placed in these of the device."""
+    placed = {name: integers[span] for name, span in layout.spans.items()}
+    return Batch(**placed, labels=labels, longest=layout.longest, numbers=layout.numbers)
+
+
+def lay_out(
+    features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None, filling: int = 0
+) -> Layout:
+    """The arrays of a batch. `filling`: tokens of one sequence more, at the end, that stands for nothing: its label is 0,
+    `numbers` does not have it.
+    """
     numbers = np.asarray(numbers, np.int64)
     starts = features.offsets[numbers]
     lengths = features.offsets[numbers + 1] - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source = np.repeat(starts, lengths) + positions
+    columns = {
+        "ids": features.ids[source], "segments": features.segments[source], "positions": positions,
+        "examples": np.repeat(numbers, lengths), "offsets": np.cumsum([0, *lengths]),
+        "firsts": np.cumsum(lengths) - lengths, "first_positions": np.zeros_like(numbers), "first_examples": numbers,
+    }  # fmt: skip
+    chosen = None if labels is None else labels[numbers]
+    if filling:
+        tokens = len(positions)
+        more = {"offsets": tokens + filling, "firsts": tokens, "first_positions": 0, "first_examples": 0}
+        for name, column in columns.items():
+            columns[name] = np.append(column, more.get(name, np.zeros(filling, np.int64)))
+        chosen = None if chosen is None else np.concatenate([chosen, np.zeros_like(chosen[:1])])
+    chosen = None if chosen is None else np.ascontiguousarray(chosen.T)
+    return Layout(*_together(columns), chosen, int(max(lengths.max(initial=0), filling)), numbers)
 
-    placed = _together(
-        device,
-        ids=features.ids[source],
-        segments=features.segments[source],
-        positions=positions,
-        examples=np.repeat(numbers, lengths),
-        offsets=offsets,
-        firsts=offsets[:-1],
-        first_positions=np.zeros_like(numbers),
-        first_examples=numbers,
-    )
-    chosen = None if labels is None else device.array(np.ascontiguousarray(labels[numbers].T))
-    return Batch(**placed, labels=chosen, longest=int(lengths.max(initial=0)), numbers=numbers)
 
-
-def _together(device: Device, **columns: np.ndarray) -> dict[str, Any]:
-    """Integers as int32 arrays of the device, each on a line of memory, by one copy."""
-    line = ALIGNMENT // 4
-    ends = np.cumsum([-(-len(column) // line) * line for column in columns.values()])
-    packed = np.zeros(ends[-1], np.int32)
-    spans = [slice(end - -(-len(c) // line) * line, None) for end, c in zip(ends, columns.values(), strict=True)]
-    for span, column in zip(spans, columns.values(), strict=True):
-        packed[span][: len(column)] = column
-    placed = device.array(packed)
-    return {name: placed[span][: len(columns[name])] for name, span in zip(columns, spans, strict=True)}
+def _together(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, slice]]:
+    """Integers as one int32 array, and where each of them stands in it: from a line of memory on."""
+    line, spans, end = ALIGNMENT // 4, {}, 0
+    for name, column in columns.items():
+        spans[name] = slice(end, end + len(column))
+        end += -(-len(column) // line) * line
+    integers = np.zeros(end, np.int32)
+    for name, column in columns.items():
+        integers[spans[name]] = column
+    return integers, spans
 
 
 def cut(lengths: np.ndarray, most: int, tokens: int | None) -> list[slice]:

@@ -100,10 +100,14 @@ class Group:
         """The weights in the device's `operand_type`; made when it is first asked for after a change."""
         if self._copy is None:
             self._copy = self.device.empty(self.weights.shape, self.device.operand_type, "weights")
-        if self._stale:
+        self.refresh()
+        return self._copy
+
+    def refresh(self) -> None:
+        """Makes the copy anew if there is one and the weights have changed."""
+        if self._copy is not None and self._stale:
             self.device.matmul.prepare(self._copy, self.weights)
             self._stale = False
-        return self._copy
 
     @property
     def gradients(self) -> Any:

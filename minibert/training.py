@@ -8,18 +8,22 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from minibert import batch, optim, policies
 from minibert.autograd import Tape
+from minibert.batch import Batch
 from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate
+from minibert.kernels.devices.recording import Recorder
 from minibert.optimizers import OPTIMIZERS
 from minibert.parameters import Group
 from minibert.progress import Reporter
 from minibert.random import Key, order
+from minibert.replay import Replay
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
@@ -84,6 +88,8 @@ class Trainer:
         self.micro_tokens = settings.micro_tokens  # fewer, once memory has run out
         self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)
+        device = bert.device
+        self.replay = Replay(bert, device, self._pass) if isinstance(device, Recorder) else None
 
     def at(self, step: int) -> tuple[Stage, int]:
         """The stage that update number `step` belongs to, and its number there."""
@@ -100,22 +106,29 @@ class Trainer:
 
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
-        device, data = self.bert.device, data or self.stages[0].data
-        found, tokens = [], 0
-        for part in self._parts(numbers, data):
-            micro = batch.pack(device, data.features, part, data.labels)
-            with Tape() as tape:
-                logits = self.bert.logits(micro, key, self.policy)
-                losses = self.bert.loss(logits, micro)
-            share = np.full(len(micro), 1 / len(numbers), device.float_type)
-            tape.backward(losses, [device.array(share)])
-            found.append(losses.data)
-            tokens += micro.tokens
+        data = data or self.stages[0].data
+        found = [self._losses(part, data, key, 1 / len(numbers)) for part in self._parts(numbers, data)]
         # Read when everything is under way: here the host waits for a device of its own.
-        loss = sum(float(device.numpy(part).sum(dtype=np.float64)) / len(numbers) for part in found)
+        read = self.bert.device.numpy
+        loss = sum(float(read(losses).sum(dtype=np.float64)) / len(numbers) for losses in found)
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
-        return loss, tokens
+        return loss, _tokens(numbers, data)
+
+    def _losses(self, numbers: np.ndarray, data: Split, key: Key | None, share: float) -> Any:
+        """The losses of a micro-batch, each of whose gradients is added times `share`."""
+        if self.replay and self.replay.suits(_tokens(numbers, data)):
+            return self.replay.losses(data.features, numbers, data.labels, key, share)
+        device = self.bert.device
+        shares = device.array(np.full(len(numbers), share, device.float_type))
+        return self._pass(batch.pack(device, data.features, numbers, data.labels), key, shares)
+
+    def _pass(self, micro: Batch, key: Key | None, shares: Any) -> Any:
+        """Forward and back with a micro-batch on the device: its losses."""
+        with Tape() as tape:
+            losses = self.bert.loss(self.bert.logits(micro, key, self.policy), micro)
+        tape.backward(losses, [shares])
+        return losses.data
 
     def _parts(self, numbers: np.ndarray, data: Split) -> list[np.ndarray]:
         """The examples of a batch in micro-batches."""
@@ -138,6 +151,8 @@ class Trainer:
                 pass  # out of here first: the frames of the error hold the arrays that are in the way
             for group in self.bert.groups:
                 group.free_gradients()
+            if self.replay:
+                self.replay.forget()
             self.bert.device.release()
             if again:
                 self._halve(numbers, stage.data)
@@ -215,6 +230,10 @@ class Trainer:
         finally:
             self.bert.watchers.remove(complete)
         return done
+
+
+def _tokens(numbers: np.ndarray, data: Split) -> int:
+    return int((data.features.offsets[numbers + 1] - data.features.offsets[numbers]).sum())
 
 
 def _finite(norm: float) -> float:

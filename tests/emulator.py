@@ -18,6 +18,7 @@ import numpy as np
 from bits import as_bf16, from_bf16
 from minibert.kernels.common import cuda
 from minibert.kernels.devices import Device
+from minibert.kernels.devices.recording import Recorder, Recording
 
 HEADER = Path(__file__).with_name("emulator.h").read_text()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -30,13 +31,18 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 class Emulator:
-    """`order`: in which order a block's threads run between barriers; results must not depend on it."""
+    """`recorded`: while it is a list, it gets every launch. `order`: in which order a block's threads run between barriers; results must not depend on it."""
 
     def __init__(self, capability: tuple[int, int] = (8, 0), order: int = 0):
         self.capability, self.order = capability, order
+        self.recorded: list[Callable[[], None]] | None = None
+        self.base, self.bases = 0, []
 
     def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
         library = _library(source, storage)
+        if "stream_base;" in source:
+            self.bases.append(ctypes.c_uint.in_dll(library, "stream_base"))
+            self.bases[-1].value = self.base
 
         def find(name: str) -> cuda.Launch:
             function = getattr(library, f"launch_{name}")
@@ -46,13 +52,29 @@ class Emulator:
                 values = [_bytes(value) for value in arguments]
                 pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
                 sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
-                assert function(*sizes, ctypes.c_uint(self.order), pointers) == 0, f"{name}: threads wait in vain"
+
+                def play(_: Any = values) -> None:  # which the pointers are into
+                    assert function(*sizes, ctypes.c_uint(self.order), pointers) == 0, f"{name}: threads wait in vain"
+
+                self._do(play)
 
             return launch
 
         return find
 
+    def _do(self, call: Callable[[], None]) -> None:
+        call() if self.recorded is None else self.recorded.append(call)
+
+    def set_streams(self, base: int) -> None:
+        self.base = base
+        for place in self.bases:
+            place.value = base
+
     def multiply(self, out: Any, a: Any, b: Any, transposed: str, add: bool) -> None:
+        self._do(lambda: self._multiply(out, a, b, transposed, add))
+
+    @staticmethod
+    def _multiply(out: Any, a: Any, b: Any, transposed: str, add: bool) -> None:
         numbers = [x if x.dtype != np.uint16 else from_bf16(x) for x in (a, b, out)]
         a, b, before = numbers[0].T if transposed == "a" else numbers[0], numbers[1], numbers[2]
         product = a @ (b.T if transposed == "b" else b)
@@ -95,9 +117,22 @@ def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[E
         cuda.driver = before
 
 
+class Emulated(Recorder):
+    """The GPU's kernels with the host's memory."""
+
+    def _capture(self, call: Callable[[], Any]) -> Recording:
+        emulator = cuda.driver
+        emulator.recorded = launches = []
+        try:
+            result = call()
+        finally:
+            emulator.recorded = None
+        return Recording(lambda: [launch() for launch in launches], result)
+
+
 def device(precision: str = "fp32") -> Device:
-    """A device with the GPU's kernels and the host's memory; to be used while `emulated`."""
-    found = Device("gpu")
+    """To be used while `emulated`."""
+    found = Emulated("gpu")
     if precision == "bf16":
         found.activation_type = found.operand_type = np.dtype(np.uint16)
     return found

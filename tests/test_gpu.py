@@ -149,3 +149,30 @@ def test_predictions_are_those_of_the_cpu(place):
     features = split(70).features
     ours, theirs = (outputs(bert(device), features) for device in (place.open(), devices.open("cpu")))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_recorded_steps_have_the_bits_of_steps_launched_one_by_one(place):
+    """With the same filling: losses, weights, and the masks of dropout, which follow the step."""
+
+    def trained(record: bool) -> tuple[list[float], list[bytes]]:
+        t = trainer(place.open("bf16"), micro_batch=4)
+        if not record:
+            t.replay._room = lambda: False
+        found = losses(t, 6)
+        recorded = [size.recording for size in t.replay.sizes.values()]
+        assert any(recorded) == record and len(recorded) < 12, "no size came twice"
+        return found, [array.tobytes() for array in weights(t).values()]
+
+    assert trained(True) == trained(False)
+
+
+def test_filled_steps_are_those_of_batches_as_they_are(place):
+    found = []
+    for replay in (True, False):
+        t = trainer(place.open())
+        t.replay = t.replay if replay else None
+        found.append((losses(t, 2), weights(t)))
+    (ours, filled), (theirs, whole) = found
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    for name, wanted in whole.items():
+        np.testing.assert_allclose(filled[name], wanted, rtol=0, atol=1e-5, err_msg=name)

@@ -30,8 +30,9 @@ ALLOWED = {
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
     "hub planning policies runs settings progress random tasks tokenizer kernels files errors",
-    "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
-    "tokenizer autograd errors",
+    "training": "replay evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
+    "tokenizer autograd kernels errors",
+    "replay": "bert batch random tokenizer kernels",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",

@@ -26,12 +26,15 @@ __device__ __forceinline__ Share share_of(const int* offsets, int sequences, int
 
 // The words of the eight elements that a query q (or q + 8, where q % 16 < 8) and a key k has part in: philox.py.
 __device__ __forceinline__ uint4 attention_words(const Dropout& dropout, int head, int q, int k, int example) {
-    return philox(k / 16 * 4 + k % 8 / 2, (unsigned int)head << 16 | (q / 16 * 8 + q % 8), example, dropout.stream,
-                  dropout.seed);
+    return dropout.draw(k / 16 * 4 + k % 8 / 2, (unsigned int)head << 16 | (q / 16 * 8 + q % 8), example);
 }
 
-// Whether element e of eight is kept; `odd` may be a variable, e / 2 should be none.
+// Whether an element of a pair's word is kept. (Sixteen bits are compared at the upper end: the odd one's need no shift.)
+__device__ __forceinline__ bool keeps(const Dropout& dropout, unsigned int word, bool odd) {
+    return (odd ? word : word << 16) >= dropout.threshold << 16;
+}
+
+// Element e of eight: bit 0 is the key's parity, bit 1 that of q / 8, bit 2 that of k / 8.
 __device__ __forceinline__ bool keeps(const Dropout& dropout, uint4 words, int pair, bool odd) {
-    unsigned int word = pair == 0 ? words.x : pair == 1 ? words.y : pair == 2 ? words.z : words.w;
-    return (odd ? word >> 16 : word & 0xffffu) >= dropout.threshold;
+    return keeps(dropout, pair == 0 ? words.x : pair == 1 ? words.y : pair == 2 ? words.z : words.w, odd);
 }

@@ -57,6 +57,9 @@ class Driver(Protocol):
         Float32, or bf16 as uint16, row by row; a and b have the same type. Sums are float32.
         """
 
+    def set_streams(self, base: int) -> None:
+        """Adds `base` to the stream of every dropout from here on, whatever its launch says: stream_base in philox.cuh."""
+
 
 driver: Driver | None = None  # of the device that is open; kernels run on one kind of device in a process
 

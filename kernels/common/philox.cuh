@@ -16,12 +16,19 @@ __device__ __forceinline__ uint4 philox(
     return make_uint4(c0, c1, c2, c3);
 }
 
+// Added to every stream: a recorded step's number, times 512, which launches that are recorded cannot have as an argument.
+__device__ unsigned int stream_base;
+
 // Dropout as kernels take it: an element is kept where its 16 bits reach `threshold`, and then multiplied by `scale`.
 struct Dropout {
     unsigned int threshold;
     float scale;
     unsigned long long seed;
     unsigned int stream;
+
+    __device__ __forceinline__ uint4 draw(unsigned int c0, unsigned int c1, unsigned int c2) const {
+        return philox(c0, c1, c2, stream + stream_base, seed);
+    }
 
     __device__ __forceinline__ bool drops() const { return threshold != 0; }
 
@@ -33,7 +40,7 @@ struct Dropout {
 
     // The words of columns 8 * block to 8 * block + 7 of a token's row.
     __device__ __forceinline__ uint4 hidden(int block, int position, int example) const {
-        return philox(block, position, example, stream, seed);
+        return draw(block, position, example);
     }
 
     // The same, or zeros, whose elements are all kept, where nothing is dropped.

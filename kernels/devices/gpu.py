@@ -17,7 +17,8 @@ import numpy as np
 from minibert.errors import BackendError
 from minibert.kernels.common import cuda
 
-from . import Block, Device, Lease
+from . import Lease
+from .recording import Recorder, Recording
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
@@ -26,7 +27,7 @@ BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
 LIBRARIES = 'CuPy is not installed: pip install ".[gpu]" (CUDA 13) or ".[gpu12]" (CUDA 12, for cards before Turing)'
 
 
-class Gpu(Device):
+class Gpu(Recorder):
     """One card; until it is connected, only a description of one, which planning needs and no more."""
 
     process = PROCESS
@@ -51,6 +52,15 @@ class Gpu(Device):
         compute = "CUBLAS_COMPUTE_32F_FAST_TF32" if self.precision == "tf32" else "CUBLAS_COMPUTE_32F"
         cuda.driver = CupyDriver(cupy, capability, compute)
         return self
+
+    def _capture(self, call: Callable[[], Any]) -> Recording:
+        """As a CUDA graph."""
+        self.stream.begin_capture()
+        try:
+            result = call()
+        finally:
+            graph = self.stream.end_capture()
+        return Recording(lambda: graph.launch(self.stream), result)
 
     def release(self) -> None:
         super().release()
@@ -105,11 +115,16 @@ class CupyDriver:
         self.cupy, self.capability, self.cublas = cupy, capability, cublas
         self.compute = getattr(cublas, compute)
         self.factors = np.array([0, 1], np.float32)  # cuBLAS reads them where they lie
+        self.base, self.word = 0, cupy.zeros(1, np.uint32)  # what is added to dropout's streams
+        self.bases: list[Any] = []  # and where each source's kernels find it
         self.types = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
 
     def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
         options = ("-std=c++17", f"-DSTORAGE={storage}")
         module = self.cupy.RawModule(code=source, options=options)
+        if "stream_base;" in source:
+            self.bases.append(module.get_global("stream_base"))
+            self.bases[-1].copy_from_device_async(self.word.data, 4)
 
         def find(name: str) -> cuda.Launch:
             kernel = module.get_function(name)
@@ -124,6 +139,14 @@ class CupyDriver:
             return launch
 
         return find
+
+    def set_streams(self, base: int) -> None:
+        if base == self.base:
+            return
+        self.base = base
+        self.word.fill(base)
+        for place in self.bases:
+            place.copy_from_device_async(self.word.data, 4)
 
     def multiply(self, out: Any, a: Any, b: Any, transposed: str, add: bool) -> None:
         rows, columns = out.shape

@@ -1,0 +1,103 @@
+"""Forward and backward passes that a device has recorded and launches again as one.
+
+A card computes a small batch faster than Python can ask for its hundreds of kernels. So batches are filled up to one of
+a few sizes, with a sequence whose losses weigh nothing, and of each size a pass is recorded: what is new in the next one
+is written to where the recorded kernels read it. The filling adds zeros to sums and nothing else; but products of
+another size may be rounded otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minibert.batch import Batch, Layout, lay_out, on_device
+from minibert.bert import Bert
+from minibert.kernels.common import cuda
+from minibert.kernels.devices.recording import Recorder, Recording
+from minibert.random import Key
+from minibert.tokenizer import Features
+
+STEP = 64  # tokens: sizes are its multiples
+MOST = 4096  # tokens of a batch worth recording: the kernels of a larger one take longer than asking for them
+
+Pass = Callable[[Batch, Key | None, Any], Any]
+
+
+@dataclass
+class Recorded:
+    """One size: the batch and the shares that a pass reads in their places; the pass itself, once there has been one to
+    record."""
+
+    batch: Batch
+    integers: Any
+    labels: Any
+    shares: Any
+    passes: int = 0
+    recording: Recording | None = None
+
+
+class Replay:
+    """The passes of a model on a device that records: `run(batch, key, shares)` adds gradients and returns the losses."""
+
+    def __init__(self, bert: Bert, device: Recorder, run: Pass):
+        self.bert, self.device, self.run = bert, device, run
+        self.sizes: dict[tuple[int, int, bool], Recorded] = {}
+
+    def suits(self, tokens: int) -> bool:
+        """Whether batches of so many tokens are recorded, at this time: not where somebody watches what Python does."""
+        return tokens < MOST and not self.bert.watchers and self.device.log is None
+
+    def losses(self, features: Features, numbers: np.ndarray, labels: np.ndarray, key: Key | None, share: float) -> Any:
+        """The losses of these examples, each of whose gradients has been added times `share`."""
+        tokens = int((features.offsets[numbers + 1] - features.offsets[numbers]).sum())
+        layout = lay_out(features, numbers, labels, filling=STEP - tokens % STEP)
+        size = len(layout.integers), len(numbers), key is not None
+        found = self.sizes.get(size)
+        if found is None:
+            found = self.sizes[size] = self._place(layout)
+        assert layout.labels is not None
+        self.device.write(found.integers, layout.integers)
+        self.device.write(found.labels, layout.labels)
+        self.device.write(found.shares, np.append(np.full(len(numbers), share), 0).astype(self.device.float_type))
+        return self._losses(found, key)[: len(numbers)]
+
+    def forget(self) -> None:
+        """Drops all recordings, and what they keep."""
+        self.sizes.clear()
+        self.device.forget_recordings()
+
+    def _losses(self, found: Recorded, key: Key | None) -> Any:
+        for group in self.bert.groups:
+            group.refresh()  # here, because a recording would do it each time or never
+        found.passes += 1
+        cuda.opened().set_streams(key.stream if key else 0)
+        try:
+            return self._launched(found, key and replace(key, step=0))
+        finally:
+            cuda.opened().set_streams(0)
+
+    def _launched(self, found: Recorded, key: Key | None) -> Any:
+        if found.recording is None and (found.passes == 1 or not self._room()):
+            return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
+        if found.recording is None:
+            found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
+        found.recording.launch()
+        losses = found.recording.result
+        copy = self.device.empty_like(losses)
+        copy[...] = losses  # the next launch writes there
+        return copy
+
+    def _room(self) -> bool:
+        """Whether there is memory to spare for one more: recordings may have half of what is free."""
+        free = self.device.free_memory()
+        return free is None or self.device.recorded_bytes <= free
+
+    def _place(self, layout: Layout) -> Recorded:
+        device = self.device
+        integers, labels = device.array(layout.integers), device.array(layout.labels)
+        shares = device.empty((len(layout.numbers) + 1,), device.float_type, "activations")
+        return Recorded(on_device(layout, integers, labels), integers, labels, shares)
