@@ -45,6 +45,7 @@ class Gpu(Recorder):
         if self.precision == "bf16" and capability < BF16:
             raise BackendError(f"precision bf16 needs compute capability 8.0, this card has {_dotted(capability)}; "
                                "use --precision fp32")  # fmt: skip
+        self.number = cupy.cuda.Device().id
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
         self.pool = cupy.cuda.MemoryPool()
@@ -99,8 +100,9 @@ class Gpu(Recorder):
         self._copies.append((self.stream.record(), pinned))
 
     def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        memory = self.cupy.cuda.UnownedMemory(lease.block.memory.ptr, lease.block.size, lease)
-        return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+        cupy, block = self.cupy, lease.block
+        memory = cupy.cuda.UnownedMemory(block.memory.ptr, block.size, lease, self.number)
+        return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
 
     def _memory(self, size: int) -> Any:
         return self.pool.malloc(size)

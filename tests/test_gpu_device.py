@@ -1,0 +1,193 @@
+"""devices/gpu.py against as much of CuPy as it uses, played on the host: arrays, accounting, copies, graphs."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import emulator
+import gpus
+from minibert.errors import BackendError
+from minibert.kernels.common import cuda
+from minibert.kernels.devices import gpu
+from models import trainer, weights
+
+USED = {  # what must be there in the real CuPy, where it is installed
+    "": "ndarray zeros RawModule", "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory "
+    "get_elapsed_time runtime device", "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
+    "cuda.MemoryPool": "malloc free_bytes free_all_blocks", "cuda.Stream": "begin_capture end_capture record use synchronize",
+    "cuda.Event": "done record synchronize", "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
+    "cuda.device": "get_cublas_handle", "RawModule": "get_function get_global",
+    "RawKernel": "max_dynamic_shared_size_bytes",
+}  # fmt: skip
+
+
+def test_the_real_cupy_has_what_is_used():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    for owner, names in USED.items():
+        found = cupy
+        for part in filter(None, owner.split(".")):
+            found = getattr(found, part)
+        assert [name for name in names.split() if not hasattr(found, name)] == [], owner
+
+
+class Pointer:
+    def __init__(self, memory, offset=0):
+        self.memory, self.ptr = memory, memory.ptr + offset
+
+    def copy_from_host_async(self, source, size, stream):
+        ctypes.memmove(self.ptr, source, size)
+
+
+class Memory:
+    """malloc's, aligned as the card's is."""
+
+    def __init__(self, pool, size):
+        self.pool, self.bytes = pool, np.full(size + 512, 0xFF, np.uint8)
+        self.ptr = self.bytes.ctypes.data + -self.bytes.ctypes.data % 512
+        pool.used += size
+        self.size = size
+
+    def __del__(self):
+        self.pool.used -= self.size
+
+
+class Pool:
+    limit, used, failures = 1 << 40, 0, 0
+
+    def malloc(self, size):
+        if self.failures:
+            self.failures -= 1
+            raise MemoryError("somebody else has it")
+        if self.used + size > self.limit:
+            raise MemoryError(f"{size} bytes")
+        return Memory(self, size)
+
+    def free_all_blocks(self):
+        """Nothing is kept."""
+
+    def free_bytes(self):
+        return 0
+
+
+class Array(np.ndarray):
+    """CuPy's, as far as it differs from NumPy's."""
+
+    @property
+    def data(self):
+        return Pointer(SimpleNamespace(ptr=self.ctypes.data))
+
+    def get(self):
+        return np.array(self)
+
+
+def ndarray(shape, dtype, pointer):
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = (ctypes.c_char * max(size, 1)).from_address(pointer.ptr)
+    raw.owner = pointer  # keeps the lease, as CuPy's arrays do
+    return np.frombuffer(raw, dtype, int(np.prod(shape))).reshape(shape).view(Array)
+
+
+class Stream:
+    def __init__(self, non_blocking):
+        assert non_blocking
+
+    def use(self): ...
+
+    def record(self):
+        return SimpleNamespace(done=True)
+
+    def begin_capture(self):
+        cuda.driver.recorded = []
+
+    def end_capture(self):
+        launches, cuda.driver.recorded = cuda.driver.recorded, None
+        return SimpleNamespace(launch=lambda stream: [launch() for launch in launches])
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A module that stands for CuPy; the driver that would use it is the emulator."""
+    pool = Pool()
+    fake = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(
+        Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
+        UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
+        alloc_pinned_memory=lambda size: PinnedMemory(size), runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34)),
+    ), pool=pool)  # fmt: skip
+    monkeypatch.setattr(gpu, "library", lambda: fake)
+    monkeypatch.setattr(gpu, "found", lambda: (8, 0))
+    monkeypatch.setattr(gpu, "CupyDriver", lambda *_: emulator.Emulator())
+    monkeypatch.setattr(cuda, "driver", None)
+    return fake
+
+
+class PinnedMemory(bytearray):
+    @property
+    def ptr(self):
+        return (ctypes.c_char * len(self)).from_buffer(self)
+
+
+def test_arrays_come_and_go_as_they_are_counted(cupy):
+    device = gpu.open("bf16")
+    x = device.array(np.arange(12, dtype=np.float32).reshape(3, 4))
+    assert x.ctypes.data % 512 == 0 and device.in_use["activations"] == 48
+    row = x[1]
+    del x
+    gc.collect()
+    assert device.in_use["activations"] == 48
+    np.testing.assert_array_equal(device.numpy(row), [4, 5, 6, 7])
+    del row
+    gc.collect()
+    assert device.in_use.total() == 0 and cupy.pool.used > 0  # kept for the next
+    device.release()
+    gc.collect()
+    assert cupy.pool.used == 0
+
+
+def test_memory_that_is_not_there_is_a_memory_error(cupy):
+    device = gpu.open()
+    cupy.pool.limit = 1 << 20
+    with pytest.raises(MemoryError):
+        device.empty((1 << 22,), np.uint8, "activations")
+    assert device.in_use.total() == 0
+
+
+@gpus.needs_compiler
+def test_a_run_on_the_device_is_that_of_the_emulator(cupy):
+    def trained(device):
+        t = trainer(device, micro_batch=4)
+        found = [t.step(step).loss for step in range(4)], [a.tobytes() for a in weights(t).values()]
+        assert any(size.recording for size in t.replay.sizes.values())
+        return found
+
+    ours = trained(gpu.open("bf16"))
+    with emulator.emulated():
+        assert trained(emulator.device("bf16")) == ours
+
+
+@gpus.needs_compiler
+def test_a_run_goes_on_when_memory_has_run_out(cupy):
+    t = trainer(gpu.open(), micro_batch=4)
+    for step in range(3):
+        t.step(step)
+    assert any(size.recording for size in t.replay.sizes.values())
+    t.bert.device.release()
+    cupy.pool.failures = 2  # also when what was kept for later has been given back
+    t.step(3)  # in vain, and again without recordings, whose memory is free now
+    assert all(size.recording is None for size in t.replay.sizes.values())
+
+
+def test_bf16_is_refused_where_the_card_has_none(cupy, monkeypatch):
+    monkeypatch.setattr(gpu, "found", lambda: (6, 1))
+    assert gpu.precision() == "fp32"
+    with pytest.raises(BackendError, match=r"has 6\.1; use --precision fp32"):
+        gpu.open("bf16")
+
+
+def test_threads_are_not_the_gpu_s(cupy):
+    with pytest.raises(BackendError, match="--threads"):
+        gpu.open(threads=2)
