@@ -125,9 +125,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;
-    Dropout dropout = {threshold, scale, seed, stream};
+    Mask mask({threshold, scale, seed, stream}, head, examples[share.first]);
     Place at;
-    int example = examples[share.first];
     float root = 1.0f / sqrtf((float)d);
     const storage* of_head = qkv + (size_t)share.first * 3 * c + head * d;
     Matrix queries = {of_head + (size_t)share.begin * 3 * c, 3 * c, rows};
@@ -156,10 +155,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
         uint4 words;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (dropout.drops() && !(i & 1))
-                words = attention_words(dropout, head, share.begin + at.row_at(i), start + at.other, example);
+            if (mask.drops() && !(i & 1))
+                words = mask.words(share.begin + at.row_at(i), start + at.other);
             for (int j = 0; j < 4; j++) {
-                bool kept = !dropout.drops() || keeps(dropout, words, (i & 1) + (j & 2), j & 1);
+                bool kept = !mask.drops() || mask.keeps(words, (i & 1) + (j & 2), j & 1);
                 p[at.other_at(j)][at.row_at(i)] = kept ? s[i][j] : 0.0f;
             }
         }
@@ -189,9 +188,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_queries(
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;
-    Dropout dropout = {threshold, scale, seed, stream};
+    Mask mask({threshold, scale, seed, stream}, head, examples[share.first]);
     Place at;
-    int example = examples[share.first];
     float root = 1.0f / sqrtf((float)d);
     const storage* of_head = qkv + (size_t)share.first * 3 * c + head * d;
     size_t first = (size_t)share.first + share.begin, of_y = first * c + head * d;
@@ -215,10 +213,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_queries(
         uint4 words;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (dropout.drops() && !(i & 1))
-                words = attention_words(dropout, head, share.begin + at.row_at(i), start + at.other, example);
+            if (mask.drops() && !(i & 1))
+                words = mask.words(share.begin + at.row_at(i), start + at.other);
             for (int j = 0; j < 4; j++) {
-                bool kept = !dropout.drops() || keeps(dropout, words, (i & 1) + (j & 2), j & 1);
+                bool kept = !mask.drops() || mask.keeps(words, (i & 1) + (j & 2), j & 1);
                 float e = at.other_at(j) < keys ? expf(s[i][j] * root - logarithm[i]) : 0.0f;
                 float slope = e * ((kept ? dp[i][j] * scale : 0.0f) - moment[i]);
                 more[i] += slope;
@@ -251,9 +249,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;
-    Dropout dropout = {threshold, scale, seed, stream};
+    Mask mask({threshold, scale, seed, stream}, head, examples[share.first]);
     Place at;
-    int example = examples[share.first];
     float root = 1.0f / sqrtf((float)d);
     const storage* of_head = qkv + (size_t)share.first * 3 * c + head * d;
     const storage* own = of_head + (size_t)share.begin * 3 * c;
@@ -276,11 +273,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
         for (int call = 0; call < 4; call++) {  // of Philox: what has its words are rows i and i + 1, others j and j + 2
             int i0 = call / 2 * 2, j0 = call % 2, key = share.begin + at.row_at(i0);
             uint4 words;
-            if (dropout.drops()) words = attention_words(dropout, head, start + at.other_at(j0), key, example);
+            if (mask.drops()) words = mask.words(start + at.other_at(j0), key);
             for (int element = 0; element < 4; element++) {
                 int i = i0 + (element & 1), j = j0 + (element & 2);
                 bool there = at.other_at(j) < count;
-                bool kept = !dropout.drops() || keeps(dropout, words, (j >> 1) + 2 * (i & 1), key & 1);
+                bool kept = !mask.drops() || mask.keeps(words, (j >> 1) + 2 * (i & 1), key & 1);
                 float e = there ? expf(s[i][j] * root - logarithm[j]) : 0.0f;
                 p[at.other_at(j)][at.row_at(i)] = kept ? e : 0.0f;
                 ds[at.other_at(j)][at.row_at(i)] = e * ((kept ? dp[i][j] * scale : 0.0f) - moment[j]);

@@ -47,22 +47,34 @@ __device__ __forceinline__ void fetch_statistics(
     copy_async<4>(to + threadIdx.x, from + at + (row < there ? row * heads : 0), row < there);
 }
 
+// Sets the scores of keys that are not there; `there` are, counted from a lane's first.
+template <int M, int N> __device__ __forceinline__ void exclude(float (&s)[M][N / 8][4], int there) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (8 * n + e % 2 >= there) s[m][n][e] = LOWEST;
+}
+
 template <int D>
 __device__ __forceinline__ void attend(
     bf16* y, float* lse, const bf16* qkv, const int* offsets, const int* examples, int sequences, int heads,
     const Dropout& dropout) {
     DYNAMIC_SHARED(bf16, room);
-    bf16* stages[2] = {room, room + 2 * TILE * D};
+    bf16* second = room + 2 * TILE * D;  // stage
     int most = blockDim.x, head = blockIdx.y, c = heads * D, stride = 3 * c;
     Share share = share_of(offsets, sequences, blockIdx.x, most);
     int rows = share.rows(most);
     if (rows <= 0) return;
+    Mask mask(dropout, head, examples[share.first]);
     const bf16* q = qkv + (size_t)share.first * stride + head * D;
-    fetch<D>(stages[1], q + (size_t)share.begin * stride, stride, rows, most);
-    fetch_both<D>(stages[0], q + c, stride, q + 2 * c, stride, share.length);
+    fetch<D>(second, q + (size_t)share.begin * stride, stride, rows, most);
+    fetch_both<D>(room, q + c, stride, q + 2 * c, stride, share.length);
 
     int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 32, column = 2 * (lane % 4);
-    int query = share.begin + own + lane / 4, example = examples[share.first];
+    int query = share.begin + own + lane / 4;
     float root = rsqrtf((float)D), steep = root * LOG2E;
     unsigned int queries[2][D / 16][4];
     float sums[2][D / 8][4] = {}, highest[2][2], total[2][2] = {};
@@ -72,24 +84,18 @@ __device__ __forceinline__ void attend(
         copies_done();
         __syncthreads();
         if (start == 0) {
-            for (int m = 0; m < 2; m++) load_left<D>(queries[m], stages[1], own + 16 * m);
+            for (int m = 0; m < 2; m++) load_left<D>(queries[m], second, own + 16 * m);
             __syncthreads();
         }
         int stage = start / TILE % 2, next = start + TILE;
-        const bf16 *keys = stages[stage], *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
-        if (next < share.length) fetch_both<D>(stages[1 - stage], there, stride, there + c, stride, share.length - next);
+        bf16 *now = stage ? second : room, *later = stage ? room : second;
+        const bf16 *keys = now, *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
+        if (next < share.length) fetch_both<D>(later, there, stride, there + c, stride, share.length - next);
         if (own >= rows) continue;
 
         float s[2][TILE / 8][4];
         multiply_rows<D, 2, TILE>(s, queries, keys, 0);
-        if (start + TILE > share.length)
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-#pragma unroll
-                for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (start + 8 * n + column + e % 2 >= share.length) s[m][n][e] = LOWEST;
+        if (start + TILE > share.length) exclude<2, TILE>(s, share.length - start - column);
 #pragma unroll
         for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -109,15 +115,15 @@ __device__ __forceinline__ void attend(
 #pragma unroll
                 for (int n = 0; n < D / 8; n++) sums[m][n][2 * half] *= before, sums[m][n][2 * half + 1] *= before;
             }
-        if (dropout.drops())
+        if (mask.drops())
 #pragma unroll
             for (int m = 0; m < 2; m++)
 #pragma unroll
                 for (int n = 0; n < TILE / 16; n++) {
-                    uint4 words = attention_words(dropout, head, query + 16 * m, start + 16 * n + column, example);
+                    uint4 words = mask.words(query + 16 * m, start + 16 * n + column);
 #pragma unroll
                     for (int e = 0; e < 8; e++)
-                        if (!keeps(dropout, words, e / 2, e % 2)) s[m][2 * n + e / 4][e % 4] = 0.0f;
+                        if (!mask.keeps(words, e / 2, e % 2)) s[m][2 * n + e / 4][e % 4] = 0.0f;
                 }
         add_product<D, 2, TILE>(sums, s, values, 0);
     }
@@ -128,7 +134,7 @@ __device__ __forceinline__ void attend(
         float sum = quad_sum(total[m][0]), sum8 = quad_sum(total[m][1]);
         int there = rows - own - 16 * m, g = lane / 4;
         bf16* to = y + (first + 16 * m) * c + head * D;
-        store_rows<D>(to, c, there, room + (own + 16 * m) * D, sums[m], dropout.scale / sum, dropout.scale / sum8);
+        store_rows<D>(to, c, there, room + (own + 16 * m) * D, sums[m], mask.scale / sum, mask.scale / sum8);
         if (column == 0 && g < there) lse[(first + 16 * m + g) * heads + head] = highest[m][0] * root + logf(sum);
         if (column == 0 && g + 8 < there) lse[(first + 16 * m + g + 8) * heads + head] = highest[m][1] * root + logf(sum8);
     }
@@ -140,18 +146,19 @@ __device__ __forceinline__ void differentiate_queries(
     bf16* dqkv, float* moments, const bf16* dy, const bf16* y, const float* lse, const bf16* qkv, const int* offsets,
     const int* examples, int sequences, int heads, const Dropout& dropout) {
     DYNAMIC_SHARED(bf16, room);
-    bf16* stages[2] = {room, room + 2 * TILE * D};
+    bf16* second = room + 2 * TILE * D;  // stage
     int head = blockIdx.y, c = heads * D, stride = 3 * c;
     Share share = share_of(offsets, sequences, blockIdx.x, TILE);
     int rows = share.rows(TILE);
     if (rows <= 0) return;
+    Mask mask(dropout, head, examples[share.first]);
     size_t first = (size_t)share.first + share.begin;
     const bf16 *q = qkv + (size_t)share.first * stride + head * D, *slopes = dy + first * c + head * D;
-    fetch_both<D>(stages[1], q + (size_t)share.begin * stride, stride, slopes, c, rows);
-    fetch_both<D>(stages[0], q + c, stride, q + 2 * c, stride, share.length);
+    fetch_both<D>(second, q + (size_t)share.begin * stride, stride, slopes, c, rows);
+    fetch_both<D>(room, q + c, stride, q + 2 * c, stride, share.length);
 
     int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, column = 2 * (lane % 4), row = own + lane / 4;
-    int query = share.begin + row, example = examples[share.first];
+    int query = share.begin + row;
     float root = rsqrtf((float)D), steep = root * LOG2E, logarithm[2], moment[2], more[2] = {};
     for (int half = 0; half < 2; half++) {
         bool there = row + 8 * half < rows;
@@ -167,31 +174,32 @@ __device__ __forceinline__ void differentiate_queries(
         copies_done();
         __syncthreads();
         if (start == 0) {
-            load_left<D>(queries[0], stages[1], own);
-            load_left<D>(gradients[0], stages[1] + TILE * D, own);
+            load_left<D>(queries[0], second, own);
+            load_left<D>(gradients[0], second + TILE * D, own);
             __syncthreads();
         }
         int stage = start / TILE % 2, next = start + TILE;
-        const bf16 *keys = stages[stage], *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
-        if (next < share.length) fetch_both<D>(stages[1 - stage], there, stride, there + c, stride, share.length - next);
+        bf16 *now = stage ? second : room, *later = stage ? room : second;
+        const bf16 *keys = now, *values = keys + TILE * D, *there = q + (size_t)next * stride + c;
+        if (next < share.length) fetch_both<D>(later, there, stride, there + c, stride, share.length - next);
         if (own >= rows) continue;
 #pragma unroll 1
         for (int part = 0; part < min(TILE, share.length - start); part += PART) {
             float p[1][PART / 8][4], ds[1][PART / 8][4];
             multiply_rows<D, 1, PART>(p, queries, keys, part);
+            if (start + part + PART > share.length) exclude<1, PART>(p, share.length - start - part - column);
             multiply_rows<D, 1, PART>(ds, gradients, values, part);
 #pragma unroll
             for (int n = 0; n < PART / 16; n++) {
                 int key = start + part + 16 * n + column;
                 uint4 words = make_uint4(0, 0, 0, 0);
-                if (dropout.drops()) words = attention_words(dropout, head, query, key, example);
+                if (mask.drops()) words = mask.words(query, key);
 #pragma unroll
                 for (int e = 0; e < 8; e++) {
                     int half = e / 2 % 2;
                     float &s = p[0][2 * n + e / 4][e % 4], &slope = ds[0][2 * n + e / 4][e % 4];
-                    bool there = key + e % 2 + e / 4 * 8 < share.length;
-                    s = there ? power_of_2(s * steep - logarithm[half]) : 0.0f;
-                    slope = s * ((keeps(dropout, words, e / 2, e % 2) ? slope * dropout.scale : 0.0f) - moment[half]);
+                    s = power_of_2(s * steep - logarithm[half]);
+                    slope = s * ((mask.keeps(words, e / 2, e % 2) ? slope * mask.scale : 0.0f) - moment[half]);
                     more[half] += slope;
                 }
             }
@@ -220,20 +228,21 @@ __device__ __forceinline__ void differentiate_keys(
     bf16* dqkv, const float* moments, const bf16* dy, const float* lse, const bf16* qkv, const int* offsets,
     const int* examples, int sequences, int heads, const Dropout& dropout) {
     DYNAMIC_SHARED(bf16, room);
-    bf16* stages[2] = {room, room + 2 * TILE * D};
+    bf16* second = room + 2 * TILE * D;  // stage
     float* statistics = (float*)(room + 4 * TILE * D);  // of the queries of both stages: lse, and sums of p dp
     int head = blockIdx.y, c = heads * D, stride = 3 * c;
     Share share = share_of(offsets, sequences, blockIdx.x, TILE);
     int rows = share.rows(TILE);
     if (rows <= 0) return;
+    Mask mask(dropout, head, examples[share.first]);
     const bf16 *q = qkv + (size_t)share.first * stride + head * D, *k = q + (size_t)share.begin * stride + c;
     const bf16* slopes = dy + (size_t)share.first * c + head * D;
-    fetch_both<D>(stages[1], k, stride, k + c, stride, rows);
-    fetch_both<D>(stages[0], q, stride, slopes, c, share.length);
+    fetch_both<D>(second, k, stride, k + c, stride, rows);
+    fetch_both<D>(room, q, stride, slopes, c, share.length);
     fetch_statistics(statistics, lse, moments, (size_t)share.first * heads + head, heads, share.length);
 
     int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, column = 2 * (lane % 4);
-    int key = share.begin + own + lane / 4, example = examples[share.first];
+    int key = share.begin + own + lane / 4;
     bool odd = key & 1;
     float root = rsqrtf((float)D), steep = root * LOG2E;
     unsigned int keys[1][D / 16][4], values[1][D / 16][4];
@@ -243,15 +252,16 @@ __device__ __forceinline__ void differentiate_keys(
         copies_done();
         __syncthreads();
         if (start == 0) {
-            load_left<D>(keys[0], stages[1], own);
-            load_left<D>(values[0], stages[1] + TILE * D, own);
+            load_left<D>(keys[0], second, own);
+            load_left<D>(values[0], second + TILE * D, own);
             __syncthreads();
         }
         int stage = start / TILE % 2, next = start + TILE;
-        const bf16 *queries = stages[stage], *gradients = queries + TILE * D;
+        bf16 *now = stage ? second : room, *later = stage ? room : second;
+        const bf16 *queries = now, *gradients = queries + TILE * D;
         if (next < share.length) {
             fetch_both<D>(
-                stages[1 - stage], q + (size_t)next * stride, stride, slopes + (size_t)next * c, c, share.length - next);
+                later, q + (size_t)next * stride, stride, slopes + (size_t)next * c, c, share.length - next);
             fetch_statistics(statistics + (1 - stage) * 2 * TILE, lse, moments,
                              ((size_t)share.first + next) * heads + head, heads, share.length - next);
         }
@@ -265,8 +275,8 @@ __device__ __forceinline__ void differentiate_keys(
             for (int n = 0; n < PART / 16; n++) {
                 int query = part + 16 * n + column;
                 unsigned int first[2], second[2];  // the bits of columns `column` and the next
-                if (dropout.drops()) {
-                    uint4 words = attention_words(dropout, head, start + query + odd, key, example);
+                if (mask.drops()) {
+                    uint4 words = mask.words(start + query + odd, key);
                     unsigned int mine = odd ? 0x7632 : 0x5410, other = odd ? 0x5410 : 0x7632;
                     unsigned int kept[2] = {__byte_perm(words.x, words.y, mine), __byte_perm(words.z, words.w, mine)};
                     unsigned int sent[2] = {__byte_perm(words.x, words.y, other), __byte_perm(words.z, words.w, other)};
@@ -284,9 +294,9 @@ __device__ __forceinline__ void differentiate_keys(
                     for (int e = 0; e < 4; e++) {
                         float &s = p[0][2 * n + side][e], &slope = ds[0][2 * n + side][e];
                         unsigned int word = (e % 2 ? second : first)[e / 2];
-                        bool kept = !dropout.drops() || (side ? word >> 16 : word & 0xffffu) >= dropout.threshold;
+                        bool kept = !mask.drops() || mask.keeps(word, side);
                         s = power_of_2(s * steep - (e % 2 ? logarithm.y : logarithm.x) * LOG2E);
-                        slope = s * ((kept ? slope * dropout.scale : 0.0f) - (e % 2 ? moment.y : moment.x));
+                        slope = s * ((kept ? slope * mask.scale : 0.0f) - (e % 2 ? moment.y : moment.x));
                         s = kept ? s : 0.0f;
                     }
                 }
@@ -298,7 +308,7 @@ __device__ __forceinline__ void differentiate_keys(
     __syncthreads();
     bf16* to = dqkv + ((size_t)share.first + share.begin + own) * stride + head * D;
     store_rows<D>(to + c, stride, rows - own, room + own * D, dk[0], root, root);
-    store_rows<D>(to + 2 * c, stride, rows - own, room + own * D, dv[0], dropout.scale, dropout.scale);
+    store_rows<D>(to + 2 * c, stride, rows - own, room + own * D, dv[0], mask.scale, mask.scale);
 }
 
 #endif

@@ -24,17 +24,29 @@ __device__ __forceinline__ Share share_of(const int* offsets, int sequences, int
     return {first, offsets[low + 1] - first, (slot - first / rows - low) * rows};
 }
 
-// The words of the eight elements that a query q (or q + 8, where q % 16 < 8) and a key k has part in: philox.py.
-__device__ __forceinline__ uint4 attention_words(const Dropout& dropout, int head, int q, int k, int example) {
-    return dropout.draw(k / 16 * 4 + k % 8 / 2, (unsigned int)head << 16 | (q / 16 * 8 + q % 8), example);
-}
+// Dropout in one head of one sequence; queries and keys are named by their position.
+struct Mask {
+    unsigned int least;  // the threshold at the upper end of a word, where the odd element's sixteen bits need no shift
+    float scale;
+    unsigned int head, example, stream;
+    unsigned long long seed;
 
-// Whether an element of a pair's word is kept. (Sixteen bits are compared at the upper end: the odd one's need no shift.)
-__device__ __forceinline__ bool keeps(const Dropout& dropout, unsigned int word, bool odd) {
-    return (odd ? word : word << 16) >= dropout.threshold << 16;
-}
+    __device__ __forceinline__ Mask(const Dropout& dropout, int head, int example)
+        : least(dropout.threshold << 16), scale(dropout.scale), head(head << 16), example(example),
+          stream(dropout.stream + stream_base), seed(dropout.seed) {}
 
-// Element e of eight: bit 0 is the key's parity, bit 1 that of q / 8, bit 2 that of k / 8.
-__device__ __forceinline__ bool keeps(const Dropout& dropout, uint4 words, int pair, bool odd) {
-    return keeps(dropout, pair == 0 ? words.x : pair == 1 ? words.y : pair == 2 ? words.z : words.w, odd);
-}
+    __device__ __forceinline__ bool drops() const { return least != 0; }
+
+    // The words of the eight elements that a query q (or q + 8, where q % 16 < 8) and a key k have part in: philox.py.
+    __device__ __forceinline__ uint4 words(unsigned int q, unsigned int k) const {
+        return philox(k / 16 * 4 + k % 8 / 2, head | (q / 16 * 8 + q % 8), example, stream, seed);
+    }
+
+    // Whether one of the two elements of a word is kept.
+    __device__ __forceinline__ bool keeps(unsigned int word, bool odd) const { return (odd ? word : word << 16) >= least; }
+
+    // The same of word 0 to 3: the lower bit is that of q / 8, the upper one that of k / 8, `odd` that of k.
+    __device__ __forceinline__ bool keeps(uint4 words, int word, bool odd) const {
+        return keeps(word == 0 ? words.x : word == 1 ? words.y : word == 2 ? words.z : words.w, odd);
+    }
+};

@@ -100,12 +100,13 @@ template <int D> __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return row * D + (chunk ^ row * D / 64 % (D / 8)) * 8;
 }
 
-// Starts the copy of `rows` rows into a tile, of which `there` are; threads of a block share the work.
+// Starts the copy of `rows` rows into a tile, of which `there` are; the threads of a block, 64 or more, share the work.
 template <int D> __device__ __forceinline__ void fetch(bf16* tile, const bf16* from, size_t stride, int there, int rows) {
-    for (int i = threadIdx.x; i < rows * (D / 8); i += blockDim.x) {
-        int row = i / (D / 8), chunk = i % (D / 8);
-        copy_async<16>(tile + chunk_at<D>(row, chunk), from + (row < there ? row * stride + chunk * 8 : 0), row < there);
-    }
+    int row = threadIdx.x / (D / 8), chunk = threadIdx.x % (D / 8), step = blockDim.x / (D / 8);
+    from += row * stride + chunk * 8;
+    tile += chunk_at<D>(row, chunk);  // every eighth row has its chunks in the same places
+    for (; row < rows; row += step, from += step * stride, tile += step * D)
+        copy_async<16>(tile, row < there ? from : from - row * stride, row < there);
 }
 
 // 16 rows of a tile from `row` on, as the left operand of D / 16 products.

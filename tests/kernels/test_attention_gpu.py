@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import gpus
-from bits import FEW_ULPS, unwritten
+from bits import FEW_ULPS
 from checks import assert_as_accurate
 from minibert.kernels.attention import reference
 from minibert.kernels.common.philox import attention_mask
 from packed import exact, pack
 from test_attention import KEY, compute, make
-from test_attention_bf16 import bits, make_rounded, naive, numbers, parts
+from test_attention_bf16 import bits, guarded, make_rounded, naive, numbers, parts
 
 PLAIN = (7, 5)  # a card without tensor cores for bf16
 BACKENDS = gpus.backends("attention")
@@ -54,3 +54,109 @@ def test_bf16(backend, lengths, heads, d, rate, data):
         if what != "lse" and wanted[what].size > 5000:
             errors = [np.abs(x[what] - wanted[what]).mean() for x in (got, plain)]
             assert errors[0] <= 1.15 * errors[1], what
+
+
+@pytest.mark.parametrize("length", [33, 64, 150])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_masks_are_those_of_the_definition(compute, backend, length):
+    """With scores of zero and values that name their key, y shows which probabilities are kept."""
+    batch, heads, d = pack((3, length)), 2, 64
+    for begin in range(0, length, d):
+        keys = np.arange(begin, min(begin + d, length))
+        qkv = np.zeros((3 + length, 3, heads, d), np.float32)
+        qkv[3 + keys, 2, :, keys - begin] = 1
+        y = compute(backend, batch, heads, 0.5, qkv.reshape(3 + length, -1), np.zeros((3 + length, heads * d), np.float32))[0]
+        kept = y[3:].reshape(length, heads, d).swapaxes(0, 1)[..., : len(keys)]
+        mask = attention_mask(length, heads, batch.examples[3], 0.5, *KEY)[..., keys]
+        np.testing.assert_allclose(kept, mask / length, rtol=2**-8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_backward_has_forward_s_masks(compute, backend):
+    """y is linear in v: sum(dy * y) = sum(dv * v), to rounding, only if the masks are the same."""
+    batch = pack((61, 150))
+    qkv, dy = make_rounded(211, 128)
+    qkv[:, 256:], dy = np.abs(qkv[:, 256:]), np.abs(dy)
+    y, _, dqkv = compute(backend, batch, 2, 0.5, qkv, dy)
+    np.testing.assert_allclose((dy * y).sum(), (dqkv[:, 256:] * qkv[:, 256:]).sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_one_key(compute, backend):
+    """With one token p = 1: y is v times its multiplier, and no gradient reaches q and k."""
+    batch = pack((1,) * 40)
+    qkv, dy = make_rounded(40, 64)
+    y, _, dqkv = compute(backend, batch, 2, 0.5, qkv, dy)
+    masks = np.array([attention_mask(1, 2, example, 0.5, *KEY)[:, 0, 0] for example in batch.examples])
+    assert 0 < (masks > 0).sum() < masks.size
+    np.testing.assert_array_equal(y.reshape(40, 2, 32), qkv[:, 128:].reshape(40, 2, 32) * masks[..., None])
+    np.testing.assert_allclose(dqkv[:, :128], 0, atol=1e-5)
+
+
+@gpus.needs_compiler
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_the_order_of_threads_changes_no_bit(compute):
+    batch = pack((70, 5))
+    qkv, dy = make_rounded(75, 64)
+    results = [compute(gpus.Emulated("attention", order=order), batch, 1, 0.1, qkv, dy) for order in (0, 1, 12345)]
+    for other in results[1:]:
+        for got, wanted in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_packing_changes_no_bit(compute, backend):
+    """Neither do the larger blocks that long sequences get."""
+    batch = pack((1, 2, 3, 5, 17, 101))
+    qkv, dy = make_rounded(129, 64)
+    whole = compute(backend, batch, 2, 0.1, qkv, dy)
+    alone = pack((101,), [batch.examples[-1]])
+    for got, wanted in zip(compute(backend, alone, 2, 0.1, qkv[-101:], dy[-101:]), whole, strict=True):
+        np.testing.assert_array_equal(got, wanted[-101:])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", range(4), ids=["q", "k", "v", "dy"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_a_bad_number_stays_visible_where_it_belongs(compute, backend, part, bad):
+    """In its sequence and head wherever the definition shows it, and nowhere else."""
+    batch = pack((20, 45, 33))
+    qkv, dy = make_rounded(98, 96)
+    (dy if part == 3 else qkv)[30, 40 if part == 3 else 96 * part + 40] = bad  # the second sequence and head of three
+    with np.errstate(invalid="ignore"):
+        got = parts(*compute(backend, batch, 3, 0.0, qkv, dy))
+        wanted = parts(*naive(batch, 3, 0.0, qkv, dy))
+    for what, array in got.items():
+        there, in_numpy = (~np.isfinite(x.reshape(98, 3, -1)) for x in (array, wanted[what]))
+        assert (there | ~in_numpy).all(), what
+        there[20:65, 1] = False
+        assert not there.any(), what
+    assert any(not np.isfinite(array).all() for array in got.values())
+
+
+@gpus.needs_compiler
+@pytest.mark.parametrize("storage", [np.float32, np.uint16])
+def test_nothing_else_is_touched(storage):
+    """Not a byte around the results and the scratch, and not one of the operands."""
+    backend, batch, heads, d = gpus.Emulated("attention"), pack((65, 0, 30)), 2, 32
+    qkv, dy = make(95, heads * d)
+    if storage == np.uint16:
+        qkv, dy = bits(qkv), bits(dy)
+    kinds = {"y": (dy.shape, storage), "lse": ((95, heads), np.float32), "dqkv": (qkv.shape, storage)}
+    pairs = {name: guarded(*kind, 8) for name, kind in kinds.items()}
+    scratch, around = guarded((backend.workspace(95, 65, heads, heads * d),), np.uint8, 16)
+    y, lse, dqkv = (array for array, _ in pairs.values())
+    operands = qkv.copy(), dy.copy()
+    tail = (batch.offsets, batch.examples, heads, 0.1, *KEY, scratch)
+    backend.forward(y, lse, operands[0], *tail)
+    backend.backward(dqkv, operands[1], y, lse, operands[0], *tail)
+    for array, memory in [*pairs.values(), (scratch, around)]:
+        array.view(np.uint8)[...] = 0xFF
+        assert (memory == 0xFF).all(), "written beside it"
+    np.testing.assert_array_equal(operands[0], qkv)
+    np.testing.assert_array_equal(operands[1], dy)
