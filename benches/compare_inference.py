@@ -1,7 +1,7 @@
 """Speed of inference over MRPC's development set: minibert against PyTorch and ONNX Runtime.
 
     pip install ".[peers]" onnx onnxscript onnxruntime
-    python benches/compare_inference.py --data-dir DIR
+    python benches/compare_inference.py --data-dir DIR [--device gpu]
 
 A round takes the tokens of all 408 pairs to logits, in batches of 32 sorted by length, padded to the longest where a
 side must pad. Models are loaded and everything is compiled before; all sides must give the same logits. The first

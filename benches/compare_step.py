@@ -1,7 +1,7 @@
 """Speed and memory of a training step on real MRPC batches of 32: minibert against PyTorch and JAX, and itself.
 
     pip install ".[peers]" jax
-    python benches/compare_step.py --data-dir DIR
+    python benches/compare_step.py --data-dir DIR [--device gpu]
 
 Random weights of the shapes of MiniLM and BERT-Base. A step is forward, backward, clipping and the update, dropout
 on. The first side meets each of the others in turn, both on the same batches; what compiles, compiles before. Without

@@ -26,8 +26,11 @@ def _table(found: dict[str, Any]) -> None:
     rows += [(name, version) for name, version in found["packages"].items()]
     free = "" if cpu["free_memory"] is None else f", {cpu['free_memory'] / 1e9:.1f} GB free"
     rows.append(("cpu", f"{cpu['threads']} threads, bf16 {cpu['bf16'] or 'no'}{free}"))
-    rows += [("card", f"{card['name']}, {card['memory.total']}, capability {card['compute_cap']}, driver "
-                      f"{card['driver_version']}; its extra is {card['extra']}") for card in found["cards"]]  # fmt: skip
+    for card in found["cards"]:
+        what = (
+            f"{card['name']}, {card['memory.total']}, capability {card['compute_cap']}, driver {card['driver_version']}"
+        )
+        rows.append(("card", f"{what}; extra {card['extra']}"))
     if gpu["usable"]:
         rows.append(("gpu", f"ready: {gpu['precision']}, {gpu['free_memory'] / 1e9:.1f} GB free, CUDA "
                             f"{_cuda(gpu['runtime_cuda'])}, the driver's {_cuda(gpu['driver_cuda'])}"))  # fmt: skip

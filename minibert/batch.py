@@ -18,8 +18,8 @@ class Batch:
 
     ids, segments, positions (inside the sequence), examples (number of the token's example in its data set): (T,)
     int32; offsets: (S + 1,) int32; firsts, first_positions, first_examples: (S,) int32, the row of each [CLS] and its
-    entries above; labels: (S,) int32 classes or floats, or (2, S) int32 starts and ends. `longest` is the greatest length, `numbers` the examples'
-    numbers (S,), both known to the host.
+    entries above; labels: (S,) int32 classes or floats, or (2, S) int32, first and last token of each answer. `longest`
+    is the greatest length, `numbers` the examples' numbers (S,), both known to the host.
     """
 
     ids: Any
@@ -58,7 +58,7 @@ class Layout:
 def pack(device: Device, features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None) -> Batch:
     """The examples of these numbers as one batch; `labels` are those of the whole data set, or None."""
     found = lay_out(features, numbers, labels)
-    return on_device(found, device.array(found.integers), None if labels is None else device.array(found.labels))
+    return on_device(found, device.array(found.integers), None if found.labels is None else device.array(found.labels))
 
 
 def on_device(layout: Layout, integers: Any, labels: Any) -> Batch:
@@ -70,8 +70,8 @@ def on_device(layout: Layout, integers: Any, labels: Any) -> Batch:
 def lay_out(
     features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None, filling: int = 0
 ) -> Layout:
-    """The arrays of a batch. `filling`: tokens of one sequence more, at the end, that stands for nothing: its label is 0,
-    `numbers` does not have it.
+    """The arrays of a batch. `filling`: tokens of one sequence more, at the end, that stands for nothing: its label is
+    0, and it is not in `numbers`.
     """
     numbers = np.asarray(numbers, np.int64)
     starts = features.offsets[numbers]

@@ -97,7 +97,7 @@ class Measured(NamedTuple):
 
 
 def measure(case: Case, device: Device, precision: str, rounds: int = 9) -> Measured:
-    """Times a case. Products are compared with what the device multiplies at best, others with copying as many bytes."""
+    """Times a case. Products are compared with what the device multiplies at best, others with copying their bytes."""
     call = case.prepare(device)
     seconds = median(device.seconds(call.run) for _ in range(rounds))
     if case.flops:

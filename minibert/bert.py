@@ -86,8 +86,8 @@ class Bert:
         return {name: self.device.numpy(view) for name, view in views.items()}
 
     def views(self, buffers: Sequence[Any]) -> dict[str, Any]:
-        """The device's views by checkpoint name of flat buffers, one a group, laid out as its weights are: Adam's moments
-        for example."""
+        """By checkpoint name, the device's views of flat buffers, one a group, laid out as its weights are: Adam's
+        moments for example."""
         found: dict[str, Any] = {}
         for group, buffer in zip(self.groups, buffers, strict=True):
             prefix = f"{group.name}." if group in self.layers else ""

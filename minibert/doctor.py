@@ -19,11 +19,12 @@ DRIVER_13 = 580  # the first driver that runs programs of CUDA 13
 
 def examine() -> dict[str, Any]:
     """Everything that `minibert doctor` shows: plain values, ready for JSON."""
+    found = cards()
     return {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "cpu": _cpu(),
-        "cards": (found := cards()),
+        "cards": found,
         "gpu": _gpu(found),
         "operations": operations(),
     }

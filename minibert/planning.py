@@ -287,9 +287,7 @@ def report(
     """What `minibert plan` tells: the table, with what it was asked for. ConfigError for a length that is not there."""
     config = read_config(f"random:{checkpoint}" if checkpoint in NAMES else resolve(checkpoint))
     on = _described(device, precision)
-    settled = TrainConfig(
-        task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings
-    )
+    settled = TrainConfig(task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings)
     if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:
         raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {config.max_position_embeddings}")
     limit = budget(memory, on)
@@ -298,7 +296,8 @@ def report(
     plan = Plan(config, settled, on, limit, spans=task == "squad")
     parameters = (param for group in plan.planner.trainer.bert.groups for param in group)
     return {
-        "checkpoint": checkpoint, "task": task, "device": on.backend, "precision": settled.precision, "optimizer": settled.optimizer,
+        "checkpoint": checkpoint, "task": task, "device": on.backend, "precision": settled.precision,
+        "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in columns(plan.layers)},
         "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),

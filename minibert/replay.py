@@ -1,8 +1,8 @@
 """Forward and backward passes that a device has recorded and launches again as one.
 
-A card computes a small batch faster than Python can ask for its hundreds of kernels. So batches are filled up to one of
-a few sizes, with a sequence whose losses weigh nothing, and of each size a pass is recorded: what is new in the next one
-is written to where the recorded kernels read it. The filling adds zeros to sums and nothing else; but products of
+A card computes a small batch faster than Python can ask for its hundreds of kernels. So batches are filled up to one
+of a few sizes, with a sequence whose loss weighs nothing, and of each size a pass is recorded: what is new in the next
+one is written to where the recorded kernels read it. The filling adds zeros to sums and nothing else; but products of
 another size may be rounded otherwise.
 """
 
@@ -41,7 +41,7 @@ class Recorded:
 
 
 class Replay:
-    """The passes of a model on a device that records: `run(batch, key, shares)` adds gradients and returns the losses."""
+    """The passes of a model on a device that records. `run(batch, key, shares)` adds gradients, returns the losses."""
 
     def __init__(self, bert: Bert, device: Recorder, run: Pass):
         self.bert, self.device, self.run = bert, device, run
@@ -59,9 +59,8 @@ class Replay:
         found = self.sizes.get(size)
         if found is None:
             found = self.sizes[size] = self._place(layout)
-        assert layout.labels is not None
         self.device.write(found.integers, layout.integers)
-        self.device.write(found.labels, layout.labels)
+        self.device.write(found.labels, _labels(layout))
         self.device.write(found.shares, np.append(np.full(len(numbers), share), 0).astype(self.device.float_type))
         return self._losses(found, key)[: len(numbers)]
 
@@ -98,6 +97,11 @@ class Replay:
 
     def _place(self, layout: Layout) -> Recorded:
         device = self.device
-        integers, labels = device.array(layout.integers), device.array(layout.labels)
+        integers, labels = device.array(layout.integers), device.array(_labels(layout))
         shares = device.empty((len(layout.numbers) + 1,), device.float_type, "activations")
         return Recorded(on_device(layout, integers, labels), integers, labels, shares)
+
+
+def _labels(layout: Layout) -> np.ndarray:
+    assert layout.labels is not None  # of training data, which have some
+    return layout.labels

@@ -20,8 +20,6 @@ from pathlib import Path
 from types import NoneType
 from typing import IO, Any
 
-import numpy as np
-
 try:
     import fcntl
 except ImportError:  # Windows

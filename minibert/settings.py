@@ -105,8 +105,8 @@ def settled_device(device: str) -> str:
 
 
 def settled_precision(precision: str, device: str = "cpu") -> str:
-    """fp32 or bf16, on a GPU also tf32; `auto` is bf16 where the device has a unit for it. BackendError for bf16 in vain
-    on a CPU; a GPU is asked when it is opened."""
+    """fp32 or bf16, on a GPU also tf32; `auto` is bf16 where the device has a unit for it. BackendError for bf16 in
+    vain on a CPU; a GPU is asked when it is opened."""
     if precision == "fp32":
         return precision
     if device == "gpu":

@@ -31,7 +31,9 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 class Emulator:
-    """`recorded`: while it is a list, it gets every launch. `order`: in which order a block's threads run between barriers; results must not depend on it."""
+    """`recorded`: while it is a list, it gets every launch. `order`: in which order a block's threads run between
+    barriers: 0 in turn, 1 from the last on, more shuffled by it. Results must not depend on it.
+    """
 
     def __init__(self, capability: tuple[int, int] = (8, 0), order: int = 0):
         self.capability, self.order = capability, order

@@ -38,7 +38,7 @@ def has(cuda: int) -> bool:
 
 
 def compiled(source: str, storage: str, arch: str, cuda: int = 13) -> dict[str, Resources]:
-    """The resources of each kernel of a source in machine code for `arch`, such as sm_90a; AssertionError if it fails."""
+    """What each kernel of a source takes as machine code for `arch`, such as sm_90a; AssertionError if it fails."""
     library = _library(cuda)
     assert library is not None
     program = ctypes.c_void_p()

@@ -1,4 +1,4 @@
-"""CUDA C without a GPU: machine code for every kernel, launches checked against signatures, and the emulator's own rules."""
+"""CUDA C without a GPU: machine code for every kernel, launches checked against signatures, the emulator's rules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def machine_code():
 def test_kernels_become_machine_code_without_spills(machine_code, path, arch):
     version = TARGETS[arch][1]
     if not nvrtc.has(version):
-        pytest.skip(f"needs NVIDIA's compiler of CUDA {version}: pip install nvidia-cuda-nvrtc{'-cu12' * (version == 12)}")
+        pytest.skip(
+            f"needs NVIDIA's compiler of CUDA {version}: pip install nvidia-cuda-nvrtc{'-cu12' * (version == 12)}"
+        )
     found = machine_code[path, arch].result()
     assert found.keys() == cuda.signatures(cuda.with_includes(path)).keys() and found
     assert {name: kernel.spills for name, kernel in found.items() if kernel.spills} == {}
@@ -165,7 +167,9 @@ class ByColumns:
 
     CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, -1
 
-    def gemmEx(self, handle, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algo):
+    def gemmEx(
+        self, handle, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algo
+    ):
         alpha, beta = (self._at(p, 0, 1, 1)[0, 0] for p in (alpha, beta))
         a = self._at(a, a_type, *((k, m) if ta else (m, k)), lda)
         b = self._at(b, b_type, *((n, k) if tb else (k, n)), ldb)
@@ -217,7 +221,9 @@ def test_products_ask_cublas_for_the_right_thing(transposed, add, types, out_typ
     emulator.Emulator().multiply(wanted, np.array(a), np.array(b), transposed, add)
     driver.multiply(out, a, b, transposed, add)
     tolerance = {"rtol": 1e-2 if out_type == "uint16" else 1e-5, "atol": 1e-6}
-    np.testing.assert_allclose(*(from_bf16(np.array(x)) if out_type == "uint16" else x for x in (out, wanted)), **tolerance)
+    np.testing.assert_allclose(
+        *(from_bf16(np.array(x)) if out_type == "uint16" else x for x in (out, wanted)), **tolerance
+    )
 
 
 def test_without_a_gpu_the_device_says_what_to_do():

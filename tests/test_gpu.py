@@ -62,7 +62,9 @@ def test_logits_and_gradients_are_those_of_transformers(case, place, tmp_path):
     model = Bert(found.config, len(found.arrays["classifier.bias"]), place.open())
     model.fill(found.arrays)
     sequences = parity.model_batch(case)
-    data = Split("train", Features(sequences.ids, sequences.segments.astype(np.int8), sequences.offsets), sequences.labels)
+    data = Split(
+        "train", Features(sequences.ids, sequences.segments.astype(np.int8), sequences.offsets), sequences.labels
+    )
     count = len(sequences.labels)
     loss, _ = Trainer(model, data, TrainConfig(task="mrpc", batch_size=count)).gradients(np.arange(count), key=None)
     assert loss == pytest.approx(float(recorded["loss"]), abs=1e-5)

@@ -17,10 +17,12 @@ from minibert.kernels.devices import gpu
 from models import trainer, weights
 
 USED = {  # what must be there in the real CuPy, where it is installed
-    "": "ndarray zeros RawModule", "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory "
-    "get_elapsed_time runtime device", "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
-    "cuda.MemoryPool": "malloc free_bytes free_all_blocks", "cuda.Stream": "begin_capture end_capture record use synchronize",
-    "cuda.Event": "done record synchronize", "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
+    "": "ndarray zeros RawModule",
+    "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime "
+    "device", "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
+    "cuda.MemoryPool": "malloc free_bytes free_all_blocks",
+    "cuda.Stream": "begin_capture end_capture record use synchronize", "cuda.Event": "done record synchronize",
+    "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
     "cuda.device": "get_cublas_handle", "RawModule": "get_function get_global",
     "RawKernel": "max_dynamic_shared_size_bytes",
 }  # fmt: skip
@@ -116,7 +118,8 @@ def cupy(monkeypatch):
     fake = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(
         Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
         UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
-        alloc_pinned_memory=lambda size: PinnedMemory(size), runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34)),
+        alloc_pinned_memory=lambda size: PinnedMemory(size),
+        runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34)),
     ), pool=pool)  # fmt: skip
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(gpu, "found", lambda: (8, 0))

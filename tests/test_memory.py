@@ -15,8 +15,7 @@ from minibert import chain, memory_report, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
-from minibert.kernels.devices import host
-from minibert.kernels.devices import PROCESS
+from minibert.kernels.devices import PROCESS, host
 from minibert.memory import LayerUse, Planner, parse_size
 from minibert.planning import Plan
 from minibert.random import Key

@@ -238,20 +238,31 @@ def row(model: str, side: Side, seconds: np.ndarray, tokens: Sequence[int]) -> s
     return f"| {' | '.join(cells)} |"
 
 
+def on_gpu(kinds: dict[str, Kind]) -> dict[str, Kind]:
+    """The same sides with their model on the GPU."""
+    return {name: (kind, {**options, "device": "gpu"}) for name, (kind, options) in kinds.items()}
+
+
 def arguments(description: str, kinds: dict[str, Kind], rounds: int) -> argparse.Namespace:
-    """The command line of a comparison."""
+    """The command line of a comparison; `kinds` holds those of the device that it names, afterwards."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of MRPC, or the one above it")
     parser.add_argument(
         "--models", nargs="+", default=["random:minilm", "random:base"], help="random:SHAPE or a folder"
     )
-    parser.add_argument("--sides", nargs="+", default=list(kinds), choices=kinds, help="the first meets all others")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--sides", nargs="+", choices=kinds, help="the first meets all others")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"a side, at least {FEWEST}")
     parser.add_argument(
         "--seconds", type=float, default=60, help=f"a side; a slow one gets {FEWEST} rounds all the same"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
+    if args.device == "gpu":
+        able = {name: kind for name, kind in kinds.items() if kind[0].startswith(("ours", "pytorch"))}
+        kinds.clear()
+        kinds |= on_gpu(able)
+    args.sides = args.sides or list(kinds)
     if args.rounds < FEWEST:
         parser.error(f"--rounds: a median of fewer than {FEWEST} says little")
     return args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,11 +22,12 @@ ABOUT = f"minibert: NumPy {np.__version__}, Numba {numba.__version__}"
 
 
 class Model:
-    """The checkpoint in `folder`, on the CPU."""
+    """The checkpoint in `folder`, on a device."""
 
-    def __init__(self, folder: Path, threads: int, precision: str):
+    def __init__(self, folder: Path, threads: int, precision: str, device: str = "cpu"):
         found, self.examples = checkpoint.load(folder), Examples(folder)
-        self.bert = Bert(found.config, 2, devices.open("cpu", threads=threads, precision=precision))
+        options = {"threads": threads} if device == "cpu" else {}
+        self.bert = Bert(found.config, 2, devices.open(device, precision=precision, **options))
         self.bert.fill(found.arrays)
         self.session = self.bert.device.session()
 
@@ -36,8 +38,8 @@ class Model:
 class Training(Model):
     """minibert's training step."""
 
-    def __init__(self, folder: Path, threads: int, precision: str, recompute: str = "none", layerwise: bool = False):
-        super().__init__(folder, threads, precision)
+    def __init__(self, *arguments: Any, recompute: str = "none", layerwise: bool = False, **options: Any):
+        super().__init__(*arguments, **options)
         e = self.examples
         split = Split("train", Features(e.ids, e.segments, e.offsets), e.labels)
         settings = TrainConfig(
@@ -54,7 +56,9 @@ class Training(Model):
         return value
 
     def warm(self, calls: list[Call]) -> None:
-        self.step(calls[0][1])
+        # One step compiles for all sizes; a card records each size when it comes for the second time.
+        for call in calls[:1] if self.bert.device.backend == "cpu" else calls * 2:
+            self.step(call[1])
 
     def step(self, number: int) -> float:
         return self.trainer.step(number).loss
@@ -63,8 +67,8 @@ class Training(Model):
 class Inference(Model):
     """minibert's evaluation."""
 
-    def __init__(self, folder: Path, threads: int, precision: str):
-        super().__init__(folder, threads, precision)
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
         e, order = self.examples, np.concatenate(self.examples.sorted_batches())
         here = np.concatenate([np.arange(e.offsets[n], e.offsets[n + 1]) for n in order])
         self.features = Features(e.ids[here], e.segments[here], np.concatenate([[0], np.cumsum(e.lengths[order])]))

@@ -19,31 +19,36 @@ RATE = 2e-5
 class Model:
     """The checkpoint in `folder`; batches are padded to a multiple, 1 meaning their longest example."""
 
-    def __init__(self, folder: Path, threads: int, precision: str, multiple: int, attention: str):
+    def __init__(self, folder: Path, threads: int, precision: str, multiple: int, attention: str, device: str = "cpu"):
         torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if device == "gpu" else device)
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         transformers.utils.logging.disable_progress_bar()
         load = transformers.AutoModelForSequenceClassification.from_pretrained
-        self.model, self.examples = load(folder, attn_implementation=attention), Examples(folder)
+        self.model = load(folder, attn_implementation=attention).to(self.device)
+        self.examples = Examples(folder)
         self.multiple, self.precision, self.session = multiple, precision, nullcontext()
 
     def about(self) -> str:
         return ABOUT
 
     def batch(self, numbers: np.ndarray) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(a) for name, a in self.examples.padded(numbers, self.multiple).items()}
+        padded = self.examples.padded(numbers, self.multiple)
+        return {name: torch.from_numpy(a).to(self.device, non_blocking=True) for name, a in padded.items()}
 
 
 class Training(Model):
     """Forward, backward, clipping and fused AdamW; bf16 is autocast, `compiled` one torch.compile for all lengths.
 
-    What was fastest of PyTorch's: attention written out, for SDPA with dropout has no fused kernel on a CPU and falls
-    back to slower products; autocast before oneDNN's own rounding of float32 products to bf16
+    What was fastest of PyTorch's on a CPU: attention written out, for SDPA with dropout has no fused kernel there and
+    falls back to slower products; autocast before oneDNN's own rounding of float32 products to bf16
     (set_float32_matmul_precision); lengths as they are before a compilation for each multiple of 32.
     """
 
     def __init__(self, *arguments: Any, compiled: bool = False, **options: Any):
-        super().__init__(*arguments, attention="eager", **options)
-        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        attention = "sdpa" if options.get("device") == "gpu" else "eager"
+        super().__init__(*arguments, attention=attention, **options)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         self.call = torch.compile(self.model, dynamic=True) if compiled else self.model
         decayed, other = [], []
         for name, p in self.model.named_parameters():
@@ -53,7 +58,8 @@ class Training(Model):
 
     def training_batch(self, number: int) -> dict[str, torch.Tensor]:
         numbers = self.examples.training_batch(number)
-        return self.batch(numbers) | {"labels": torch.from_numpy(self.examples.labels[numbers].astype(np.int64))}
+        labels = torch.from_numpy(self.examples.labels[numbers].astype(np.int64))
+        return self.batch(numbers) | {"labels": labels.to(self.device, non_blocking=True)}
 
     def loss(self, number: int) -> float:
         """Without dropout."""
@@ -91,4 +97,4 @@ class Inference(Model):
         """The logits of all examples, in batches of like length: (N, 2)."""
         with torch.inference_mode():
             rows = [self.model(**self.batch(numbers)).logits for numbers in self.examples.sorted_batches()]
-            return torch.cat(rows).float().numpy()
+            return torch.cat(rows).float().cpu().numpy()

@@ -44,6 +44,8 @@ class Lease:
 
     __slots__ = ("__array_interface__", "block", "device", "kind", "nbytes")
 
+    __array_interface__: dict[str, Any]  # of arrays in the host's memory
+
     def __init__(self, device: Device, block: Block, kind: str, nbytes: int):
         self.device, self.block, self.kind, self.nbytes = device, block, kind, nbytes
 

@@ -34,7 +34,8 @@ class Gpu(Recorder):
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
-        self.precision, self.cupy = precision, None
+        self.precision = precision
+        self.cupy: Any = None
         if precision == "bf16":
             self.activation_type = self.operand_type = np.dtype(np.uint16)  # the bits
 
@@ -188,7 +189,7 @@ def found() -> tuple[int, int]:
     try:
         text = cupy.cuda.Device().compute_capability
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(f"there is no GPU to use ({error}); use --device cpu, and `minibert doctor` tells more") from None
+        raise BackendError(f"there is no GPU to use ({error}); use --device cpu; minibert doctor tells more") from None
     return int(text[:-1]), int(text[-1])
 
 

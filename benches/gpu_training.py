@@ -1,0 +1,135 @@
+"""Training on a card with nothing but full windows, and the chapter's table: speed beside PyTorch, memory as measured.
+
+    pip install ".[gpu,peers]"
+    python benches/gpu_training.py speed --shape base --batch 64
+    python benches/gpu_training.py memory --shape large
+
+speed: windows of 384 real tokens, the span head, dropout on: windows a second of minibert, of PyTorch in bf16 with SDPA
+and fused AdamW, and of the same compiled, in turns. memory: for each length of the table the planned largest batch in
+12.0e9 bytes as one micro-batch, by whichever policy holds most, and what the card counts for the process meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from minibert.config import BertConfig
+from minibert.evaluation import Split
+from minibert.kernels import devices
+from minibert.models import config as config_of
+from minibert.planning import LENGTHS, Plan, columns
+from minibert.squad.reader import Reader
+from minibert.squad.settings import SquadConfig
+from minibert.tokenizer import Features
+from minibert.training import Trainer
+
+LENGTH, ROUNDS, STEPS, RATE = 384, 7, 5, 3e-5
+
+
+def windows(count: int, length: int, config: BertConfig) -> Split:
+    """Windows full of random tokens, with random answers."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, config.vocab_size, count * length).astype(np.int32)
+    labels = np.sort(rng.integers(0, length, (count, 2)), 1).astype(np.int32)
+    return Split("train", Features(ids, np.zeros(count * length, np.int8), np.arange(count + 1) * length), labels)
+
+
+def ours(config: BertConfig, batch: int, length: int, recompute: str = "none") -> Callable[[], float]:
+    """A function that makes one update and returns its loss."""
+    reader = Reader(config, devices.open("gpu", precision="bf16"))
+    rng = np.random.default_rng(1)
+    reader.fill({name: 0.02 * rng.standard_normal(a.shape, np.float32) for name, a in reader.arrays().items()})
+    settings = SquadConfig(
+        task="squad", device="gpu", precision="bf16", batch_size=batch, epochs=10_000, recompute=recompute
+    )
+    trainer, numbers = Trainer(reader, windows(batch, length, config), settings), iter(range(10_000))
+    return lambda: trainer.step(next(numbers)).loss
+
+
+def theirs(config: BertConfig, batch: int, compiled: bool) -> Callable[[], float]:
+    """The same by PyTorch."""
+    import torch
+    import transformers
+
+    shape = transformers.BertConfig(
+        hidden_size=config.hidden_size, num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads, intermediate_size=config.intermediate_size,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    model = transformers.BertForQuestionAnswering(shape).cuda().train()
+    call = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, eps=1e-6, weight_decay=0.01, fused=True)
+    data = windows(batch, LENGTH, config)
+    starts, ends = torch.from_numpy(data.labels.astype(np.int64)).cuda().T.contiguous()
+    ids = torch.from_numpy(data.features.ids.astype(np.int64)).reshape(batch, LENGTH).cuda()
+
+    def step() -> float:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = call(input_ids=ids, start_positions=starts, end_positions=ends).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def speed(shape: str, batch: int) -> None:
+    config = config_of(shape)
+    sides = {"minibert": ours(config, batch, LENGTH), "torch": theirs(config, batch, False)}
+    sides["torch, compiled"] = theirs(config, batch, True)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(ROUNDS + 1):
+        for name, step in sides.items():
+            began = time.perf_counter()
+            losses = [step() for _ in range(STEPS)]
+            assert np.isfinite(losses).all()
+            if number:  # the first round compiles and records
+                rates[name].append(STEPS * batch / (time.perf_counter() - began))
+    print(f"| {shape}, {batch} windows of {LENGTH} | windows/s | minibert beside it |\n|---|---|---|")
+    for name, found in rates.items():
+        print(f"| {name} | {median(found):,.0f} | {median(rates['minibert']) / median(found):.2f} |")
+
+
+def memory(shape: str) -> None:
+    """One process a length: what a process has had, the driver keeps."""
+    print("| tokens | policy | windows | bytes by nvidia-smi |\n|---|---|---|---|")
+    for length in LENGTHS:
+        subprocess.run(["python", __file__, "one", "--shape", shape, "--length", str(length)], check=True)
+
+
+def one(shape: str, length: int) -> None:
+    config, device = config_of(shape), devices.open("gpu", precision="bf16")
+    settings = SquadConfig(task="squad", device="gpu", precision="bf16", batch_size=1)
+    plan = Plan(config, settings, device, 12_000_000_000, spans=True)
+    sizes = {c.recompute: plan.largest(length, c.recompute) for c in columns(plan.layers) if not c.layerwise}
+    policy = max(sizes, key=sizes.__getitem__)
+    step = ours(config, sizes[policy], length, policy)
+    assert np.isfinite([step(), step()]).all()
+    query = ["nvidia-smi", "--query-compute-apps=used_memory", "--format=csv,noheader,nounits"]
+    used = max(int(line) for line in subprocess.check_output(query, text=True).split()) << 20
+    print(f"| {length} | {policy} | {sizes[policy]} | {used:,} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["speed", "memory", "one"])
+    parser.add_argument("--shape", choices=["base", "large"], default="base")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--length", type=int, default=LENGTH)
+    args = parser.parse_args()
+    if args.what == "speed":
+        speed(args.shape, args.batch)
+    else:
+        memory(args.shape) if args.what == "memory" else one(args.shape, args.length)
+
+
+if __name__ == "__main__":
+    main()
