@@ -37,6 +37,34 @@ __device__ __forceinline__ float4 squared(float4 x, float4 factors) {
     return make_float4(x.x * x.x, x.y * x.y, x.z * x.z, x.w * x.w);
 }
 
+// What the update is multiplied by where the sum of u^2 over an array of `size` elements is `length`.
+__device__ __forceinline__ float clipped(float lr, float clip, double length, double size) {
+    return lr / fmaxf(1.0f, (float)sqrt(length / size) / clip);
+}
+
+// All of it in one launch by one block for a matrix of one row, whose factor is 1: of a model's arrays most are vectors.
+extern "C" __global__ void __launch_bounds__(1024) update_vector(
+    float* p, float* rows, float* columns, float* g, float scale, float lr, float keep, float fresh, float eps,
+    float clip, float decay, int c) {
+    __shared__ double room[32];
+    double sum = 0.0, length = 0.0;
+    for (int i = threadIdx.x; i < c; i += blockDim.x) {
+        float gradient = g[i] * scale, moved = keep * columns[i] + fresh * (gradient * gradient + eps);
+        float u = gradient / sqrtf(moved);
+        columns[i] = moved;
+        sum += gradient * gradient;
+        length += u * u;
+    }
+    sum = block_sum(sum, room);
+    length = block_sum(length, room);
+    if (threadIdx.x == 0) rows[0] = keep * rows[0] + fresh * ((float)(sum / c) + eps);
+    float rate = scale * clipped(lr, clip, length, c);
+    for (int i = threadIdx.x; i < c; i += blockDim.x) {
+        p[i] -= rate * g[i] / sqrtf(columns[i]) + decay * p[i];
+        g[i] = 0.0f;
+    }
+}
+
 // Sums of g'^2: row_sums (column blocks, f) over a block's columns, column_sums (row blocks, c) over its rows.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) squares(
     float* row_sums, float* column_sums, const float* g, float scale, int f, int c) {
@@ -133,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) move(
     Columns columns(p, g, c);
     float mean = mean_of_rows(rows_total, f, room);
     double length = sum_of(lengths, (f + LONG_ROWS - 1) / LONG_ROWS * gridDim.x, room);
-    float rms = (float)sqrt(length / ((double)f * c)), rate = scale * (lr / fmaxf(1.0f, rms / clip));
+    float rate = scale * clipped(lr, clip, length, (double)f * c);
     float4 shares = Columns(factors, factors, c).load(factors);
     int end = min((int)(blockIdx.y + 1) * ROWS, f);
 #pragma unroll 2

@@ -10,6 +10,7 @@ from minibert.kernels.common.cuda import Kernels, blocks
 
 COLUMNS, ROWS, LONG_ROWS, WARPS, FINISH_WARPS = 128, 64, 256, 8, 16  # as in gpu.cu
 THREADS, FINISH_THREADS = 32 * WARPS, 32 * FINISH_WARPS
+VECTOR_THREADS = 1024
 LINE = 16  # bytes that an access may have
 _kernels = Kernels(__file__)
 
@@ -38,7 +39,12 @@ def update(
 ) -> None:  # fmt: skip
     if not p.size:
         return  # it has no mean
-    (f, c), tiles, rooms, start = p.shape, blocks(p.shape[1], COLUMNS), [], 0
+    (f, c), keep, fresh, shrink = p.shape, beta2, 1 - beta2, lr * decay
+    if f == 1:
+        scalars = scale, lr, keep, fresh, eps, clip, shrink
+        _kernels.launch("update_vector", 1, VECTOR_THREADS, p, rows, columns, g, *scalars, c)
+        return
+    tiles, rooms, start = blocks(c, COLUMNS), [], 0
     for size in _parts(f, c):
         rooms.append(scratch[start : start + size])
         start += size
@@ -47,10 +53,10 @@ def update(
     _kernels.launch("squares", (tiles, blocks(f, ROWS)), THREADS, row_sums, column_sums, g, scale, f, c)
     _kernels.launch(
         "finish", blocks(c, 32) + blocks(f, FINISH_THREADS), FINISH_THREADS, rows, columns, factors, rows_total,
-        row_sums, column_sums, beta2, 1 - beta2, eps, f, c,
+        row_sums, column_sums, keep, fresh, eps, f, c,
     )  # fmt: skip
     found = rows, factors, rows_total
     _kernels.launch("lengths", (tiles, blocks(f, LONG_ROWS)), THREADS, squares, g, *found, scale, f, c)
     _kernels.launch(
-        "move", (tiles, blocks(f, ROWS)), THREADS, p, g, *found, squares, scale, lr, clip, lr * decay, f, c
+        "move", (tiles, blocks(f, ROWS)), THREADS, p, g, *found, squares, scale, lr, clip, shrink, f, c
     )  # fmt: skip

@@ -28,7 +28,7 @@ __device__ __forceinline__ float2 normalize(float (&z)[8], int first, int c, flo
     }
     float2 left = sums(rest, squares);
     rest = left.x * inverse;
-    float rstd = 1.0f / sqrtf(left.y * inverse - rest * rest + eps);
+    float rstd = rsqrtf(fmaxf(left.y * inverse - rest * rest, 0.0f) + eps);
 #pragma unroll
     for (int e = 0; e < 8; e++) z[e] = (z[e] - rest) * rstd;
     return make_float2(mean + rest, rstd);

@@ -35,7 +35,7 @@ struct Dropout {
     // What element e of eight is multiplied by; the low half of word e / 2 for even e, the high half for odd e.
     __device__ __forceinline__ float multiplier(uint4 words, int e) const {
         unsigned int word = e < 2 ? words.x : e < 4 ? words.y : e < 6 ? words.z : words.w;
-        return (e & 1 ? word >> 16 : word & 0xffffu) >= threshold ? scale : 0.0f;
+        return (e & 1 ? word : word << 16) >= threshold << 16 ? scale : 0.0f;  // what is below the half changes nothing
     }
 
     // The words of columns 8 * block to 8 * block + 7 of a token's row.

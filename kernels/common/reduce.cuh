@@ -40,6 +40,7 @@ struct PairSums {
         __syncthreads();
         turn ^= 1;
         float2 sums = room[0];
+#pragma unroll 1
         for (int warp = 1; warp < warps; warp++) {
             float2 other = room[warp];
             sums.x += other.x;

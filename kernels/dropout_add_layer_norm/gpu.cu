@@ -37,9 +37,8 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
     load8(shifts, beta, first, c);
     Row next = read(x, residual, positions, examples, row, first, c);
     for (; row < end; row++) {
-        Row now = next;
+        add_dropped(z, next, dropout.words(threadIdx.x, next.position, next.example), dropout);
         if (row + 1 < end) next = read(x, residual, positions, examples, row + 1, first, c);
-        add_dropped(z, now, dropout.words(threadIdx.x, now.position, now.example), dropout);
         float2 moments = normalize(z, first, c, eps, sums);
         if (threadIdx.x == 0) {
             mean[row] = moments.x;
@@ -64,21 +63,19 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) backward(
     Slopes slopes;
     slopes.begin(gamma, first, c);
     Row next = read(x, residual, positions, examples, row, first, c);
-    Arriving next_arriving = arriving(dy, dy2, mean, rstd, row, first, c);
+    Arriving gradient = arriving(dy, dy2, mean, rstd, row, first, c);
     for (; row < end; row++) {
-        Row now = next;
-        Arriving now_arriving = next_arriving;
+        float xhat[8], d[8], scales = gradient.rstd;
+        uint4 words = dropout.words(threadIdx.x, next.position, next.example);
+        add_dropped(xhat, next, words, dropout);
+        gradient.sum(d, dy2 != nullptr);
+#pragma unroll
+        for (int e = 0; e < 8; e++) xhat[e] = (xhat[e] - gradient.mean) * scales;
         if (row + 1 < end) {
             next = read(x, residual, positions, examples, row + 1, first, c);
-            next_arriving = arriving(dy, dy2, mean, rstd, row + 1, first, c);
+            gradient = arriving(dy, dy2, mean, rstd, row + 1, first, c);
         }
-        float xhat[8], d[8];
-        uint4 words = dropout.words(threadIdx.x, now.position, now.example);
-        add_dropped(xhat, now, words, dropout);
-        now_arriving.sum(d, dy2 != nullptr);
-#pragma unroll
-        for (int e = 0; e < 8; e++) xhat[e] = (xhat[e] - now_arriving.mean) * now_arriving.rstd;
-        slopes.through(d, xhat, now_arriving.rstd, c, sums);
+        slopes.through(d, xhat, scales, c, sums);
         store8(dresidual + (size_t)row * c, first, c, d);
 #pragma unroll
         for (int e = 0; e < 8; e++) d[e] *= dropout.multiplier(words, e);

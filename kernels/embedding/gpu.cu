@@ -57,15 +57,15 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
     load8(shifts, beta, first, c);
     Row next = read(tables, ids, segments, positions, examples, row, first, c);
     for (; row < end; row++) {
-        Row now = next;
+        add_up(z, next);
+        int place = next.place, example = next.example;
         if (row + 1 < end) next = read(tables, ids, segments, positions, examples, row + 1, first, c);
-        add_up(z, now);
         float2 moments = normalize(z, first, c, eps, sums);
         if (threadIdx.x == 0) {
             mean[row] = moments.x;
             rstd[row] = moments.y;
         }
-        uint4 words = dropout.words(threadIdx.x, now.place, now.example);
+        uint4 words = dropout.words(threadIdx.x, place, example);
 #pragma unroll
         for (int e = 0; e < 8; e++) z[e] = (z[e] * weights[e] + shifts[e]) * dropout.multiplier(words, e);
         store8(y + (size_t)row * c, first, c, z);

@@ -1,5 +1,5 @@
 """y = x[rows], such as every sequence's first token, for x (T, C), rows (S,) int32 without repeats, y (S, C).
-On the CPU x and dx may be stored as bf16; y and dy are float32.
+x and dx may be stored as bf16; y and dy are float32.
 
 Saved: rows. Backward: dx = 0, then dx[rows] = dy.
 """

@@ -58,6 +58,15 @@ def test_a_vector_has_a_second_moment_for_each_element(backend):
 
 
 @BACKENDS
+@pytest.mark.parametrize("f", [1, 3])
+def test_a_long_update_is_clipped_to_a_mean_of_one(backend, f):
+    """Averages of 1 before, gradients of 8 everywhere: u = 8 / sqrt(0.75 + 16) is too long by itself."""
+    p, g = np.zeros((f, 300), np.float32), np.full((f, 300), 8, np.float32)
+    update(backend, p, *arrays([1] * f, [1] * 300), g, scale=1.0, lr=0.5, beta2=0.75, decay=0.0)
+    np.testing.assert_allclose(p, -0.5, rtol=1e-6)
+
+
+@BACKENDS
 def test_without_gradients_only_decay_moves_anything(backend):
     """Rows and columns of nothing but 1e-30 divide no zero by zero, and nothing becomes infinite."""
     p, rows, columns = np.full((5, 3), 2, np.float32), np.zeros(5, np.float32), np.zeros(3, np.float32)
