@@ -65,17 +65,17 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) backward(
     Row next = read(x, residual, positions, examples, row, first, c);
     Arriving gradient = arriving(dy, dy2, mean, rstd, row, first, c);
     for (; row < end; row++) {
-        float xhat[8], d[8], scales = gradient.rstd;
+        float xhat[8], d[8], row_rstd = gradient.rstd;
         uint4 words = dropout.words(threadIdx.x, next.position, next.example);
         add_dropped(xhat, next, words, dropout);
         gradient.sum(d, dy2 != nullptr);
 #pragma unroll
-        for (int e = 0; e < 8; e++) xhat[e] = (xhat[e] - gradient.mean) * scales;
+        for (int e = 0; e < 8; e++) xhat[e] = (xhat[e] - gradient.mean) * row_rstd;
         if (row + 1 < end) {
             next = read(x, residual, positions, examples, row + 1, first, c);
             gradient = arriving(dy, dy2, mean, rstd, row + 1, first, c);
         }
-        slopes.through(d, xhat, scales, c, sums);
+        slopes.through(d, xhat, row_rstd, c, sums);
         store8(dresidual + (size_t)row * c, first, c, d);
 #pragma unroll
         for (int e = 0; e < 8; e++) d[e] *= dropout.multiplier(words, e);
