@@ -142,14 +142,19 @@ static unsigned __ballot_sync(unsigned, int x) {
     return y;
 }
 
-// Copies that a thread has started, cp.async: nothing arrives before it waits. No source means zeros.
+// Copies that a thread has started, cp.async: they arrive when it waits, or at once. No source means zeros.
 static std::vector<Copy> copies[MOST_THREADS];
+static bool copies_at_once;
 static void finish_copies() {
     for (const Copy& copy : copies[current->number]) {
         if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
         else memset(copy.to, 0, copy.bytes);
     }
     copies[current->number].clear();
+}
+static void start_copy(const Copy& copy) {
+    copies[current->number].push_back(copy);
+    if (copies_at_once) finish_copies();
 }
 static inline int __any_sync(unsigned m, int x) { return __ballot_sync(m, x) != 0; }
 static inline int __all_sync(unsigned m, int x) { return !__ballot_sync(m, !x); }
@@ -177,7 +182,7 @@ static void resume(Fibre* fibre) {
 }
 
 // One block; false if its threads wait for each other for good. `order` 0: threads in turn; 1: from the last to the
-// first; more: shuffled by it.
+// first, each warp as far ahead of the others as it gets, and copies arrive when they are started; more: shuffled by it.
 static bool play_block(int threads, unsigned order) {
     static unsigned char* stacks = (unsigned char*)aligned_alloc(4096, (size_t)MOST_THREADS * STACK);
     static int turn[MOST_THREADS];
@@ -186,6 +191,7 @@ static bool play_block(int threads, unsigned order) {
     memset(warps, 0, sizeof warps);
     everybody = {0, 0};
     alive = threads;
+    copies_at_once = order == 1;
     for (int i = 0; i < threads; i++) {
         Fibre& fibre = fibres[i];
         getcontext(&fibre.context);
@@ -207,8 +213,14 @@ static bool play_block(int threads, unsigned order) {
     }
     while (alive) {
         int before = moves;
-        for (int i = 0; i < threads; i++)
-            if (!fibres[turn[i]].done) resume(&fibres[turn[i]]);
+        for (int begin = 0, end = 0, now; begin < threads; begin = end) {
+            while (end < threads && (order != 1 || turn[end] / 32 == turn[begin] / 32)) end++;
+            do {
+                now = moves;
+                for (int i = begin; i < end; i++)
+                    if (!fibres[turn[i]].done) resume(&fibres[turn[i]]);
+            } while (order == 1 && moves != now);
+        }
         if (moves == before) return false;
     }
     return true;

@@ -44,7 +44,7 @@ __device__ __forceinline__ void fetch_statistics(
     float* to, const float* lse, const float* moments, size_t at, int heads, int there) {
     int row = threadIdx.x % TILE;
     const float* from = threadIdx.x < TILE ? lse : moments;
-    copy_async<4>(to + threadIdx.x, from + at + (row < there ? row * heads : 0), row < there);
+    copy_async<4>(to + threadIdx.x, from + at + row * heads, row < there);
 }
 
 // Sets the scores of keys that are not there; `there` are, counted from a lane's first.

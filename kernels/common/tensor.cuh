@@ -78,7 +78,7 @@ template <bool TRANSPOSED> __device__ __forceinline__ void load_matrices(unsigne
 // the thread has started. Other threads see them after a barrier.
 template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
 #ifdef EMULATED
-    copies[current->number].push_back({to, there ? from : nullptr, BYTES});
+    start_copy({to, there ? from : nullptr, BYTES});
 #else
     if (BYTES == 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
@@ -106,7 +106,7 @@ template <int D> __device__ __forceinline__ void fetch(bf16* tile, const bf16* f
     from += row * stride + chunk * 8;
     tile += chunk_at<D>(row, chunk);  // every eighth row has its chunks in the same places
     for (; row < rows; row += step, from += step * stride, tile += step * D)
-        copy_async<16>(tile, row < there ? from : from - row * stride, row < there);
+        copy_async<16>(tile, from, row < there);
 }
 
 // 16 rows of a tile from `row` on, as the left operand of D / 16 products.

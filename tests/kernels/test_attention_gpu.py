@@ -96,11 +96,23 @@ def test_one_key(compute, backend):
     np.testing.assert_allclose(dqkv[:, :128], 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("sequences", [33, 1030])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
+def test_every_sequence_is_found(compute, backend, sequences):
+    """Among many, most of them empty: without dropout one token's y is its v."""
+    batch = pack(np.arange(sequences) % 16 == 0)
+    qkv, dy = make_rounded(len(batch.positions), 32)
+    y, _, dqkv = compute(backend, batch, 1, 0.0, qkv, dy)
+    np.testing.assert_array_equal(y, qkv[:, 64:])
+    np.testing.assert_array_equal(dqkv[:, 64:], dy)
+
+
 @gpus.needs_compiler
 @pytest.mark.parametrize("compute", [compute, in_bf16], ids=["fp32", "bf16"])
 def test_the_order_of_threads_changes_no_bit(compute):
-    batch = pack((70, 5))
-    qkv, dy = make_rounded(75, 64)
+    batch = pack((70, 40))
+    qkv, dy = make_rounded(110, 64)
     results = [compute(gpus.Emulated("attention", order=order), batch, 1, 0.1, qkv, dy) for order in (0, 1, 12345)]
     for other in results[1:]:
         for got, wanted in zip(other, results[0], strict=True):
