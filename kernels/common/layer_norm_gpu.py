@@ -11,8 +11,9 @@ from minibert.errors import BackendError
 from .sums_gpu import add_partials
 
 FORWARD_ROWS = 4  # a block, which then reads gamma and beta once
-MOST_CHUNKS = 1024  # of backward: what an H200 holds at once, about eight blocks each on 132 multiprocessors
-LONGEST = 4096  # columns, 8 for each of a block's 512 threads
+LONGEST = 5120  # columns, 8 for each of a block's 640 threads
+# Backward has as many blocks as an H200 holds at once: a few more would wait for all others to end.
+MULTIPROCESSORS, REGISTERS, PER_THREAD = 132, 65536, 96
 
 
 def threads(c: int) -> int:
@@ -22,23 +23,25 @@ def threads(c: int) -> int:
     return max(32, -(-c // 256) * 32)
 
 
-def chunk_rows(t: int) -> int:
-    """Rows that a block of backward sums up: a function of t alone, so that the sums' bits are, too."""
-    return max(4, -(-t // MOST_CHUNKS))
+def chunk_rows(t: int, c: int) -> int:
+    """Rows that a block of backward sums up: the same on every device, so that the sums' bits are, too."""
+    resident = MULTIPROCESSORS * (REGISTERS // (PER_THREAD * threads(c)))
+    return max(4, -(-t // resident))
 
 
-def chunks(t: int) -> int:
-    return -(-t // chunk_rows(t))
+def chunks(t: int, c: int) -> int:
+    """Blocks of backward, each with its sums of dgamma and dbeta."""
+    return -(-t // chunk_rows(t, c))
 
 
 def partials_bytes(t: int, c: int) -> int:
     """Bytes of scratch for the partial sums of dgamma and dbeta."""
-    return 2 * chunks(t) * c * 4
+    return 2 * chunks(t, c) * c * 4
 
 
 def partials(scratch: Any, t: int, c: int) -> Any:
     """Scratch as partial sums (2, chunks, c)."""
-    return scratch[: partials_bytes(t, c)].view(np.float32).reshape(2, chunks(t), c)
+    return scratch[: partials_bytes(t, c)].view(np.float32).reshape(2, chunks(t, c), c)
 
 
 def add(dgamma: Any, dbeta: Any, partials: Any) -> None:

@@ -20,7 +20,7 @@ extern "C" __global__ void add_partials(float* total, const float* partials, int
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (i < f) {
-#pragma unroll 4
+#pragma unroll 8
         for (int chunk = warp; chunk < chunks; chunk += WARPS) sum += partials[(size_t)chunk * f + i];
     }
     sums[warp][lane] = sum;

@@ -34,7 +34,7 @@ def backward(
     t, c = x.shape
     partials = norm.partials(scratch, t, c)
     _kernels.launch(
-        "backward", norm.chunks(t), norm.threads(c), dx, dresidual, partials, dy, dy2, x, residual, mean, rstd, gamma,
-        positions, examples, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t), t, c,
+        "backward", norm.chunks(t, c), norm.threads(c), dx, dresidual, partials, dy, dy2, x, residual, mean, rstd,
+        gamma, positions, examples, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t, c), t, c,
     )  # fmt: skip
     norm.add(dgamma, dbeta, partials)

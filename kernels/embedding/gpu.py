@@ -52,8 +52,9 @@ def backward(
     pieces = rooms[2].view(np.int32), rooms[3].view(np.int32)
     keys, tokens = rooms[4].view(np.int32), rooms[5].view(np.int32)
     _kernels.launch(
-        "backward", norm.chunks(t), norm.threads(c), dz, partials, dy, dy2, mean, rstd, ids, segments, positions,
-        examples, word, position, segment, gamma, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t), t, c,
+        "backward", norm.chunks(t, c), norm.threads(c), dz, partials, dy, dy2, mean, rstd, ids, segments, positions,
+        examples, word, position, segment, gamma, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t, c),
+        t, c,
     )  # fmt: skip
     norm.add(dgamma, dbeta, partials)
     sorted_by = blocks(t, SORTED), TABLES

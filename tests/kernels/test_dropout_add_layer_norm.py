@@ -169,5 +169,5 @@ def test_gpu_any_order_of_threads_gives_the_same_bits():
 
 
 def test_gpu_says_how_long_a_row_may_be():
-    with pytest.raises(BackendError, match="at most 4096 columns, got 4097"):
-        compute(gpus.Emulated("dropout_add_layer_norm"), pack((1,)), 0.1, *make(1, 4097))
+    with pytest.raises(BackendError, match="at most 5120 columns, got 5121"):
+        compute(gpus.Emulated("dropout_add_layer_norm"), pack((1,)), 0.1, *make(1, 5121))
