@@ -113,9 +113,10 @@ class Adam(Optimizer):
 
     def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
         group, m, v = self.groups[i], self.m[i], self.v[i]
+        copy = group.rounded
         for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
             group.device.adam.update(
                 group.weights[part], m[part], v[part], group.gradients[part],
-                scale, rate, BETA1, BETA2, EPS, decay, *self.corrections(step),
+                scale, rate, BETA1, BETA2, EPS, decay, *self.corrections(step), None if copy is None else copy[part],
             )  # fmt: skip
-        group.changed()
+        group.changed(rounded=copy is not None)

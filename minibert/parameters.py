@@ -78,7 +78,7 @@ class Group:
                 self.decayed = size
         self.weights = device.zeros((size,), device.float_type, "weights")
         self._gradients: Any = None
-        self._copy: Any = None
+        self.rounded: Any = None  # `copy`, once it has been asked for
         self._stale = True
         for p in self:
             p.data = self.weights[p.span].reshape(p.shape)
@@ -89,24 +89,24 @@ class Group:
     def __iter__(self) -> Iterator[Param]:
         return iter(self.params.values())
 
-    def changed(self) -> None:
-        """Called by whoever has written to the weights, or gives them away to be written to."""
-        self._stale = True
+    def changed(self, rounded: bool = False) -> None:
+        """Called by whoever has written to the weights, or gives them away for it; `rounded`: and to the copy, too."""
+        self._stale = not rounded
         for p in self:
             p.stale = True
 
     @property
     def copy(self) -> Any:
         """The weights in the device's `operand_type`; made when it is first asked for after a change."""
-        if self._copy is None:
-            self._copy = self.device.empty(self.weights.shape, self.device.operand_type, "weights")
+        if self.rounded is None:
+            self.rounded = self.device.empty(self.weights.shape, self.device.operand_type, "weights")
         self.refresh()
-        return self._copy
+        return self.rounded
 
     def refresh(self) -> None:
         """Makes the copy anew if there is one and the weights have changed."""
-        if self._copy is not None and self._stale:
-            self.device.matmul.prepare(self._copy, self.weights)
+        if self.rounded is not None and self._stale:
+            self.device.matmul.prepare(self.rounded, self.weights)
             self._stale = False
 
     @property

@@ -78,9 +78,12 @@ def test_training_with_dropout_is_that_of_the_cpu(place, optimizer):
     got, wanted = (losses(t, place.steps) for t in (ours, theirs))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
     after, expected = weights(ours), weights(theirs)
+    for name in [name for name in start if name.endswith("self.key.bias")]:
+        del start[name]  # its gradient is zero but for rounding, which Adafactor scales up to a step of full size
     way = np.sqrt(sum(((expected[n] - start[n]).astype(np.float64) ** 2).sum() for n in start))
     apart = np.sqrt(sum(((after[n] - expected[n]).astype(np.float64) ** 2).sum() for n in start))
-    assert apart <= (1e-4 if optimizer == "adam" else 1e-2) * way  # codes of 8 bits fall to a neighbour
+    # Codes of 8 bits fall to a neighbour, and Adafactor takes steps of full size where gradients are next to nothing.
+    assert apart <= (1e-4 if optimizer == "adam" else 1e-2) * way
 
 
 def test_bf16_follows_fp32(place):

@@ -22,6 +22,7 @@ def update(
     decay: float,
     correction1: float,
     correction2: float,
+    copy: None = None,
 ) -> None:
     # 1 - beta and the like in double: 1 - float32(0.999) is off by 2e-5 of itself.
     scalars = scale, lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, 1 / correction1, 1 / correction2

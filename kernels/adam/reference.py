@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 
@@ -18,9 +19,12 @@ def update(
     decay: float,
     correction1: float,
     correction2: float,
+    copy: np.ndarray | None = None,
 ) -> None:
     scaled = g * scale
     m[...] = beta1 * m + (1 - beta1) * scaled
     v[...] = beta2 * v + (1 - beta2) * scaled * scaled
     p -= lr * (m / correction1 / (np.sqrt(v / correction2) + eps) + decay * p)
     g[...] = 0
+    if copy is not None:
+        copy[...] = p.astype(ml_dtypes.bfloat16).view(np.uint16)

@@ -77,5 +77,18 @@ def test_gpu_parts_of_buffers_may_begin_anywhere():
         np.testing.assert_allclose(buffer, other, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", gpus.backends("adam"))
+@pytest.mark.parametrize("n", [1, 17, 4099])
+def test_the_copy_is_p_rounded(n, backend):
+    rng = np.random.default_rng(n)
+    arrays = [rng.random(n).astype(np.float32) for _ in "pmvg"]
+    copy, wanted = np.full(n, 0xFFFF, np.uint16), np.full(n, 0xFFFF, np.uint16)
+    backend.update(*arrays, scale=0.5, lr=0.1, decay=0.0, copy=copy, **BERT)
+    reference.update(
+        arrays[0], *(np.zeros_like(arrays[0]) for _ in "mvg"), scale=0.0, lr=0.0, decay=0.0, copy=wanted, **BERT
+    )
+    np.testing.assert_array_equal(copy, wanted)
+
+
 def test_same_bits_for_any_count_of_threads():
     assert_same_bits(lambda: ten_steps(cpu, 100_001))
