@@ -13,6 +13,7 @@
 
 #define TILE 64
 #define PART 32  // of a tile, at a time in backward, whose sums leave no registers for more
+#define SLACK 8.0f
 #define LOG2E 1.4426950409f
 
 #ifdef TENSOR_CORES
@@ -58,6 +59,60 @@ template <int M, int N> __device__ __forceinline__ void exclude(float (&s)[M][N 
                 if (8 * n + e % 2 >= there) s[m][n][e] = LOWEST;
 }
 
+// Scores to exponentials of their distance from `highest`, and these to `total`, a lane's own part. The highest score so
+// far need not be met exactly: only where one is more than SLACK powers of two above, are the sums taken down to it.
+template <int D>
+__device__ __forceinline__ void exponentiate(
+    float (&s)[2][TILE / 8][4], float (&sums)[2][D / 8][4], float (&highest)[2][2], float (&total)[2][2], float steep) {
+    float top[2][2];
+    bool far = false;
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            top[m][half] = highest[m][half];
+#pragma unroll
+            for (int n = 0; n < TILE / 8; n++)
+                top[m][half] = fmaxf(top[m][half], fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
+            far = far || (top[m][half] - highest[m][half]) * steep > SLACK;
+        }
+    if (__any_sync(0xffffffffu, far))
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float reached = quad_max(top[m][half]), factor = power_of_2((highest[m][half] - reached) * steep);
+                highest[m][half] = reached;
+                total[m][half] *= factor;
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) sums[m][n][2 * half] *= factor, sums[m][n][2 * half + 1] *= factor;
+            }
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float least = highest[m][half] * steep;
+#pragma unroll
+            for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++)
+                    total[m][half] += s[m][n][e] = power_of_2(s[m][n][e] * steep - least);
+        }
+}
+
+// Sets to zero what dropout does not keep; `query` and `key` are a lane's first.
+__device__ __forceinline__ void drop(float (&p)[2][TILE / 8][4], const Mask& mask, int query, int key) {
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int n = 0; n < TILE / 16; n++) {
+            uint4 words = mask.words(query + 16 * m, key + 16 * n);
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (!mask.keeps(words, e / 2, e % 2)) p[m][2 * n + e / 4][e % 4] = 0.0f;
+        }
+}
+
 template <int D>
 __device__ __forceinline__ void attend(
     bf16* y, float* lse, const bf16* qkv, const int* offsets, const int* examples, int sequences, int heads,
@@ -96,35 +151,8 @@ __device__ __forceinline__ void attend(
         float s[2][TILE / 8][4];
         multiply_rows<D, 2, TILE>(s, queries, keys, 0);
         if (start + TILE > share.length) exclude<2, TILE>(s, share.length - start - column);
-#pragma unroll
-        for (int m = 0; m < 2; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float top = highest[m][half];
-#pragma unroll
-                for (int n = 0; n < TILE / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
-                top = quad_max(top);
-                float before = power_of_2((highest[m][half] - top) * steep), least = top * steep, sum = 0.0f;
-                highest[m][half] = top;
-#pragma unroll
-                for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-                    for (int e = 2 * half; e < 2 * half + 2; e++)
-                        sum += s[m][n][e] = power_of_2(s[m][n][e] * steep - least);
-                total[m][half] = total[m][half] * before + sum;
-#pragma unroll
-                for (int n = 0; n < D / 8; n++) sums[m][n][2 * half] *= before, sums[m][n][2 * half + 1] *= before;
-            }
-        if (mask.drops())
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-#pragma unroll
-                for (int n = 0; n < TILE / 16; n++) {
-                    uint4 words = mask.words(query + 16 * m, start + 16 * n + column);
-#pragma unroll
-                    for (int e = 0; e < 8; e++)
-                        if (!mask.keeps(words, e / 2, e % 2)) s[m][2 * n + e / 4][e % 4] = 0.0f;
-                }
+        exponentiate<D>(s, sums, highest, total, steep);
+        if (mask.drops()) drop(s, mask, query, start + column);
         add_product<D, 2, TILE>(sums, s, values, 0);
     }
     __syncthreads();
@@ -137,6 +165,25 @@ __device__ __forceinline__ void attend(
         store_rows<D>(to, c, there, room + (own + 16 * m) * D, sums[m], mask.scale / sum, mask.scale / sum8);
         if (column == 0 && g < there) lse[(first + 16 * m + g) * heads + head] = highest[m][0] * root + logf(sum);
         if (column == 0 && g + 8 < there) lse[(first + 16 * m + g + 8) * heads + head] = highest[m][1] * root + logf(sum8);
+    }
+}
+
+// In backward: scores to p, and dy vT to ds; to `more` a lane's own part of its rows' sums of ds.
+__device__ __forceinline__ void differentiate(
+    float (&p)[1][PART / 8][4], float (&ds)[1][PART / 8][4], float (&more)[2], const float (&logarithm)[2],
+    const float (&moment)[2], const Mask& mask, int query, int key, float steep) {
+#pragma unroll
+    for (int n = 0; n < PART / 16; n++) {
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (mask.drops()) words = mask.words(query, key + 16 * n);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            int half = e / 2 % 2;
+            float &s = p[0][2 * n + e / 4][e % 4], &slope = ds[0][2 * n + e / 4][e % 4];
+            s = power_of_2(s * steep - logarithm[half]);
+            slope = s * ((mask.keeps(words, e / 2, e % 2) ? slope * mask.scale : 0.0f) - moment[half]);
+            more[half] += slope;
+        }
     }
 }
 
@@ -189,20 +236,7 @@ __device__ __forceinline__ void differentiate_queries(
             multiply_rows<D, 1, PART>(p, queries, keys, part);
             if (start + part + PART > share.length) exclude<1, PART>(p, share.length - start - part - column);
             multiply_rows<D, 1, PART>(ds, gradients, values, part);
-#pragma unroll
-            for (int n = 0; n < PART / 16; n++) {
-                int key = start + part + 16 * n + column;
-                uint4 words = make_uint4(0, 0, 0, 0);
-                if (mask.drops()) words = mask.words(query, key);
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    int half = e / 2 % 2;
-                    float &s = p[0][2 * n + e / 4][e % 4], &slope = ds[0][2 * n + e / 4][e % 4];
-                    s = power_of_2(s * steep - logarithm[half]);
-                    slope = s * ((mask.keeps(words, e / 2, e % 2) ? slope * mask.scale : 0.0f) - moment[half]);
-                    more[half] += slope;
-                }
-            }
+            differentiate(p, ds, more, logarithm, moment, mask, query, start + part + column, steep);
             add_product<D, 1, PART>(sums, ds, keys, part);
             add_product<D, 1, PART>(of_keys, p, keys, part);
         }
@@ -220,9 +254,49 @@ __device__ __forceinline__ void differentiate_queries(
     store_rows<D>(dqkv + (first + own) * stride + head * D, stride, rows - own, room + own * D, sums[0], root, root);
 }
 
-// dk and dv. Scores stand the other way round, keys before queries, so that they are left operands again. A thread has
-// of a call of Philox only the half of a key's parity: of the two calls for its two columns it draws one, and the thread
-// that holds the key next to its own the other.
+// The bits of a lane's keys k and k + 8, and of its queries q and q + 8 (`first`) and q + 1 and q + 9 (`second`): the lower
+// halves are those of q, a word is a key's. Of a call of Philox it has use only for the half of its key's parity. So of the
+// two calls for its queries it makes one, and the lane with the key next to its own the other.
+__device__ __forceinline__ void draw_transposed(
+    unsigned int (&first)[2], unsigned int (&second)[2], const Mask& mask, int q, int k) {
+    bool odd = k & 1;
+    uint4 words = mask.words(q + odd, k);
+    unsigned int mine = odd ? 0x7632 : 0x5410, other = odd ? 0x5410 : 0x7632;
+    unsigned int kept[2] = {__byte_perm(words.x, words.y, mine), __byte_perm(words.z, words.w, mine)};
+    unsigned int sent[2] = {__byte_perm(words.x, words.y, other), __byte_perm(words.z, words.w, other)};
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        sent[i] = __shfl_xor_sync(0xffffffffu, sent[i], 4);
+        first[i] = odd ? sent[i] : kept[i];
+        second[i] = odd ? kept[i] : sent[i];
+    }
+}
+
+// Scores, keys before queries, to what p keeps, and v dyT to ds. `of_queries`: lse and, TILE further on, sums of p dp.
+__device__ __forceinline__ void differentiate_transposed(
+    float (&p)[1][PART / 8][4], float (&ds)[1][PART / 8][4], const float* of_queries, const Mask& mask, int query,
+    int key, float steep) {
+#pragma unroll
+    for (int n = 0; n < PART / 16; n++) {
+        unsigned int first[2] = {}, second[2] = {};
+        if (mask.drops()) draw_transposed(first, second, mask, query + 16 * n, key);
+#pragma unroll
+        for (int side = 0; side < 2; side++) {  // a lane's queries, then 8 more
+            const float* there = of_queries + 16 * n + 8 * side;
+            float2 logarithm = *(const float2*)there, moment = *(const float2*)(there + TILE);
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                float &s = p[0][2 * n + side][e], &slope = ds[0][2 * n + side][e];
+                bool kept = mask.keeps((e % 2 ? second : first)[e / 2], side);
+                s = power_of_2(s * steep - (e % 2 ? logarithm.y : logarithm.x) * LOG2E);
+                slope = s * ((kept ? slope * mask.scale : 0.0f) - (e % 2 ? moment.y : moment.x));
+                s = kept ? s : 0.0f;
+            }
+        }
+    }
+}
+
+// dk and dv. Scores stand the other way round, keys before queries, so that they are left operands again.
 template <int D>
 __device__ __forceinline__ void differentiate_keys(
     bf16* dqkv, const float* moments, const bf16* dy, const float* lse, const bf16* qkv, const int* offsets,
@@ -243,7 +317,6 @@ __device__ __forceinline__ void differentiate_keys(
 
     int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, column = 2 * (lane % 4);
     int key = share.begin + own + lane / 4;
-    bool odd = key & 1;
     float root = rsqrtf((float)D), steep = root * LOG2E;
     unsigned int keys[1][D / 16][4], values[1][D / 16][4];
     float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
@@ -271,36 +344,8 @@ __device__ __forceinline__ void differentiate_keys(
             float p[1][PART / 8][4], ds[1][PART / 8][4];
             multiply_rows<D, 1, PART>(p, keys, queries, part);
             multiply_rows<D, 1, PART>(ds, values, gradients, part);
-#pragma unroll
-            for (int n = 0; n < PART / 16; n++) {
-                int query = part + 16 * n + column;
-                unsigned int first[2], second[2];  // the bits of columns `column` and the next
-                if (mask.drops()) {
-                    uint4 words = mask.words(start + query + odd, key);
-                    unsigned int mine = odd ? 0x7632 : 0x5410, other = odd ? 0x5410 : 0x7632;
-                    unsigned int kept[2] = {__byte_perm(words.x, words.y, mine), __byte_perm(words.z, words.w, mine)};
-                    unsigned int sent[2] = {__byte_perm(words.x, words.y, other), __byte_perm(words.z, words.w, other)};
-                    for (int i = 0; i < 2; i++) {
-                        sent[i] = __shfl_xor_sync(0xffffffffu, sent[i], 4);
-                        first[i] = odd ? sent[i] : kept[i];
-                        second[i] = odd ? kept[i] : sent[i];
-                    }
-                }
-#pragma unroll
-                for (int side = 0; side < 2; side++) {  // columns `column` and 8 more
-                    const float* there = statistics + stage * 2 * TILE + query + 8 * side;
-                    float2 logarithm = *(const float2*)there, moment = *(const float2*)(there + TILE);
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        float &s = p[0][2 * n + side][e], &slope = ds[0][2 * n + side][e];
-                        unsigned int word = (e % 2 ? second : first)[e / 2];
-                        bool kept = !mask.drops() || mask.keeps(word, side);
-                        s = power_of_2(s * steep - (e % 2 ? logarithm.y : logarithm.x) * LOG2E);
-                        slope = s * ((kept ? slope * mask.scale : 0.0f) - (e % 2 ? moment.y : moment.x));
-                        s = kept ? s : 0.0f;
-                    }
-                }
-            }
+            const float* of_queries = statistics + stage * 2 * TILE + part + column;
+            differentiate_transposed(p, ds, of_queries, mask, start + part + column, key, steep);
             add_product<D, 1, PART>(dv, p, gradients, part);
             add_product<D, 1, PART>(dk, ds, queries, part);
         }
