@@ -172,6 +172,7 @@ def fitted(
     """
     if limit is None:
         return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
+    device.limit(limit)
     given = settings.micro_batch < settings.batch_size or settings.micro_tokens is not None
     lengths = heaviest([Stage(part, epochs, settings) for part, epochs in data], settings.micro_batch)
     if settings.micro_tokens:

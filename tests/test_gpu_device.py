@@ -20,7 +20,7 @@ USED = {  # what must be there in the real CuPy, where it is installed
     "": "ndarray zeros RawModule",
     "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime "
     "device", "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
-    "cuda.MemoryPool": "malloc free_bytes free_all_blocks",
+    "cuda.MemoryPool": "malloc free_bytes used_bytes get_limit set_limit free_all_blocks",
     "cuda.Stream": "begin_capture end_capture record use synchronize", "cuda.Event": "done record synchronize",
     "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
     "cuda.device": "get_cublas_handle", "RawModule": "get_function get_global",
@@ -74,6 +74,15 @@ class Pool:
 
     def free_bytes(self):
         return 0
+
+    def used_bytes(self):
+        return self.used
+
+    def set_limit(self, size):
+        self.limit = size
+
+    def get_limit(self):
+        return self.limit if self.limit < 1 << 40 else 0
 
 
 class Array(np.ndarray):
@@ -149,6 +158,18 @@ def test_arrays_come_and_go_as_they_are_counted(cupy):
     device.release()
     gc.collect()
     assert cupy.pool.used == 0
+
+
+def test_a_limit_holds_and_is_what_is_free(cupy):
+    device = gpu.open()
+    assert device.free_memory() == 1 << 33
+    device.limit(gpu.PROCESS + 1000)
+    assert device.free_memory() == 1000
+    x = device.empty((100,), np.uint8, "activations")
+    assert device.free_memory() == 1000 - cupy.pool.used
+    with pytest.raises(MemoryError):
+        device.empty((1000,), np.uint8, "activations")
+    del x
 
 
 def test_memory_that_is_not_there_is_a_memory_error(cupy):

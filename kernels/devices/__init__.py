@@ -135,6 +135,9 @@ class Device:
         """Bytes that could still be allocated; None where nobody knows."""
         return host.available()
 
+    def limit(self, nbytes: int) -> None:
+        """Holds the process to so many bytes, where the device can; a plan keeps to them anyway."""
+
     @property
     def threads(self) -> int:
         """How many threads of the host compute."""

@@ -71,7 +71,12 @@ class Gpu(Recorder):
     def free_memory(self) -> int | None:
         if self.cupy is None:
             return None
-        return self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
+        free = self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
+        most = self.pool.get_limit()  # 0: none
+        return max(0, min(free, most - self.pool.used_bytes())) if most else free
+
+    def limit(self, nbytes: int) -> None:
+        self.pool.set_limit(size=max(1, nbytes - self.process))
 
     def seconds(self, call: Callable[[], None]) -> float:
         """As the card's own clock has it, the mean of calls one after the other, which hides what launching takes."""
