@@ -13,6 +13,7 @@ from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.common import unit
+from minibert.kernels.devices import gpu
 from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
@@ -29,21 +30,24 @@ FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 
 
 
 def compile_kernels() -> Iterator[tuple[str, float]]:
-    """Trains and predicts with a very small model in every precision that this machine has, each form of GELU and
-    all losses: kernels are compiled for types, not for sizes. Other optimizers than Adam have theirs compiled by the
-    first update of a run that uses them. Yields each precision and the seconds it took."""
-    for precision in ("fp32", "bf16") if unit.available() else ("fp32",):
-        began = time.perf_counter()
-        for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
-            _train(precision, BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",)), len(labels) or 1)
-        _read(precision)
-        yield precision, time.perf_counter() - began
+    """Trains and predicts with a very small model on every device and in every precision that this machine has, each
+    form of GELU and all losses: kernels are compiled for types, not for sizes. Other optimizers than Adam have theirs
+    compiled by the first update of a run that uses them. Yields what was compiled for and the seconds it took."""
+    places = {"cpu": unit.available(), "gpu": gpu.precision() == "bf16"} if gpu.usable() else {"cpu": unit.available()}
+    for name, bf16 in places.items():
+        for precision in ("fp32", "bf16") if bf16 else ("fp32",):
+            began = time.perf_counter()
+            for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
+                config = BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",))
+                _train(name, precision, config, len(labels) or 1)
+            _read(name, precision)
+            yield f"{name}, {precision}", time.perf_counter() - began
 
 
-def _read(precision: str) -> None:
-    device, labels = devices.open("cpu", precision=precision), np.array([[0, 0], [1, 2]], np.int32)
+def _read(name: str, precision: str) -> None:
+    device, labels = devices.open(name, precision=precision), np.array([[0, 0], [1, 2]], np.int32)
     reader = Reader(BertConfig(**SMALL), device)
-    settings = SquadConfig(task="squad", precision=precision, batch_size=2, epochs=1)
+    settings = SquadConfig(task="squad", device=name, precision=precision, batch_size=2, epochs=1)
     trainer = Trainer(reader, Split("train", FEATURES, labels), settings)
     with device.session():
         trainer.step(0)
@@ -53,10 +57,10 @@ def _read(precision: str) -> None:
     list(tops(reader, windows, settings.n_best_size))
 
 
-def _train(precision: str, config: BertConfig, num_outputs: int) -> None:
+def _train(name: str, precision: str, config: BertConfig, num_outputs: int) -> None:
     labels = np.zeros(2, np.float32 if num_outputs == 1 else np.int32)
-    device = devices.open("cpu", precision=precision)
-    settings = TrainConfig(task="none", precision=precision, batch_size=2, epochs=1)
+    device = devices.open(name, precision=precision)
+    settings = TrainConfig(task="none", device=name, precision=precision, batch_size=2, epochs=1)
     trainer = Trainer(Bert(config, num_outputs, device), Split("train", FEATURES, labels), settings)
     with device.session():
         trainer.step(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +60,20 @@ def compiled(source: str, storage: str, arch: str, cuda: int = 13) -> dict[str, 
     return _resources(text)
 
 
+def report(archs: Sequence[str]) -> None:
+    """Prints every kernel's registers and spills in bf16."""
+    from minibert.kernels.common.cuda import HEADERS, with_includes
+
+    print(f"| kernel | {' | '.join(archs)} |\n|---|{'---|' * len(archs)}")
+    for path in sorted(HEADERS.parent.glob("*/*.cu")):
+        found = [compiled(with_includes(path), "unsigned short", arch) for arch in archs]
+        for name in found[0]:
+            cells = [
+                f"{each[name].registers}" + f", {each[name].spills} B spilt" * bool(each[name].spills) for each in found
+            ]
+            print(f"| {path.parent.name}/{path.stem} {name} | {' | '.join(cells)} |")
+
+
 def _resources(log: str) -> dict[str, Resources]:
     found, name, spills = {}, "", 0
     for line in log.splitlines():
@@ -69,3 +84,7 @@ def _resources(log: str) -> dict[str, Resources]:
         elif match := re.search(r"Used (\d+) registers", line):
             found[name] = Resources(int(match[1]), spills)
     return found
+
+
+if __name__ == "__main__":  # python tests/nvrtc.py
+    report(("sm_80", "sm_90a", "sm_100"))

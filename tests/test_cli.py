@@ -34,6 +34,7 @@ from commands import (
 from minibert import checkpoint
 from minibert.cli import cli, show
 from minibert.kernels.common import unit
+from minibert.kernels.devices import gpu
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 SIZE = ("--batch-size", "8", "--max-seq-length", "32")
@@ -531,7 +532,8 @@ def test_the_rows_of_the_helpers_are_balanced() -> None:
 
 
 def test_compile_names_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for mode, wanted in ((unit.mode(), ["fp32", "bf16"]), (None, ["fp32"])):
+    monkeypatch.setattr(gpu, "usable", lambda: False)
+    for mode, wanted in ((unit.mode(), ["cpu, fp32", "cpu, bf16"]), (None, ["cpu, fp32"])):
         monkeypatch.setattr(unit, "mode", lambda mode=mode: mode)
         done = minibert_in_process("compile")
         assert done.code == 0 and [line.partition(":")[0] for line in done.out.splitlines()] == wanted
