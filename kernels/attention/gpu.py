@@ -23,8 +23,9 @@ def workspace(t: int, longest: int, heads: int, c: int) -> int:
 
 
 def forward(
-    y: Any, lse: Any, qkv: Any, offsets: Any, examples: Any, heads: int, rate: float, seed: int, stream: int, scratch: Any
-) -> None:
+    y: Any, lse: Any, qkv: Any, offsets: Any, examples: Any, heads: int, rate: float, seed: int, stream: int,
+    scratch: Any,
+) -> None:  # fmt: skip
     d, arrays, dropout = _width(qkv, heads), (y, lse, qkv, offsets, examples), _dropout(rate, seed, stream)
     sequences = len(offsets) - 1
     if not _on_tensor_cores(qkv, d):
@@ -41,7 +42,8 @@ def backward(
 ) -> None:  # fmt: skip
     d, sequences, dropout = _width(qkv, heads), len(offsets) - 1, _dropout(rate, seed, stream)
     moments = scratch[: 4 * len(qkv) * heads].view(np.float32)
-    of_queries, of_keys = (dqkv, moments, dy, y, lse, qkv, offsets, examples), (dqkv, moments, dy, lse, qkv, offsets, examples)
+    of_queries = dqkv, moments, dy, y, lse, qkv, offsets, examples
+    of_keys = dqkv, moments, dy, lse, qkv, offsets, examples
     grid = _grid(qkv, sequences, heads, d)
     if not _on_tensor_cores(qkv, d):
         _plain.launch("backward_queries", grid, THREADS, *of_queries, sequences, heads, d, *dropout)

@@ -1,4 +1,4 @@
-"""Attention's kernels for the GPU: as accurate as the CPU's, masks bit for bit, the same bits in any order of threads."""
+"""Attention's kernels for the GPU: as accurate as the CPU's, masks bit for bit, the same bits whatever the order."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import pytest
 import gpus
 from bits import FEW_ULPS
 from checks import assert_as_accurate
-from minibert.kernels.attention import reference
+from minibert.kernels.attention import gpu, reference
 from minibert.kernels.common.philox import attention_mask
 from packed import exact, pack
 from test_attention import KEY, compute, make
 from test_attention_bf16 import bits, guarded, make_rounded, naive, numbers, parts
+from test_matmul_bf16 import rounded
 
-PLAIN = (7, 5)  # a card without tensor cores for bf16
 BACKENDS = gpus.backends("attention")
 LENGTHS = (1, 2, 3, 17, 31, 61)
 # lengths, heads, head size, rate
 CASES = [((), 2, 8, 0.1), ((1,), 3, 8, 0.5), ((7, 0, 19), 3, 5, 0.5), (LENGTHS, 2, 64, 0.1), ((130,), 1, 32, 0.0)]
-DATA = pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 16.0}], ids=["plain", "shifted", "huge"])
 
 
-@DATA
+@pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 16.0}], ids=["plain", "shifted", "huge"])
 @pytest.mark.parametrize(("lengths", "heads", "d", "rate"), [*CASES, ((1, 80), 1, 70, 0.1), ((40,), 1, 1, 0.1)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float32(backend, lengths, heads, d, rate, data):
@@ -41,9 +40,11 @@ def in_bf16(backend, batch, heads, rate, qkv, dy):
 
 @pytest.mark.parametrize("data", [{}, {"shift": 100.0}, {"size": 4.0}], ids=["plain", "shifted", "large"])
 @pytest.mark.parametrize(("lengths", "heads", "d", "rate"), CASES)
-@pytest.mark.parametrize("backend", [pytest.param(gpus.Emulated("attention", capability=PLAIN), id="plain"), *BACKENDS])
-def test_bf16(backend, lengths, heads, d, rate, data):
-    """By the CPU's bars: test_attention_bf16.py."""
+@pytest.mark.parametrize("widths", [gpu.TENSOR_WIDTHS, ()], ids=["tensor", "plain"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bf16(monkeypatch, backend, widths, lengths, heads, d, rate, data):
+    """By the CPU's bars, in test_attention_bf16.py; on tensor cores, and by their plain twins."""
+    monkeypatch.setattr(gpu, "TENSOR_WIDTHS", widths)
     batch = pack(lengths)
     qkv, dy = make_rounded(sum(lengths), heads * d, **data)
     got = parts(*in_bf16(backend, batch, heads, rate, qkv, dy))
@@ -66,7 +67,8 @@ def test_masks_are_those_of_the_definition(compute, backend, length):
         keys = np.arange(begin, min(begin + d, length))
         qkv = np.zeros((3 + length, 3, heads, d), np.float32)
         qkv[3 + keys, 2, :, keys - begin] = 1
-        y = compute(backend, batch, heads, 0.5, qkv.reshape(3 + length, -1), np.zeros((3 + length, heads * d), np.float32))[0]
+        dy = np.zeros((3 + length, heads * d), np.float32)
+        y = compute(backend, batch, heads, 0.5, qkv.reshape(3 + length, -1), dy)[0]
         kept = y[3:].reshape(length, heads, d).swapaxes(0, 1)[..., : len(keys)]
         mask = attention_mask(length, heads, batch.examples[3], 0.5, *KEY)[..., keys]
         np.testing.assert_allclose(kept, mask / length, rtol=2**-8)
@@ -94,6 +96,31 @@ def test_one_key(compute, backend):
     assert 0 < (masks > 0).sum() < masks.size
     np.testing.assert_array_equal(y.reshape(40, 2, 32), qkv[:, 128:].reshape(40, 2, 32) * masks[..., None])
     np.testing.assert_allclose(dqkv[:, :128], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scores_may_rise_along_the_keys(backend):
+    """By more powers of two than float32 has, from tile to tile."""
+    batch = pack((200,))
+    qkv, dy = make_rounded(200, 32, size=16.0)
+    qkv[:, 32:64] *= np.linspace(0.1, 1, 200, dtype=np.float32)[:, None]
+    qkv = rounded(qkv)
+    got, plain = in_bf16(backend, batch, 1, 0.0, qkv, dy), naive(batch, 1, 0.0, qkv, dy)
+    wanted = compute(reference, batch, 1, 0.0, *exact(qkv, dy))
+    assert_as_accurate(got[0], plain[0], wanted[0], floor=2e-3, what="y")
+    assert_as_accurate(got[1], plain[1], wanted[1], floor=FEW_ULPS, what="lse")
+
+
+@gpus.needs_compiler
+def test_a_card_without_tensor_cores_takes_the_plain_twin():
+    batch = pack((40,))
+    arrays = make_rounded(40, 64)
+    older, newer = (
+        in_bf16(gpus.Emulated("attention", capability=which), batch, 2, 0.1, *arrays) for which in [(7, 5), (9, 0)]
+    )
+    assert any((a != b).any() for a, b in zip(older, newer, strict=True))
+    for a, b in zip(older, newer, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
 
 
 @pytest.mark.parametrize("sequences", [33, 1030])
