@@ -1,15 +1,22 @@
-// Bias and GELU: a thread a column, a block row a chunk of CHUNK tokens, whose part of dbias it sums.
+// Bias and GELU: a thread eight adjacent columns, a block row a chunk of CHUNK tokens, whose part of dbias it sums. In
+// bf16 forward moves 4 bytes an element, backward 6, or 8 where it writes y too. The next row is asked for before this one
+// is written, because the compiler has to take them for one.
 #include "storage.cuh"
 #include "gelu.cuh"
 #include "sums.cuh"
 
 extern "C" __global__ void forward(storage* y, const storage* x, const float* bias, bool tanh, int t, int f) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= f) return;
-    int end = min((int)(blockIdx.y + 1) * CHUNK, t);
-    for (int row = blockIdx.y * CHUNK; row < end; row++) {
-        size_t at = (size_t)row * f + i;
-        put(y + at, gelu(to_float(x[at]) + bias[i], tanh));
+    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * CHUNK, end = min(row + CHUNK, t);
+    if (first >= f) return;
+    float shifts[8], h[8];
+    load8(shifts, bias, first, f);
+    Eight<storage> next = fetch8(x + (size_t)row * f, first, f);
+    for (; row < end; row++) {
+        unpack(h, next);
+        if (row + 1 < end) next = fetch8(x + (size_t)(row + 1) * f, first, f);
+#pragma unroll
+        for (int e = 0; e < 8; e++) h[e] = gelu(h[e] + shifts[e], tanh);
+        store8(y + (size_t)row * f, first, f, h);
     }
 }
 
@@ -17,16 +24,27 @@ extern "C" __global__ void forward(storage* y, const storage* x, const float* bi
 extern "C" __global__ void backward(
     storage* dx, storage* y, float* partials, const storage* dy, const storage* x, const float* bias, bool tanh, int t,
     int f) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= f) return;
-    int end = min((int)(blockIdx.y + 1) * CHUNK, t);
-    float sum = 0.0f;
-    for (int row = blockIdx.y * CHUNK; row < end; row++) {
-        size_t at = (size_t)row * f + i;
-        float h = to_float(x[at]) + bias[i], d = to_float(dy[at]) * gelu_slope(h, tanh);
-        put(dx + at, d);
-        if (y) put(y + at, gelu(h, tanh));
-        sum += d;
+    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * CHUNK, end = min(row + CHUNK, t);
+    if (first >= f) return;
+    float shifts[8], h[8], d[8], sums[8] = {};
+    load8(shifts, bias, first, f);
+    Eight<storage> next = fetch8(x + (size_t)row * f, first, f), slopes = fetch8(dy + (size_t)row * f, first, f);
+    for (; row < end; row++) {
+        size_t at = (size_t)row * f;
+        unpack(h, next);
+        unpack(d, slopes);
+        if (row + 1 < end) next = fetch8(x + at + f, first, f), slopes = fetch8(dy + at + f, first, f);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            h[e] += shifts[e];
+            d[e] *= gelu_slope(h[e], tanh);
+            sums[e] += d[e];
+        }
+        store8(dx + at, first, f, d);
+        if (!y) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) h[e] = gelu(h[e], tanh);
+        store8(y + at, first, f, h);
     }
-    partials[(size_t)blockIdx.y * f + i] = sum;
+    store8(partials + (size_t)blockIdx.y * f, first, f, sums);
 }

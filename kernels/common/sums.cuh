@@ -1,2 +1,2 @@
 // Tokens are summed in chunks of so many, and the chunks in order: kernels/common/sums_gpu.py.
-#define CHUNK 64
+#define CHUNK 32

@@ -8,8 +8,8 @@ import numpy as np
 
 from .cuda import Kernels, blocks
 
-CHUNK = 64  # tokens, as in sums.cuh
-THREADS = 128
+CHUNK = 32  # tokens, as in sums.cuh: enough blocks for a card also where there are few tokens
+THREADS, COLUMNS = 128, 8  # of a block, and columns of a thread, in kernels that sum over chunks
 WARPS = 16  # of a block that adds partial sums, as in sums.cu
 _kernels = Kernels(__file__.replace("sums_gpu", "sums"))
 
@@ -39,5 +39,10 @@ def add_partials(total: Any, partials: Any) -> None:
 def add_rows(total: Any, x: Any, scratch: Any) -> None:
     """total (f,) += the sum over t of x (t, f); scratch of `partials_bytes(t, f)`."""
     (t, f), room = x.shape, partials(scratch, *x.shape)
-    _kernels.launch("sum_chunks", (blocks(f, THREADS), chunks(t)), THREADS, room, x, t, f)
+    _kernels.launch("sum_chunks", grid(t, f), THREADS, room, x, t, f)
     add_partials(total, room)
+
+
+def grid(t: int, f: int) -> tuple[int, int]:
+    """Blocks of THREADS for f columns, and for the chunks of t tokens."""
+    return blocks(f, COLUMNS * THREADS), chunks(t)

@@ -9,7 +9,7 @@ from typing import Any
 from minibert.kernels.common.cuda import Kernels, blocks, multiply
 from minibert.kernels.common.sums_gpu import add_rows, partials_bytes
 
-THREADS = 256
+THREADS, FEW, ROWS = 256, 64, 16  # of a block; of one that fills rows, and these
 LINE = 256  # bytes
 _kernels = Kernels(__file__)
 
@@ -46,7 +46,8 @@ def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, scratch: Any
 
 def fill_rows(y: Any, bias: Any) -> None:
     """y[t] = bias for each row t."""
-    _kernels.launch("fill_rows", blocks(y.size, THREADS), THREADS, y, bias, y.size, y.shape[1])
+    t, f = y.shape
+    _kernels.launch("fill_rows", (blocks(f, 8 * FEW), blocks(t, ROWS)), FEW, y, bias, t, f)
 
 
 def rounded_bytes(t: int, c: int) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bits import FEW_ULPS, assert_same_bits, unwritten
+import gpus
+from bits import FEW_ULPS, as_bf16, assert_same_bits, from_bf16, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.bias_gelu import cpu, reference
 
+BACKENDS = [cpu, *gpus.backends("bias_gelu")]
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
 
 
@@ -54,20 +56,44 @@ def test_known_values(tanh, wanted):
 
 @FORMS
 @pytest.mark.parametrize(("shift", "spread"), [(0, 1), (100, 1), (-100, 1), (0, 5), (0, 1e4)])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 24), (1, 1), (3, 7), (17, 96), (257, 24), (300, 384)], ids=str)
-def test_cpu_is_as_accurate_as_numpy(shape, shift, spread, tanh):
+def test_is_as_accurate_as_numpy(shape, shift, spread, tanh, backend):
     x, bias, dy = inputs(*shape, shift, spread)
-    got, naive = (both(backend, x, bias, dy, tanh) for backend in (cpu, reference))
+    got, naive = (both(which, x, bias, dy, tanh) for which in (backend, reference))
     exact = both(reference, *(a.astype(np.float64) for a in (x, bias, dy)), tanh)
     for name, *three in zip(("y", "dx", "dbias"), got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
 
 
 @FORMS
-def test_nan_stays_visible(tanh):
+@pytest.mark.parametrize("backend", gpus.backends("bias_gelu"))
+@pytest.mark.parametrize("shape", [(0, 24), (3, 7), (70, 96)], ids=str)
+def test_in_bf16_it_is_rounded_once(shape, tanh, backend):
+    x, bias, dy = (through_bf16(a) for a in inputs(*shape))
+    y, dx, dbias = both_in_bf16(backend, x, bias, dy, tanh)
+    naive = both(reference, x, bias, dy, tanh)
+    exact = both(reference, *(a.astype(np.float64) for a in (x, bias, dy)), tanh)
+    for got, plain, wanted in zip((y, dx), naive[:2], exact[:2], strict=True):
+        assert_as_accurate(got, through_bf16(plain), wanted, floor=FEW_ULPS)
+    assert_as_accurate(dbias, naive[2], exact[2], floor=FEW_ULPS)
+
+
+def both_in_bf16(backend, x, bias, dy, tanh):
+    """`both` with all but bias stored as bf16, dx in dy's place."""
+    y, slopes, dbias = unwritten(x.shape, np.uint16), as_bf16(dy), np.full(bias.size, 0.5, np.float32)
+    backend.forward(y, as_bf16(x), bias, tanh)
+    scratch = np.full(backend.workspace(*x.shape), 255, np.uint8)
+    backend.backward(slopes, dbias, slopes, as_bf16(x), bias, tanh, scratch)
+    return from_bf16(y), from_bf16(slopes), dbias
+
+
+@FORMS
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_visible(tanh, backend):
     x, bias, dy = inputs(3, 24)
     x[1, 5] = np.nan
-    y, dx, dbias = both(cpu, x, bias, dy, tanh)
+    y, dx, dbias = both(backend, x, bias, dy, tanh)
     assert np.argwhere(np.isnan(y)).tolist() == np.argwhere(np.isnan(dx)).tolist() == [[1, 5]]
     assert np.isnan(dbias[5]) and np.isnan(dbias).sum() == 1
 
