@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minibert import files, tasks
-from minibert.errors import RunError
+from minibert import files, remote, tasks
+from minibert.errors import ConfigError, RunError
 from minibert.finetuning import as_planned, finetune, settings_of
 from minibert.progress import Reporter
 from minibert.runs import EARLIER, next_directory, read_description
@@ -30,6 +30,8 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     task = tasks.get(task) if isinstance(task, str) else task
     first = options.pop("seed", 1)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
+    if remote.is_address(output):
+        raise ConfigError(f"{output}: several seeds want a local --output-dir; give one, or train seed by seed")
     if resume and not (output and any(Path(output).glob("seed-*"))):
         raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
     folder = Path(output or next_directory(task.name))
