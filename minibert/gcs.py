@@ -62,8 +62,8 @@ class Object(NamedTuple):
         return self.key.rpartition("/")[2]
 
 
-def is_address(path: object) -> TypeGuard[str | os.PathLike[str]]:
-    return isinstance(path, (str, os.PathLike)) and _ADDRESS.match(os.fspath(path)) is not None
+def is_address(path: object) -> TypeGuard[str | Path]:
+    return isinstance(path, (str, Path)) and _ADDRESS.match(os.fspath(path)) is not None
 
 
 def address(path: str | os.PathLike[str]) -> str:

@@ -293,7 +293,8 @@ class Mirror:
 
     def _leftovers(self) -> list[Object]:
         """The folder's own objects, among them those that a writer put there and was killed before it named them."""
-        return [each for each in gcs.listing(self.url) if self.wanted(each.name.partition(OTHER)[0])]
+        there = gcs.listing(self.url)
+        return [each for each in there if each.name != MANIFEST and self.wanted(each.name.partition(OTHER)[0])]
 
 
 @contextlib.contextmanager

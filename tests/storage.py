@@ -43,6 +43,7 @@ class Storage:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.closed: set[str] = set()
+        self.left: int | None = None  # requests until all of them fail
         self.conditions: dict[str, tuple[str, str, str]] = {}  # by upload: bucket, key and the generation that must be
         self.lock = threading.Lock()
         self.proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"storage": self}))
@@ -114,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.command, self.path, key, body, self.headers.get("Authorization"), self.headers.get("Range")
         )
         self.storage.requests.append(request)
+        if self.storage.left is not None and self.storage.left <= 0:
+            return self._answer(400, {}, b'{"error": {"message": "injected"}}')
+        self.storage.left = None if self.storage.left is None else self.storage.left - 1
         fault = next((fault for fault in self.storage.faults if fault.matches(request)), None)
         how = fault.how if fault else None
         if fault:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from minibert import files, gcs, remote
-from minibert.errors import ConfigError, MinibertError, RunError, StorageError
-from storage import Storage
+from commands import assert_one_line, make_checkpoint, minibert_in_process, write_mrpc
+from minibert import checkpoint, gcs, hub, remote
+from minibert.checkpoint import conversion
+from minibert.errors import RunError, StorageError
+from minibert.remote import Mirror
+from storage import Fault, Storage
 
 pytest.importorskip("gcsfs", reason="gs:// needs the extra gcs")
 pytest.importorskip("gcp_storage_emulator", reason="the storage emulator is not installed: pip install '.[test]'")
@@ -37,6 +42,8 @@ def storage(server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # nobody looks for a machine of Google's
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
     monkeypatch.setattr(gcs, "PAUSE", 0.001)
     monkeypatch.setattr(gcs, "SILENCE", 0.5)
     monkeypatch.setattr(gcs, "CHUNK", 1 << 18)
@@ -53,6 +60,17 @@ def storage(server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 BIG = bytes(range(256)) * 4096 + b"end"  # four chunks and a bit
 
 
+def put_folder(storage: Storage, folder: Path, name: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.put(f"{name}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def media(storage: Storage) -> list[str | None]:
+    """The ranges that were asked for."""
+    return [request.range for request in storage.requests if "alt=media" in request.path]
+
+
 @pytest.mark.parametrize("how", [429, 503, "cut", "short", "silent"])
 def test_reads_go_on_after_a_fault(storage: Storage, how: int | str) -> None:
     storage.put("data/file.bin", BIG)
@@ -61,3 +79,249 @@ def test_reads_go_on_after_a_fault(storage: Storage, how: int | str) -> None:
     path = Path(remote.local("gs://bucket/data/file.bin"))
     assert path.read_bytes() == BIG and not storage.faults
     assert remote.name(path) == "gs://bucket/data/file.bin"
+
+
+def test_what_has_come_is_not_fetched_again(storage: Storage) -> None:
+    storage.put("file.bin", BIG)
+    for _ in range(2):
+        storage.fault(lambda: None, "GET", "file.bin", "alt=media", times=2)
+        storage.fault(400, "GET", "file.bin", "alt=media")
+        with pytest.raises(StorageError, match="gs://bucket/file.bin: the storage service cannot be used"):
+            remote.local("gs://bucket/file.bin")
+    assert Path(remote.local("gs://bucket/file.bin")).read_bytes() == BIG
+    asked = media(storage)
+    assert len(set(asked)) == 5 and len(asked) == 7, (
+        "two requests failed, and no range that had come was asked for again"
+    )
+    assert Path(remote.local("gs://bucket/file.bin")).read_bytes() == BIG and media(storage) == asked
+
+
+def test_bytes_that_are_not_the_objects_are_never_taken_for_it(storage: Storage, tmp_path: Path) -> None:
+    storage.put("file.bin", BIG)
+    storage.fault("wrong", "GET", "file.bin", "alt=media")
+    assert Path(remote.local("gs://bucket/file.bin")).read_bytes() == BIG
+    storage.put("file.bin", BIG[::-1])
+    storage.fault("wrong", "GET", "file.bin", "alt=media", times=99)
+    with pytest.raises(StorageError, match="does not have the object's checksum"):
+        remote.local("gs://bucket/file.bin")
+    storage.faults.clear()
+    assert Path(remote.local("gs://bucket/file.bin")).read_bytes() == BIG[::-1], "another version, another copy"
+
+
+@pytest.mark.parametrize("how", [429, 503, "lost", "cut", "short", "silent"])
+def test_uploads_go_on_after_a_fault(storage: Storage, tmp_path: Path, how: int | str) -> None:
+    (tmp_path / "file").write_bytes(BIG)
+    storage.fault(how, "POST", "file.bin")
+    storage.fault(how, "PUT", "file.bin", times=2)
+    gcs.upload("gs://bucket/file.bin", tmp_path / "file", generation=0)
+    assert storage.objects() == {"file.bin": BIG} and not storage.faults
+    with pytest.raises(gcs.Changed):
+        (tmp_path / "file").write_bytes(b"other")
+        gcs.upload("gs://bucket/file.bin", tmp_path / "file", generation=0)
+    assert storage.objects() == {"file.bin": BIG}
+
+
+def test_one_line_says_what_is_missing(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: str | Path, words: str) -> None:
+        assert_one_line(minibert_in_process(*arguments), 1, words)
+
+    fails("inspect", "gs://bucket/nothing", words="gs://bucket/nothing: nothing stands there")
+    fails("inspect", "gs://elsewhere/x", words="no such bucket")
+    fails("inspect", "gs://Bucket/../x", words="is no address: write gs://BUCKET/NAME")
+    train = ("finetune", "mrpc", "--checkpoint", make_checkpoint(tmp_path / "base"), "--data-dir", write_mrpc(tmp_path))
+    fails(*train, "--output-dir", "gs://elsewhere/run", words="no such bucket")
+    fails(*train, "--output-dir", "gs://bucket/run", "--resume", words="gs://bucket/run: holds no run to resume")
+    fails(*train, "--output-dir", "gs://bucket/runs", "--seeds", "2", words="a local --output-dir")
+    storage.put("run/notes.txt", b"mine")
+    fails(*train, "--output-dir", "gs://bucket/run", words="gs://bucket/run: is not empty and holds no run")
+    assert storage.objects() == {"run/notes.txt": b"mine"}
+    storage.closed = {"bucket"}
+    fails("inspect", "gs://bucket/run/x", words="access is denied: log in with `gcloud auth")
+    storage.closed = set()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    gcs._reached.clear()
+    fails("inspect", "gs://bucket/run/x", words="cannot be used (Cannot connect to host 127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    gcs._client.cache_clear()
+    fails("inspect", "gs://bucket/run/x", words='gs:// needs the extra gcs: pip install ".[gcs]"')
+
+
+def test_public_buckets_need_no_credentials_and_closed_ones_get_them(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from google.oauth2.credentials import Credentials
+
+    real, asked = gcs._client, []
+
+    def client(credentials: bool) -> Any:
+        asked.append(credentials)
+        fs = real(False)
+        return type(fs)(token=Credentials("secret"), skip_instance_cache=True) if credentials else fs
+
+    monkeypatch.setattr(gcs, "_client", client)
+    storage.put("file.txt", b"words")
+    assert Path(remote.local("gs://bucket/file.txt")).read_bytes() == b"words"
+    assert not any(asked) and not any(request.authorization for request in storage.requests)
+    storage.closed = {"bucket"}
+    storage.put("file.txt", b"other")
+    try:
+        assert Path(remote.local("gs://bucket/file.txt")).read_bytes() == b"other"
+        assert storage.requests[-1].authorization == "Bearer secret"
+    finally:
+        storage.closed = set()
+
+
+def test_a_checkpoint_is_a_folder_a_prefix_or_a_file(storage: Storage, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "hf", labels=("no", "yes"))
+    conversion.convert(tmp_path / "hf", tmp_path / "tf", "tensorflow")
+    for folder in ("hf", "tf"):
+        put_folder(storage, tmp_path / folder, folder)
+    storage.put("tf/other.ckpt.index", b"of no interest")
+    wanted = checkpoint.load(tmp_path / "hf").arrays
+    for source in ("hf", "hf/model.safetensors", "tf/bert_model.ckpt", "tf/bert_model.ckpt.index"):
+        found = checkpoint.load(hub.resolve(f"gs://bucket/{source}"))
+        assert found.vocab is not None and found.arrays.keys() == wanted.keys(), source
+        assert all(np.array_equal(found.arrays[name], wanted[name]) for name in wanted)
+        assert found.path is not None and not (found.path / "other.ckpt.index").exists()
+
+
+def test_what_cannot_be_listed_is_found_by_its_usual_names(storage: Storage, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "hf")
+    conversion.convert(tmp_path / "hf", tmp_path / "tf", "tensorflow")
+    put_folder(storage, tmp_path / "tf", "tf")
+    for source in ("tf", "tf/bert_model.ckpt"):
+        storage.faults = [Fault(lambda request: "/o?" in request.path or "manifest" in request.key, 403)] * 9
+        found = checkpoint.load(hub.resolve(f"gs://bucket/{source}"))
+        assert found.vocab is not None and found.arrays.keys() == checkpoint.load(tmp_path / "hf").arrays.keys()
+
+
+class Folder:
+    """What a published folder has to be able to do, in miniature: a state that changes, a model that comes late."""
+
+    def __init__(self) -> None:
+        self.mirror = Mirror("gs://bucket/run", lambda name: name.endswith((".bin", ".json")))
+
+    def publish(self, settle: bool = False, **content: str | None) -> None:
+        for name, text in content.items():
+            path = self.mirror.path / f"{name}.bin"
+            path.unlink(missing_ok=True) if text is None else path.write_text(text)
+        self.mirror.publish(settle)
+
+
+def published() -> dict[str, str]:
+    """What a reader gets of the folder."""
+    try:
+        folder = Path(remote.local("gs://bucket/run"))
+    except StorageError as error:
+        assert "nothing stands there" in str(error)
+        return {}
+    return {path.stem: path.read_text() for path in folder.glob("*.bin")}
+
+
+def test_a_folder_is_published_and_comes_back(storage: Storage) -> None:
+    storage.put("run/notes.txt", b"mine")
+    first = Folder()
+    first.publish(run="begun", state="1")
+    first.publish(state="2")
+    sent = [request.key for request in storage.requests if request.method == "PUT"]
+    assert sum("run.bin" in key for key in sent) == 1, "what has not changed is not sent again"
+    first.publish(state="3")
+    assert published() == {"run": "begun", "state": "3"}
+    second = Folder()
+    second.mirror.pull()
+    assert (second.mirror.path / "state.bin").read_text() == "3"
+    second.publish(settle=True, run="finished", model="weights", state=None)
+    assert published() == {"run": "finished", "model": "weights"}
+    there = storage.objects("run/")
+    assert there.pop("manifest.json") and there == {
+        "run.bin": b"finished", "model.bin": b"weights", "notes.txt": b"mine",
+    }, "every file has the object of its name, nothing is left over, and what is not ours is untouched"  # fmt: skip
+
+
+@pytest.mark.parametrize("began", [False, True], ids=["new", "there"])
+def test_wherever_publishing_breaks_off_the_folder_is_as_it_was(storage: Storage, began: bool) -> None:
+    """Every request of a publication is the last one in turn; then another process resumes."""
+    old = {"run": "begun", "state": "1", "scratch": "x"} if began else {}
+    new = {"run": "finished", "state": "2", "model": "weights"}
+    done, requests, seen = False, 0, []
+    while not done:
+        storage.emulator.wipe(keep_buckets=True)
+        if began:
+            Folder().publish(**old)
+        writer = Folder()
+        writer.mirror.pull()
+        storage.left = requests
+        try:
+            writer.publish(settle=True, scratch=None, **new)
+            done = True
+        except StorageError:
+            requests += 1
+        storage.left = None
+        seen.append(published())
+        assert seen[-1] in (old, new), requests
+        second = Folder()
+        second.mirror.pull()
+        second.publish(settle=True, scratch=None, **new)
+        assert published() == new
+        assert set(storage.objects("run/")) == {"manifest.json", *(f"{name}.bin" for name in new)}, requests
+    assert requests > 10 and seen[0] == old and seen[-1] == new
+    assert seen == sorted(seen, key=[old, new].index), "once it is new it stays so"
+
+
+def test_answers_that_get_lost_change_nothing(storage: Storage) -> None:
+    Folder().publish(state="first")
+    for how in ("lost", "cut", "short", 503, "silent"):
+        for method in ("POST", "PUT", "DELETE"):
+            storage.fault(how, method)
+        writer = Folder()
+        writer.mirror.pull()
+        writer.publish(state=str(how), **{f"new-{how}": "x"})
+        assert published()["state"] == str(how) and not storage.faults
+    storage.fault("lost", "PUT", "manifest", times=2)
+    writer.publish(state="last")
+    assert published()["state"] == "last" and not storage.faults
+
+
+def test_of_two_writers_one_is_told_and_harms_nothing(storage: Storage) -> None:
+    first = Folder()
+    first.publish(run="first", state="1")
+    second = Folder()
+    second.mirror.pull()
+    second.publish(state="2")  # it resumes: nobody can know that the first still lives
+    with pytest.raises(RunError, match="gs://bucket/run: another process writes into it, and this one stops"):
+        first.publish(state="3", run="first again")
+    assert published() == {"run": "first", "state": "2"}
+    # Both begin at once: the slower one's objects come between the faster one's.
+    slow, fast = Folder(), Folder()
+    storage.fault(lambda: fast.publish(state="fast", late="fast"), "PUT", "late")
+    with pytest.raises(RunError, match="another process"):
+        slow.publish(state="slow", late="slow")
+    assert published() == {"state": "fast", "late": "fast"}
+
+
+def test_who_reads_while_it_is_published_gets_one_version(storage: Storage) -> None:
+    writer = Folder()
+    writer.publish(a="1", b="1")
+    storage.fault(lambda: writer.publish(a="2", b="2"), "GET", "run/b.bin", "alt=media")
+    assert published() == {"a": "2", "b": "2"}
+    reader = Folder()
+    storage.fault(lambda: writer.publish(a="3", b="3"), "GET", "run/b", "alt=media")
+    reader.mirror.pull()
+    assert {path.stem: path.read_text() for path in reader.mirror.path.glob("*.bin")} == {"a": "3", "b": "3"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": {}}}',
+        b'{"files": {"../a.bin": {"object": "../a.bin", "size": 1, "crc32c": "x", "generation": 1}}}',
+        b'{"files": {"a.bin": {"object": "/etc/passwd", "size": 1, "crc32c": "x", "generation": 1}}}',
+        b'{"files": {"a.bin": {"object": "a.bin", "size": -1, "crc32c": "x", "generation": 1}}}',
+        b'{"files": {"a.bin": {"object": "a.bin", "size": true, "crc32c": "x", "generation": 1}}}',
+    ],
+)  # fmt: skip
+def test_a_manifest_is_not_trusted(storage: Storage, content: bytes) -> None:
+    storage.put("run/a.bin", b"x")
+    storage.put("run/manifest.json", content)
+    with pytest.raises(StorageError, match="gs://bucket/run/manifest.json: "):
+        remote.local("gs://bucket/run")
