@@ -46,7 +46,7 @@ class Storage:
         self.left: int | None = None  # requests until all of them fail
         self.conditions: dict[str, tuple[str, str, str]] = {}  # by upload: bucket, key and the generation that must be
         self.lock = threading.Lock()
-        self.proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"storage": self}))
+        self.proxy = _Proxy(("127.0.0.1", 0), type("Handler", (_Handler,), {"storage": self}))
         # The emulator has no way to be given a free port: it shares the number with a probe that is closed again.
         probe = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
         self.behind = probe.server_port
@@ -96,6 +96,11 @@ class Storage:
 
     def manifest(self, prefix: str) -> dict[str, dict[str, object]]:
         return json.loads(self.objects(prefix)["manifest.json"])["files"]
+
+
+class _Proxy(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of clients that were killed or have lost patience."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commands import assert_one_line, make_checkpoint, minibert_in_process, write_mrpc
-from minibert import checkpoint, gcs, hub, remote
+from commands import (
+    Done,
+    assert_one_line,
+    command,
+    contents,
+    environment,
+    make_checkpoint,
+    minibert_in_process,
+    write_mrpc,
+)
+from minibert import checkpoint, files, gcs, hub, remote
 from minibert.checkpoint import conversion
 from minibert.errors import RunError, StorageError
 from minibert.remote import Mirror
+from minibert.tasks import sample
 from storage import Fault, Storage
 
 pytest.importorskip("gcsfs", reason="gs:// needs the extra gcs")
@@ -41,6 +54,9 @@ def storage(server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.sleep(seconds / 1000)
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    kernels = files.user_cache() / "kernels"
+    (tmp_path / "cache" / "minibert").mkdir(parents=True)
+    (tmp_path / "cache" / "minibert" / "kernels").symlink_to(kernels)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # nobody looks for a machine of Google's
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
@@ -313,7 +329,7 @@ def test_who_reads_while_it_is_published_gets_one_version(storage: Storage) -> N
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": {}}}',
+        b" ", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": {}}}',
         b'{"files": {"../a.bin": {"object": "../a.bin", "size": 1, "crc32c": "x", "generation": 1}}}',
         b'{"files": {"a.bin": {"object": "/etc/passwd", "size": 1, "crc32c": "x", "generation": 1}}}',
         b'{"files": {"a.bin": {"object": "a.bin", "size": -1, "crc32c": "x", "generation": 1}}}',
@@ -325,3 +341,119 @@ def test_a_manifest_is_not_trusted(storage: Storage, content: bytes) -> None:
     storage.put("run/manifest.json", content)
     with pytest.raises(StorageError, match="gs://bucket/run/manifest.json: "):
         remote.local("gs://bucket/run")
+
+
+def test_a_run_is_killed_while_it_is_published_and_resumed(storage: Storage, tmp_path: Path) -> None:
+    """The embedded sample, from a bucket and into it: the bits of an undisturbed run on the disk."""
+    sample.write(tmp_path / "glue" / "MRPC")
+    for path, lines in (("train.tsv", 257), ("dev.tsv", 81)):  # less of it, and the header
+        whole = tmp_path / "glue" / "MRPC" / path
+        whole.write_text("".join(whole.read_text().splitlines(keepends=True)[:lines]))
+    put_folder(storage, tmp_path / "glue", "data/glue")
+    put_folder(storage, sample.model_path(), "models/sample")
+    storage.put("data/glue/QQP/train.tsv", b"another task's")
+    settings = ["--epochs", "0.75", "--max-seq-length", "64", "--learning-rate", "1e-4", "--save-every", "2"]
+    near = ["--checkpoint", sample.model_path(), "--data-dir", tmp_path / "glue", "--output-dir", tmp_path / "run"]
+    far = ["--checkpoint", "gs://bucket/models/sample", "--data-dir", "gs://bucket/data/glue", "--output-dir",
+           "gs://bucket/runs/first"]  # fmt: skip
+    done = minibert_in_process("finetune", "mrpc", *settings, *near)
+    assert done.code == 0, done.err
+
+    storage.fault(lambda: None, "PUT", "state.safetensors", times=3)  # of two chunks each
+    storage.fault(lambda: process.kill(), "PUT", "state.safetensors")
+    with subprocess.Popen(command("finetune", "mrpc", *settings, *far), env=environment({}), stderr=-1) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL and not storage.faults
+    assert set(storage.manifest("runs/first/")) == {"run.json", "metrics.jsonl", "state.safetensors"}
+    assert any(remote.OTHER in name for name in storage.objects("runs/first/")), "it was in the middle of the second"
+    assert_one_line(minibert_in_process("evaluate", "gs://bucket/runs/first"), 1, "the run is not finished")
+    assert_one_line(minibert_in_process("finetune", "mrpc", *settings, *far), 1, "gs://bucket/runs/first: holds an unf")
+
+    resumed = minibert_in_process("finetune", "mrpc", *settings, *far, "--resume")
+    assert resumed.code == 0 and "going on after step 2" in resumed.err, resumed.err
+    assert resumed.out.replace("gs://bucket/runs/first", "") == done.out.replace(str(tmp_path / "run"), "")
+    there, here = storage.objects("runs/first/"), contents(tmp_path / "run")
+    assert there.keys() == here.keys() | {"manifest.json"}
+    assert all(there[name] == here[name] for name in here if name not in ("run.json", "metrics.jsonl"))
+    assert json.loads(there["run.json"])["data_dir"] == "gs://bucket/data/glue"
+
+    evaluated = minibert_in_process("evaluate", "gs://bucket/runs/first", "--json")
+    assert json.loads(evaluated.out)["loss"] == json.loads(there["eval_results.json"])["loss"], evaluated.err
+    storage.put("data/pairs.tsv", b"The mill closed .\tThe mill shut .\n")
+    into = ("--output", "gs://bucket/answers.tsv")
+    predicted = minibert_in_process("predict", "gs://bucket/runs/first", "--input", "gs://bucket/data/pairs.tsv", *into)
+    assert predicted.code == 0 and storage.objects()["answers.tsv"].startswith(b"id\tprediction\t0\t1\n0\t")
+    again = minibert_in_process("finetune", "mrpc", *settings, *far)
+    assert_one_line(again, 1, "gs://bucket/runs/first: holds a finished run")
+
+
+def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "bert", "tensorflow")
+    write_mrpc(tmp_path / "glue", train=32, dev=11)
+    (tmp_path / "glue/MRPC/test.tsv").write_text((tmp_path / "glue/MRPC/dev.tsv").read_text().replace("Quality", "x"))
+    put_folder(storage, tmp_path / "bert", "bert")
+    put_folder(storage, tmp_path / "glue", "glue")
+
+    def classify(root: str, **more: object) -> Done:
+        given = {
+            "task_name": "MRPC", "data_dir": f"{root}/glue/MRPC", "vocab_file": f"{root}/bert/vocab.txt",
+            "bert_config_file": f"{root}/bert/bert_config.json", "init_checkpoint": f"{root}/bert/bert_model.ckpt",
+            "max_seq_length": 32, "train_batch_size": 8, "output_dir": f"{root}/out", **more,
+        }  # fmt: skip
+        done = minibert_in_process("run-classifier", *[f"--{name}={value}" for name, value in given.items()])
+        assert done.code == 0, done.err
+        return done
+
+    every = {"do_train": True, "do_eval": True, "num_train_epochs": 1.5, "save_checkpoints_steps": 1}
+    for root in (str(tmp_path), "gs://bucket"):
+        classify(root, **every)
+        more = classify(root, **every | {"num_train_epochs": 2, "do_predict": True})
+        assert f"{root}/out/model.ckpt-6 is used, not --init_checkpoint" in more.err
+        trained = classify(root, do_predict=True, init_checkpoint=f"{root}/out/model.ckpt-8", output_dir=f"{root}/said")
+        assert "is used" not in trained.err
+    there = storage.objects("out/") | {f"../said/{name}": text for name, text in storage.objects("said/").items()}
+    here = contents(tmp_path / "out") | {f"../said/{name}": text for name, text in contents(tmp_path / "said").items()}
+    assert there.keys() == here.keys() | {"manifest.json", "../said/manifest.json"}
+    assert all(there[name] == here[name] for name in here)
+
+
+def test_squad_and_conversions_with_paths_in_a_bucket(storage: Storage, tmp_path: Path) -> None:
+    text = "In the city , on monday , anna sold 3 shares of the mill to the bank ."
+    answer = {"text": "anna", "answer_start": text.index("anna")}
+    questions = [{"id": f"q{i}", "question": "Who sold shares ?", "answers": [answer]} for i in range(8)]
+    article = {"title": "one", "paragraphs": [{"context": text, "qas": questions}]}
+    storage.put("squad/dev-v1.1.json", json.dumps({"version": "1.1", "data": [article]}).encode())
+    storage.put("squad/train-v1.1.json", json.dumps({"version": "1.1", "data": [article]}).encode())
+    storage.put("squad/article.txt", text.encode())
+    make_checkpoint(tmp_path / "base")
+
+    def succeeds(*arguments: str | Path) -> Done:
+        done = minibert_in_process(*arguments)
+        assert done.code == 0, done.err
+        return done
+
+    succeeds("convert", tmp_path / "base", "gs://bucket/tf", "--to", "tensorflow")
+    assert_one_line(
+        minibert_in_process("convert", tmp_path / "base", "gs://bucket/tf", "--to", "tensorflow"), 1,
+        "gs://bucket/tf/bert_config.json: is there already",
+    )  # fmt: skip
+    assert "format tensorflow" in succeeds("inspect", "gs://bucket/tf").out
+    small = ["--batch-size", "4", "--max-seq-length", "32", "--doc-stride", "8", "--max-query-length", "8"]
+    run = "gs://bucket/run"
+    succeeds(
+        "finetune", "squad", "--checkpoint", "gs://bucket/tf", "--data-dir", "gs://bucket", "--output-dir", run, *small
+    )
+    assert "exact_match" in succeeds("evaluate", run, "--output-dir", run).out
+    succeeds("predict", run, "--input", "gs://bucket/squad/dev-v1.1.json", "--output", "gs://bucket/said")
+    assert {"predictions.json", "nbest_predictions.json"} <= storage.objects("said/").keys()
+    assert storage.objects("said/")["predictions.json"] == storage.objects("run/")["predictions.json"]
+    assert succeeds("answer", run, "--context", "gs://bucket/squad/article.txt", "--question", "Who sold shares ?").out
+    google = {
+        "vocab_file": "gs://bucket/tf/vocab.txt", "bert_config_file": "gs://bucket/tf/bert_config.json",
+        "init_checkpoint": "gs://bucket/tf/bert_model.ckpt", "do_train": True, "do_predict": True,
+        "train_file": "gs://bucket/squad/train-v1.1.json", "predict_file": "gs://bucket/squad/dev-v1.1.json",
+        "train_batch_size": 4, "num_train_epochs": 1, "max_seq_length": 32, "output_dir": "gs://bucket/out",
+    }  # fmt: skip
+    succeeds("run-squad", *[f"--{name}={value}" for name, value in google.items()])
+    assert {"checkpoint", "model.ckpt-2.index", "predictions.json"} <= storage.objects("out/").keys()

@@ -31,7 +31,7 @@ ALLOWED = {
     "hub planning policies runs settings progress random tasks tokenizer kernels remote files errors",
     "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
     "tokenizer autograd errors",
-    "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
+    "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels remote errors",
     "runs": "checkpoint remote files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
