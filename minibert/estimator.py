@@ -22,11 +22,11 @@ from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
 from minibert.evaluation import evaluate, read_split
+from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.remote import Mirror
 from minibert.runs import METRICS, RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task

@@ -61,6 +61,11 @@ class Object(NamedTuple):
     def name(self) -> str:
         return self.key.rpartition("/")[2]
 
+    @property
+    def sum(self) -> tuple[int, str]:
+        """What `checksum` says of a file that holds the same."""
+        return self.size, self.crc32c
+
 
 def is_address(path: object) -> TypeGuard[str | Path]:
     return isinstance(path, (str, Path)) and _ADDRESS.match(os.fspath(path)) is not None
@@ -140,7 +145,7 @@ def download(bucket: str, found: Object, path: Path, progress: Callable[[str, in
                     progress(path.name, have, found.size)
             file.flush()
             os.fsync(file.fileno())
-        if checksum(part) == (found.size, found.crc32c):
+        if checksum(part) == found.sum:
             os.replace(part, path)
             return
         part.unlink()
@@ -159,7 +164,7 @@ def upload(url: str, path: Path, generation: int | None = None) -> Object:
         except Changed:
             # The answer to an upload that had succeeded may have been lost on its way, and gcsfs have tried again.
             there = stat(url)
-            if there is None or (there.size, there.crc32c) != (size, crc32c):
+            if there is None or there.sum != (size, crc32c):
                 raise
             return there
         except _SessionLost:

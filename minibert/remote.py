@@ -1,13 +1,7 @@
-"""Files and folders at gs:// addresses: copies to read, and folders that are worked in here and published there.
+"""What stands at gs:// addresses, as local copies: objects, folders, checkpoints.
 
-What is read comes into the user's cache, a folder for each version of what stands at an address, so that nothing
-changes under who reads it. A folder is published file by file. As an object store renames nothing, a manifest is
-written last:
-
-manifest.json   {"writer": ..., "files": {NAME: {"object": ..., "size": ..., "crc32c": ..., "generation": ...}}}
-
-It alone says what is in the folder, and no other object is ever overwritten: a file that changes is another object, and
-the old one goes when no manifest names it. So whatever breaks off in between, the folder is as it was published last.
+They come into the user's cache, into a folder for each version of what stands at an address, so that nothing changes
+under who reads it. A folder that minibert has published holds what its manifest says (minibert/mirror.py).
 """
 
 from __future__ import annotations
@@ -15,20 +9,16 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
-import json
 import os
 import re
-import secrets
 import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minibert import files, gcs
-from minibert.errors import RunError, StorageError
+from minibert.errors import StorageError
 from minibert.gcs import Object, address, is_address
 
 MANIFEST = "manifest.json"
@@ -76,7 +66,7 @@ def _root() -> Path:
     return files.user_cache() / "gs"
 
 
-def _cache(url: str) -> Path:
+def cache(url: str) -> Path:
     return _root().joinpath(*url.removeprefix("gs://").split("/"))
 
 
@@ -100,7 +90,7 @@ def _local(
 def _copied(url: str, found: Mapping[str, Object], progress: files.Progress | None) -> Path:
     """The cache's folder for these objects, which are downloaded where it lacks them."""
     version = hashlib.sha256(repr(sorted((name, each.generation) for name, each in found.items())).encode())
-    folder = _cache(url) / f"{MARK}{version.hexdigest()[:16]}"
+    folder = cache(url) / f"{MARK}{version.hexdigest()[:16]}"
     with files.one_line(folder, "write", StorageError), files.locked(folder / ".lock"):
         os.utime(folder)
         for name, each in found.items():
@@ -150,7 +140,7 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
 def _folder(url: str, wanted: Wanted | None) -> dict[str, Object]:
     """The files of a folder: what its manifest names, or what stands there. StorageError where there is none."""
     try:
-        found = _state(url, deep=wanted is not None)[0]
+        found = state(url, deep=wanted is not None).files
     except gcs.Refused:
         found = _probed(url, (*CONFIGS, *_WEIGHTS))
         if not found:
@@ -171,29 +161,39 @@ def _probed(url: str, names: Sequence[str]) -> dict[str, Object]:
     return found
 
 
-def _state(url: str, deep: bool = False) -> tuple[dict[str, Object], int]:
-    """A folder's files, by its manifest, and that object's generation; where it has none, all objects, and 0."""
+class State(NamedTuple):
+    """What is in a folder: its objects by the files' names; of its manifest the holder and the generation.
+
+    Where there is no manifest these are "" and 0, and all objects count.
+    """
+
+    files: dict[str, Object]
+    holder: str
+    generation: int
+
+
+def state(url: str, deep: bool = False) -> State:
     for _ in range(TRIES):
         manifest = gcs.stat(f"{url}/{MANIFEST}")
         if manifest is None:
             start = len(gcs.split(url)[1]) + 1 if gcs.split(url)[1] else 0
             listed = {each.key[start:]: each for each in gcs.listing(url, deep=deep)}
             if MANIFEST not in listed:
-                return {name: each for name, each in listed.items() if gcs.is_relative(name)}, 0
+                return State({name: each for name, each in listed.items() if gcs.is_relative(name)}, "", 0)
         elif manifest.size > _LIMIT:
             raise StorageError(f"{url}/{MANIFEST}: {manifest.size} bytes are no manifest: give another address")
         else:
             with contextlib.suppress(gcs.Absent):  # replaced meanwhile
-                content = gcs.read(gcs.split(url)[0], manifest, 0, manifest.size)
-                return _parsed(url, content), manifest.generation
+                return _parsed(url, gcs.read(gcs.split(url)[0], manifest, 0, manifest.size), manifest.generation)
     raise StorageError(f"{url}/{MANIFEST}: changes all the time: try again")
 
 
-def _parsed(url: str, content: bytes) -> dict[str, Object]:
+def _parsed(url: str, content: bytes, generation: int) -> State:
     key = gcs.split(url)[1]
-    listed = files.parse_json(content, f"{url}/{MANIFEST}", StorageError).get("files")
+    manifest = files.parse_json(content, f"{url}/{MANIFEST}", StorageError)
+    listed, holder = manifest.get("files"), manifest.get("holder")
     found = {}
-    for name, entry in listed.items() if isinstance(listed, dict) else [("", None)]:
+    for name, entry in listed.items() if isinstance(listed, dict) and isinstance(holder, str) else [("", None)]:
         values: Any = entry if isinstance(entry, dict) else {}
         stands = values.get("object")
         if not (
@@ -205,109 +205,4 @@ def _parsed(url: str, content: bytes) -> dict[str, Object]:
             raise StorageError(f"{url}/{MANIFEST}: is no manifest of minibert's: give another address")
         place = f"{key}/{stands}" if key else stands
         found[name] = Object(place, values["size"], values["crc32c"], values["generation"])
-    return found
-
-
-class Mirror:
-    """A folder at a gs:// address and `path`, the local one that is worked in for it until the object goes.
-
-    `wanted` says which names are this folder's own; others stay as they are. Whoever publishes first keeps the address:
-    the other's next `publish` raises RunError and changes nothing.
-    """
-
-    def __init__(self, path: str | Path, wanted: Wanted):
-        self.url, self.wanted = address(path), wanted
-        self.bucket = gcs.split(self.url)[0]
-        self.found, self.generation = _state(self.url)
-        self.writer = secrets.token_hex(4)
-        self.swept = False
-        self._own = {name for name in self.found if wanted(name)}  # those that are not here are to go
-        with files.one_line(_cache(self.url), "write", StorageError):
-            _cache(self.url).mkdir(parents=True, exist_ok=True)
-            self.path = Path(tempfile.mkdtemp(prefix=f"{MARK}work-", dir=_cache(self.url)))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-
-    def pull(self) -> None:
-        """Brings the folder's own files here, of one and the same publication."""
-        for attempt in range(TRIES):
-            try:
-                for name in sorted(self._own):
-                    with files.one_line(self.path, "write", StorageError):
-                        gcs.download(self.bucket, self.found[name], self.path / name, None)
-                return
-            except gcs.Absent:
-                if attempt == TRIES - 1:
-                    raise
-                self.found, self.generation = _state(self.url)
-                self._own = {name for name in self.found if self.wanted(name)}
-                for path in self.path.iterdir():
-                    path.unlink()
-
-    def publish(self, settle: bool = False) -> None:
-        """Makes the folder there what it is here. With `settle` every file gets the object of its own name."""
-        if not self.generation:
-            self._commit(self.found)  # from now on what is on its way does not count as there
-        paths = {p.name: p for p in sorted(self.path.iterdir()) if p.is_file() and not p.name.startswith(".")}
-        found = {name: each for name, each in self.found.items() if name not in self._own}
-        for name, path in paths.items():
-            there = self.found.get(name)
-            same = there is not None and (there.size, there.crc32c) == gcs.checksum(path)
-            found[name] = there if there is not None and same else self._upload(name, path)
-        self._own |= paths.keys()
-        self._commit(found)
-        if settle and (moved := [name for name in paths if found[name].name != name]):
-            self._commit(found | {name: self._upload(name, paths[name]) for name in moved})
-
-    def _upload(self, name: str, path: Path) -> Object:
-        """A file as an object of its own name, or where something stands under that of a name that nobody has."""
-        there = self.found.get(name)
-        if there is None or there.name != name:
-            with contextlib.suppress(gcs.Changed):
-                return gcs.upload(f"{self.url}/{name}", path, generation=0)
-        other = f"{name}{OTHER}{self.writer}-{secrets.token_hex(4)}"
-        return gcs.upload(f"{self.url}/{other}", path, generation=0)
-
-    def _commit(self, found: Mapping[str, Object]) -> None:
-        """Writes the manifest, if it is still the one that is known here; removes what it does not name any more."""
-        entries = {
-            name: {"object": each.name, "size": each.size, "crc32c": each.crc32c, "generation": each.generation}
-            for name, each in found.items()
-        }
-        # Two manifests are never equal, so that an upload whose answer was lost can be told from another writer's.
-        text = json.dumps({"writer": f"{self.writer}-{secrets.token_hex(4)}", "files": entries}, indent=2)
-        with tempfile.NamedTemporaryFile(dir=self.path, prefix=".manifest") as file:
-            file.write(text.encode())
-            file.flush()
-            try:
-                there = gcs.upload(f"{self.url}/{MANIFEST}", Path(file.name), self.generation)
-            except gcs.Changed:
-                raise RunError(
-                    f"{self.url}: another process writes into it, and this one stops; choose another --output-dir"
-                ) from None
-        old = [*self.found.values(), *([] if self.swept else self._leftovers())]
-        self.found, self.generation, self.swept = dict(found), there.generation, True
-        named = {each.key for each in found.values()}
-        for each in old:
-            if each.key not in named:
-                gcs.remove(self.bucket, each)
-
-    def _leftovers(self) -> list[Object]:
-        """The folder's own objects, among them those that a writer put there and was killed before it named them."""
-        there = gcs.listing(self.url)
-        return [each for each in there if each.name != MANIFEST and self.wanted(each.name.partition(OTHER)[0])]
-
-
-@contextlib.contextmanager
-def output(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
-    """A folder to write into: `path`, or for a gs:// address a local one, published when all has gone well.
-
-    Files of other names stay there. StorageError where one would be replaced without `overwrite`.
-    """
-    if not is_address(path):
-        yield Path(path)
-        return
-    mirror = Mirror(path, lambda name: False)
-    yield mirror.path
-    if not overwrite and (twice := [p.name for p in sorted(mirror.path.iterdir()) if p.name in mirror.found]):
-        raise StorageError(f"{mirror.url}/{twice[0]}: is there already: choose another place or add --overwrite")
-    mirror.publish(settle=True)
+    return State(found, str(holder), generation)

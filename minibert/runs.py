@@ -31,8 +31,8 @@ from minibert import files, remote
 from minibert.checkpoint import huggingface
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import RunError
+from minibert.mirror import Mirror
 from minibert.optim import Optimizer
-from minibert.remote import Mirror
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 # What was settled before there was a setting for it, in older descriptions.
@@ -73,7 +73,7 @@ def working_copy(path: str | Path, overwrite: bool) -> Mirror | None:
         return None
     mirror = Mirror(path, WRITTEN.__contains__)
     if not overwrite:
-        if mirror.found and DESCRIPTION not in mirror.found:
+        if mirror.state.files and DESCRIPTION not in mirror.state.files:
             raise RunError(f"{mirror.url}: is not empty and holds no run; give another --output-dir or --overwrite")
         mirror.pull()
     return mirror
@@ -154,6 +154,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Keeps every other process out of the directory, which exists."""
         lock = self._lock()
+        if self.mirror:
+            self.mirror.hold = True
         try:
             yield
         finally:

@@ -3,6 +3,7 @@ lacks: preconditions on generations (it ignores ifGenerationMatch), and reading 
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
-LATE = 2.0  # seconds for which a silent server says nothing
+LATE = 1.5  # seconds for which a silent server says nothing
 
 
 class Request(NamedTuple):
@@ -89,6 +90,15 @@ class Storage:
         storage = self.emulator._storage
         keys = [key for key in storage.objects.get("bucket", {}) if key.startswith(prefix)]
         return {key[len(prefix) :]: storage.get_file("bucket", key) for key in sorted(keys)}
+
+    def content(self) -> tuple[dict[str, bytes], dict[str, dict[str, object]]]:
+        """Everything, for `restore`."""
+        storage = self.emulator._storage
+        return dict(storage._store._files), copy.deepcopy(storage.objects)
+
+    def restore(self, content: tuple[dict[str, bytes], dict[str, dict[str, object]]]) -> None:
+        storage = self.emulator._storage
+        storage._store._files, storage.objects = dict(content[0]), copy.deepcopy(content[1])
 
     def put(self, key: str, content: bytes) -> None:
         path = f"/upload/storage/v1/b/bucket/o?uploadType=media&name={urllib.parse.quote(key, safe='')}"

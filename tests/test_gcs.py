@@ -28,9 +28,9 @@ from commands import (
 from minibert import checkpoint, files, gcs, hub, remote
 from minibert.checkpoint import conversion
 from minibert.errors import RunError, StorageError
-from minibert.remote import Mirror
+from minibert.mirror import Mirror, output
 from minibert.tasks import sample
-from storage import Fault, Storage
+from storage import LATE, Fault, Storage
 
 pytest.importorskip("gcsfs", reason="gs:// needs the extra gcs")
 pytest.importorskip("gcp_storage_emulator", reason="the storage emulator is not installed: pip install '.[test]'")
@@ -61,7 +61,6 @@ def storage(server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # nobody looks for a machine of Google's
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
     monkeypatch.setattr(gcs, "PAUSE", 0.001)
-    monkeypatch.setattr(gcs, "SILENCE", 0.5)
     monkeypatch.setattr(gcs, "CHUNK", 1 << 18)
     monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=soon))
     gcs._client.cache_clear()
@@ -71,6 +70,12 @@ def storage(server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     server.faults.clear()
     server.requests.clear()
     return server
+
+
+@pytest.fixture
+def impatient(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is a fault after less than a busy machine may need for an answer."""
+    monkeypatch.setattr(gcs, "SILENCE", LATE / 3)
 
 
 BIG = bytes(range(256)) * 4096 + b"end"  # four chunks and a bit
@@ -88,7 +93,7 @@ def media(storage: Storage) -> list[str | None]:
 
 
 @pytest.mark.parametrize("how", [429, 503, "cut", "short", "silent"])
-def test_reads_go_on_after_a_fault(storage: Storage, how: int | str) -> None:
+def test_reads_go_on_after_a_fault(storage: Storage, impatient: None, how: int | str) -> None:
     storage.put("data/file.bin", BIG)
     storage.fault(how, "GET", "file.bin", "alt=media", times=2)
     storage.fault(how, "GET", "file.bin")
@@ -125,7 +130,7 @@ def test_bytes_that_are_not_the_objects_are_never_taken_for_it(storage: Storage,
 
 
 @pytest.mark.parametrize("how", [429, 503, "lost", "cut", "short", "silent"])
-def test_uploads_go_on_after_a_fault(storage: Storage, tmp_path: Path, how: int | str) -> None:
+def test_uploads_go_on_after_a_fault(storage: Storage, impatient: None, tmp_path: Path, how: int | str) -> None:
     (tmp_path / "file").write_bytes(BIG)
     storage.fault(how, "POST", "file.bin")
     storage.fault(how, "PUT", "file.bin", times=2)
@@ -216,6 +221,7 @@ class Folder:
 
     def __init__(self) -> None:
         self.mirror = Mirror("gs://bucket/run", lambda name: name.endswith((".bin", ".json")))
+        self.mirror.hold = True
 
     def publish(self, settle: bool = False, **content: str | None) -> None:
         for name, text in content.items():
@@ -257,13 +263,14 @@ def test_a_folder_is_published_and_comes_back(storage: Storage) -> None:
 @pytest.mark.parametrize("began", [False, True], ids=["new", "there"])
 def test_wherever_publishing_breaks_off_the_folder_is_as_it_was(storage: Storage, began: bool) -> None:
     """Every request of a publication is the last one in turn; then another process resumes."""
-    old = {"run": "begun", "state": "1", "scratch": "x"} if began else {}
-    new = {"run": "finished", "state": "2", "model": "weights"}
+    old = {"state": "1", "scratch": "x"} if began else {}
+    new = {"state": "2", "model": "weights"}
+    if began:
+        Folder().publish(**old)
+    before = storage.content()
     done, requests, seen = False, 0, []
     while not done:
-        storage.emulator.wipe(keep_buckets=True)
-        if began:
-            Folder().publish(**old)
+        storage.restore(before)
         writer = Folder()
         writer.mirror.pull()
         storage.left = requests
@@ -280,11 +287,11 @@ def test_wherever_publishing_breaks_off_the_folder_is_as_it_was(storage: Storage
         second.publish(settle=True, scratch=None, **new)
         assert published() == new
         assert set(storage.objects("run/")) == {"manifest.json", *(f"{name}.bin" for name in new)}, requests
-    assert requests > 10 and seen[0] == old and seen[-1] == new
+    assert requests > 8 and seen[0] == old and seen[-1] == new
     assert seen == sorted(seen, key=[old, new].index), "once it is new it stays so"
 
 
-def test_answers_that_get_lost_change_nothing(storage: Storage) -> None:
+def test_answers_that_get_lost_change_nothing(storage: Storage, impatient: None) -> None:
     Folder().publish(state="first")
     for how in ("lost", "cut", "short", 503, "silent"):
         for method in ("POST", "PUT", "DELETE"):
@@ -315,6 +322,21 @@ def test_of_two_writers_one_is_told_and_harms_nothing(storage: Storage) -> None:
     assert published() == {"state": "fast", "late": "fast"}
 
 
+def test_who_adds_to_a_folder_disturbs_nobody(storage: Storage) -> None:
+    trainer = Folder()
+    trainer.publish(run="begun", state="1")
+    evaluator = Folder()
+    evaluator.mirror.hold = False
+    evaluator.mirror.pull()
+    with output("gs://bucket/run") as folder:
+        (folder / "added.bin").write_text("too")
+        trainer.publish(state="2", late="x")
+    evaluator.publish(results="good")
+    assert published() == {"run": "begun", "state": "2", "late": "x", "added": "too", "results": "good"}
+    trainer.publish(state="3")
+    assert published() == {"run": "begun", "state": "3", "late": "x", "added": "too", "results": "good"}
+
+
 def test_who_reads_while_it_is_published_gets_one_version(storage: Storage) -> None:
     writer = Folder()
     writer.publish(a="1", b="1")
@@ -329,11 +351,12 @@ def test_who_reads_while_it_is_published_gets_one_version(storage: Storage) -> N
 @pytest.mark.parametrize(
     "content",
     [
-        b" ", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": {}}}',
-        b'{"files": {"../a.bin": {"object": "../a.bin", "size": 1, "crc32c": "x", "generation": 1}}}',
-        b'{"files": {"a.bin": {"object": "/etc/passwd", "size": 1, "crc32c": "x", "generation": 1}}}',
-        b'{"files": {"a.bin": {"object": "a.bin", "size": -1, "crc32c": "x", "generation": 1}}}',
-        b'{"files": {"a.bin": {"object": "a.bin", "size": true, "crc32c": "x", "generation": 1}}}',
+        b" ", b"[]", b"{}", b'{"holder": "", "files": []}', b'{"holder": 1, "files": {}}',
+        b'{"holder": "", "files": {"a.bin": {}}}',
+        b'{"holder": "", "files": {"../a.bin": {"object": "../a.bin", "size": 1, "crc32c": "x", "generation": 1}}}',
+        b'{"holder": "", "files": {"a.bin": {"object": "/etc/passwd", "size": 1, "crc32c": "x", "generation": 1}}}',
+        b'{"holder": "", "files": {"a.bin": {"object": "a.bin", "size": -1, "crc32c": "x", "generation": 1}}}',
+        b'{"holder": "", "files": {"a.bin": {"object": "a.bin", "size": true, "crc32c": "x", "generation": 1}}}',
     ],
 )  # fmt: skip
 def test_a_manifest_is_not_trusted(storage: Storage, content: bytes) -> None:
@@ -346,13 +369,13 @@ def test_a_manifest_is_not_trusted(storage: Storage, content: bytes) -> None:
 def test_a_run_is_killed_while_it_is_published_and_resumed(storage: Storage, tmp_path: Path) -> None:
     """The embedded sample, from a bucket and into it: the bits of an undisturbed run on the disk."""
     sample.write(tmp_path / "glue" / "MRPC")
-    for path, lines in (("train.tsv", 257), ("dev.tsv", 81)):  # less of it, and the header
+    for path, lines in (("train.tsv", 129), ("dev.tsv", 41)):  # less of it, and the header
         whole = tmp_path / "glue" / "MRPC" / path
         whole.write_text("".join(whole.read_text().splitlines(keepends=True)[:lines]))
     put_folder(storage, tmp_path / "glue", "data/glue")
     put_folder(storage, sample.model_path(), "models/sample")
     storage.put("data/glue/QQP/train.tsv", b"another task's")
-    settings = ["--epochs", "0.75", "--max-seq-length", "64", "--learning-rate", "1e-4", "--save-every", "2"]
+    settings = ["--epochs", "1.5", "--max-seq-length", "64", "--learning-rate", "1e-4", "--save-every", "2"]
     near = ["--checkpoint", sample.model_path(), "--data-dir", tmp_path / "glue", "--output-dir", tmp_path / "run"]
     far = ["--checkpoint", "gs://bucket/models/sample", "--data-dir", "gs://bucket/data/glue", "--output-dir",
            "gs://bucket/runs/first"]  # fmt: skip
@@ -453,7 +476,8 @@ def test_squad_and_conversions_with_paths_in_a_bucket(storage: Storage, tmp_path
         "vocab_file": "gs://bucket/tf/vocab.txt", "bert_config_file": "gs://bucket/tf/bert_config.json",
         "init_checkpoint": "gs://bucket/tf/bert_model.ckpt", "do_train": True, "do_predict": True,
         "train_file": "gs://bucket/squad/train-v1.1.json", "predict_file": "gs://bucket/squad/dev-v1.1.json",
-        "train_batch_size": 4, "num_train_epochs": 1, "max_seq_length": 32, "output_dir": "gs://bucket/out",
+        "train_batch_size": 4, "num_train_epochs": 1, "max_seq_length": 32, "doc_stride": 8,
+        "max_query_length": 8, "output_dir": "gs://bucket/out",
     }  # fmt: skip
     succeeds("run-squad", *[f"--{name}={value}" for name, value in google.items()])
     assert {"checkpoint", "model.ckpt-2.index", "predictions.json"} <= storage.objects("out/").keys()

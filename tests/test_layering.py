@@ -22,17 +22,17 @@ ALLOWED = {
     "seeds": "finetuning settings tasks runs progress remote files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
-    "checkpoint remote files errors",
+    "checkpoint mirror remote files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels",
     "prediction": "model runs tasks remote files errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
-    "hub planning policies runs settings progress random tasks tokenizer kernels remote files errors",
+    "hub planning policies runs settings progress random tasks tokenizer kernels mirror remote files errors",
     "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
     "tokenizer autograd errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels remote errors",
-    "runs": "checkpoint remote files optim errors",
+    "runs": "checkpoint mirror remote files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
     "autograd": "",
@@ -61,6 +61,7 @@ ALLOWED = {
     "files": "gcs errors",
     "gcs": "errors",
     "remote": "files gcs errors",
+    "mirror": "remote files gcs errors",
     "errors": "",
     "kernels": "kernels errors",
 }

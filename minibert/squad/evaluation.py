@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minibert import files, remote
+from minibert import files, mirror, remote
 from minibert.errors import ConfigError, DataError
 from minibert.runs import read_description
 from minibert.squad import metrics, reading, spans, windows
@@ -100,7 +100,7 @@ def predict_file(
 @contextlib.contextmanager
 def _folder(output_dir: Path) -> Iterator[Path]:
     """The folder for files of predictions, there to be written into."""
-    with remote.output(output_dir) as folder:
+    with mirror.output(output_dir) as folder:
         with files.one_line(folder, "write", DataError):
             folder.mkdir(parents=True, exist_ok=True)
         yield folder
