@@ -110,16 +110,27 @@ def brought_here(flags: Any, **wanted: Callable[[str], bool]) -> tuple[Any, Mirr
 
     `wanted`: of a folder what is read in it.
     """
-    given = {name: value for name, value in vars(flags).items() if remote.is_address(value)}
-    mirror = Mirror(given.pop("output_dir"), _is_written) if "output_dir" in given else None
-    here: dict[str, Any] = {name: Path(remote.local(path, wanted.get(name))) for name, path in given.items()
-                            if name != "init_checkpoint"}  # fmt: skip
-    if "init_checkpoint" in given:
-        here["init_checkpoint"] = str(remote.checkpoint(given["init_checkpoint"]))
-    if mirror:
-        mirror.pull()
-        here["output_dir"] = mirror.path
+    mirror = None
+    here: dict[str, Path] = {}
+    for name, value in vars(flags).items():
+        if name == "output_dir" and remote.is_address(value):
+            mirror = _output_here(value, every=flags.do_train)
+            here[name] = mirror.path
+        elif name != "init_checkpoint" and remote.is_address(value):  # which is read only if nothing comes before it
+            here[name] = Path(remote.local(value, wanted.get(name)))
     return dataclasses.replace(flags, **here), mirror
+
+
+def _output_here(url: str | Path, every: bool) -> Mirror:
+    """An output directory in a bucket, with all its checkpoints, or only the newest for who does not train."""
+    mirror = Mirror(url, _is_written)
+    if every:
+        mirror.pull()
+    else:
+        mirror.pull(lambda name: name == tensorflow.LATEST)
+        newest = tensorflow.latest(mirror.path)
+        mirror.pull(lambda name: name.startswith(f"{newest}."))
+    return mirror
 
 
 def _is_written(name: str) -> bool:
@@ -132,15 +143,16 @@ def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporte
     newest = tensorflow.latest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
     if newest and flags.init_checkpoint:
-        other = remote.name(Path(flags.init_checkpoint))
-        report.say(f"{remote.name(Path(source))} is used, not --init_checkpoint={other}: it comes first")
+        used = remote.name(flags.output_dir / newest)
+        report.say(f"{used} is used, not --init_checkpoint={flags.init_checkpoint}: it comes first")
     if source is None:
         if not flags.do_train:
             folder = remote.name(flags.output_dir)
             raise CheckpointError(f"{folder}: holds no checkpoint: give --init_checkpoint or --do_train=true")
         report.say("no --init_checkpoint: training begins from random weights")
         source = f"{checkpoint.RANDOM}{flags.bert_config_file}"
-    found = checkpoint.load(source, seed=seed, config_file=flags.bert_config_file, spans=spans)
+    place = remote.checkpoint(source)
+    found = checkpoint.load(place, seed=seed, config_file=flags.bert_config_file, spans=spans)
     check_vocabulary(tokenizer, found.config, flags.vocab_file)
     if flags.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(

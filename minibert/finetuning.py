@@ -104,8 +104,10 @@ def finetune(
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
     found = load_checkpoint(source, config, report)
-    if found.path and found.path.resolve() == output.resolve():
-        raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
+    if found.path and remote.name(found.path.resolve()) == remote.name(output.resolve()):
+        raise RunError(
+            f"{remote.name(output)}: is the checkpoint that training starts from; choose another --output-dir"
+        )
     tokenizer = tokenizer_of(found)
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)

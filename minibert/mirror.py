@@ -29,16 +29,20 @@ from minibert.remote import MANIFEST, MARK, OTHER, TRIES
 class Mirror:
     """A folder at a gs:// address, and `path`, the local one that is worked in for it until this object goes.
 
-    `owns` says which names are this folder's; others stay as they are. Who sets `hold` keeps the folder: when the next
-    process holds it, `publish` raises RunError here and changes nothing. Others may add files meanwhile.
+    `owns` says which names are this folder's; others stay as they are, and so do those that are not brought here,
+    unless the folder is to be `fresh`. Who sets `hold` keeps it: when the next process holds it, `publish` raises
+    RunError here and changes nothing. Others may add files meanwhile.
     """
 
-    def __init__(self, path: str | Path, owns: Callable[[str], bool]):
+    def __init__(self, path: str | Path, owns: Callable[[str], bool], fresh: bool = False):
         self.url, self.owns, self.hold = gcs.address(path), owns, False
         self.bucket = gcs.split(self.url)[0]
         self.writer = secrets.token_hex(4)
         self.state = remote.state(self.url)
-        self._known = {name: each for name, each in self.state.files.items() if owns(name)}  # as they were here last
+        # The files as they were here last: what stands here as it was leaves alone what stands there, and what is
+        # not here any more goes there.
+        self._known = {name: each for name, each in self.state.files.items() if fresh and owns(name)}
+        self._sums: dict[str, tuple[tuple[int, ...], tuple[int, str]]] = {}  # by name: a file's version, its checksum
         self._swept = False
         folder = remote.cache(self.url)
         with files.one_line(folder, "write", StorageError):
@@ -46,20 +50,28 @@ class Mirror:
             self.path = Path(tempfile.mkdtemp(prefix=f"{MARK}work-", dir=folder))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
-    def pull(self) -> None:
-        """Brings the folder's own files here, all of one publication; without it `publish` replaces them all."""
+    def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
+        """Brings those of the folder's own files here that are wanted, with what is here already of one publication."""
         for _ in range(TRIES):
+            owned = {name: each for name, each in self.state.files.items() if self.owns(name)}
             try:
-                for name, each in self._known.items():
-                    with files.one_line(self.path, "write", StorageError):
-                        gcs.download(self.bucket, each, self.path / name, None)
+                for name, each in owned.items():
+                    if (wanted(name) or name in self._known) and self._known.get(name) != each:
+                        with files.one_line(self.path, "write", StorageError):
+                            gcs.download(self.bucket, each, self.path / name, None)
+                        self._known[name] = each
                 return
             except gcs.Absent:  # published anew meanwhile
                 self.state = remote.state(self.url)
-                self._known = {name: each for name, each in self.state.files.items() if self.owns(name)}
-                for path in self.path.iterdir():
-                    path.unlink()
         raise StorageError(f"{self.url}: changes all the time: try again")
+
+    def _sum(self, path: Path) -> tuple[int, str]:
+        """A file's checksum, counted once for each time that it is written."""
+        stat = path.stat()
+        version = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if self._sums.get(path.name, (None, None))[0] != version:
+            self._sums[path.name] = version, gcs.checksum(path)
+        return self._sums[path.name][1]
 
     def publish(self, settle: bool = False) -> None:
         """Makes the folder there what it is here. With `settle` every file gets the object of its own name."""
@@ -79,7 +91,7 @@ class Mirror:
         if not self.state.generation:
             self._commit(self.state.files)  # from now on what is on its way does not count as there
         paths = {p.name: p for p in sorted(self.path.iterdir()) if p.is_file() and not p.name.startswith(".")}
-        sums = {name: gcs.checksum(path) for name, path in paths.items()}
+        sums = {name: self._sum(path) for name, path in paths.items()}
         gone = self._known.keys() - paths.keys()
         found = {name: each for name, each in self.state.files.items() if name not in gone}
         for name, path in paths.items():

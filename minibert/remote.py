@@ -63,7 +63,7 @@ def name(path: Path) -> str:
 
 
 def _root() -> Path:
-    return files.user_cache() / "gs"
+    return files.user_cache().resolve() / "gs"
 
 
 def cache(url: str) -> Path:
@@ -93,12 +93,12 @@ def _copied(url: str, found: Mapping[str, Object], progress: files.Progress | No
     folder = cache(url) / f"{MARK}{version.hexdigest()[:16]}"
     with files.one_line(folder, "write", StorageError), files.locked(folder / ".lock"):
         os.utime(folder)
-        for name, each in found.items():
-            path = folder / name
-            if not path.exists():
-                _prune()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                gcs.download(gcs.split(url)[0], each, path, progress)
+        lacking = {folder / name: each for name, each in found.items() if not (folder / name).exists()}
+        if lacking:
+            _prune()
+        for path, each in lacking.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            gcs.download(gcs.split(url)[0], each, path, progress)
     return folder
 
 

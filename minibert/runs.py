@@ -71,7 +71,7 @@ def working_copy(path: str | Path, overwrite: bool) -> Mirror | None:
     """
     if not remote.is_address(path):
         return None
-    mirror = Mirror(path, WRITTEN.__contains__)
+    mirror = Mirror(path, WRITTEN.__contains__, fresh=overwrite)
     if not overwrite:
         if mirror.state.files and DESCRIPTION not in mirror.state.files:
             raise RunError(f"{mirror.url}: is not empty and holds no run; give another --output-dir or --overwrite")

@@ -319,7 +319,7 @@ def test_of_two_writers_one_is_told_and_harms_nothing(storage: Storage) -> None:
     storage.fault(lambda: fast.publish(state="fast", late="fast"), "PUT", "late")
     with pytest.raises(RunError, match="another process"):
         slow.publish(state="slow", late="slow")
-    assert published() == {"state": "fast", "late": "fast"}
+    assert published() == {"run": "first", "state": "fast", "late": "fast"}
 
 
 def test_who_adds_to_a_folder_disturbs_nobody(storage: Storage) -> None:
@@ -433,6 +433,9 @@ def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> 
         classify(root, **every)
         more = classify(root, **every | {"num_train_epochs": 2, "do_predict": True})
         assert f"{root}/out/model.ckpt-6 is used, not --init_checkpoint" in more.err
+        storage.requests.clear()
+        classify(root, do_eval=True)
+        assert not any("model.ckpt-7" in request.key for request in storage.requests if request.method == "GET")
         trained = classify(root, do_predict=True, init_checkpoint=f"{root}/out/model.ckpt-8", output_dir=f"{root}/said")
         assert "is used" not in trained.err
     there = storage.objects("out/") | {f"../said/{name}": text for name, text in storage.objects("said/").items()}
