@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ CHUNK = 8 << 20  # bytes a request; uploads want a multiple of 256 KiB
 TRIES = 3  # rounds; gcsfs makes six tries in each, half a minute in all
 PAUSE = 5.0  # seconds after the first round, and four times as many after each other
 SILENCE = 60.0  # seconds without a byte after which a request is made again
+_TOKEN = "minibert-upload"  # a key of an object's own metadata
 _ADDRESS = re.compile(r"gs:/{1,2}(?=[^/])")  # pathlib makes one stroke of two
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LOGIN = "log in with `gcloud auth application-default login`, or have the bucket's owner give you access"
@@ -50,12 +52,16 @@ class Changed(StorageError):
 
 
 class Object(NamedTuple):
-    """One generation of an object: its name in the bucket, bytes, CRC-32C in base64, and the generation's number."""
+    """One generation of an object: its name in the bucket, bytes, CRC-32C in base64, and the generation's number.
+
+    token: which call of `upload` it comes from; "" for objects that others have put there.
+    """
 
     key: str
     size: int
     crc32c: str
     generation: int
+    token: str
 
     @property
     def name(self) -> str:
@@ -132,13 +138,23 @@ def read(bucket: str, found: Object, start: int, size: int) -> bytes:
 
 
 def download(bucket: str, found: Object, path: Path, progress: Callable[[str, int, int | None], None] | None) -> None:
-    """Writes that generation to `path`, whole; what has come is kept as NAME.part, from which a later try goes on."""
+    """Writes that generation to `path`, whole; what has come is kept as NAME.part, from which a later try goes on.
+
+    Another generation will do if it has the same bytes: a folder may have been copied with its manifest.
+    """
     url, part = f"gs://{bucket}/{found.key}", path.with_name(f"{path.name}.part")
     for _ in range(TRIES):
         with open(part, "ab") as file:
             have = file.tell()
             while have < found.size:
-                block = read(bucket, found, have, min(CHUNK, found.size - have))
+                try:
+                    block = read(bucket, found, have, min(CHUNK, found.size - have))
+                except Absent:
+                    there = stat(url)
+                    if there is None or there.sum != found.sum or there.generation == found.generation:
+                        raise
+                    found = there
+                    continue
                 file.write(block)
                 have += len(block)
                 if progress is not None:
@@ -158,13 +174,14 @@ def upload(url: str, path: Path, generation: int | None = None) -> Object:
     `generation`: what must stand there now, 0 for nothing; Changed where something else does.
     """
     size, crc32c = checksum(path)
+    token = secrets.token_hex(8)
     for attempt in range(TRIES):
         try:
-            return _upload(url, path, size, crc32c, generation)
+            return _upload(url, path, size, crc32c, token, generation)
         except Changed:
             # The answer to an upload that had succeeded may have been lost on its way, and gcsfs have tried again.
             there = stat(url)
-            if there is None or there.sum != (size, crc32c):
+            if there is None or there.token != token:
                 raise
             return there
         except _SessionLost:
@@ -176,10 +193,11 @@ class _SessionLost(Exception):
     """An upload that the server knows nothing of any more."""
 
 
-def _upload(url: str, path: Path, size: int, crc32c: str, generation: int | None) -> Object:
+def _upload(url: str, path: Path, size: int, crc32c: str, token: str, generation: int | None) -> Object:
     """One resumable upload (https://cloud.google.com/storage/docs/performing-resumable-uploads)."""
     bucket, key = split(url)
-    options: dict[str, Any] = {"uploadType": "resumable", "name": key, "json": {"name": key, "crc32c": crc32c}}
+    described = {"name": key, "crc32c": crc32c, "metadata": {_TOKEN: token}}
+    options: dict[str, Any] = {"uploadType": "resumable", "name": key, "json": described}
     if generation is not None:
         options["ifGenerationMatch"] = str(generation)
     place = f"{_service()}/upload/storage/v1/b/{bucket}/o"
@@ -239,7 +257,8 @@ def _page(body: bytes) -> tuple[list[Object], str | None]:
 
 
 def _described(item: Mapping[str, Any]) -> Object:
-    return Object(item["name"], int(item["size"]), item["crc32c"], int(item["generation"]))
+    token = (item.get("metadata") or {}).get(_TOKEN, "")
+    return Object(item["name"], int(item["size"]), item["crc32c"], int(item["generation"]), str(token))
 
 
 def _service() -> str:

@@ -2,11 +2,11 @@
 
 An object store renames nothing, so a manifest is written last, under the condition that it is still the known one:
 
-manifest.json   {"holder": ..., "writer": ..., "files": {NAME: {"object", "size", "crc32c", "generation"}}}
+manifest.json   {"holder": ..., "files": {NAME: {"object", "size", "crc32c", "generation"}}}
 
-It alone says what is in the folder, and no other object is ever overwritten: a file that changes becomes another
-object, and the old one goes when no manifest names it any more. Wherever publishing breaks off, the folder is what it
-was.
+Of what minibert uploads only that is in the folder which it names, and no other object is ever overwritten: a file that
+changes becomes another object, and the old one goes when no manifest names it any more. Wherever publishing breaks off,
+the folder is what it was.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Mirror:
         # not here any more goes there.
         self._known = {name: each for name, each in self.state.files.items() if fresh and owns(name)}
         self._sums: dict[str, tuple[tuple[int, ...], tuple[int, str]]] = {}  # by name: a file's version, its checksum
+        self._sent: dict[str, Object] = {}  # what is uploaded and named by no manifest yet
         self._swept = False
         folder = remote.cache(self.url)
         with files.one_line(folder, "write", StorageError):
@@ -81,7 +82,12 @@ class Mirror:
                 return self._publish(settle)
             except gcs.Changed:
                 self.state = remote.state(self.url)
-                if self.hold and self.state.holder != holder:
+                lost = self.hold and self.state.holder != holder
+                if lost or not self.hold:  # a new holder may have swept up what was sent: nobody else would
+                    for each in self._sent.values():
+                        gcs.remove(self.bucket, each)
+                    self._sent.clear()
+                if lost:
                     raise RunError(
                         f"{self.url}: another process writes into it, and this one stops; choose another --output-dir"
                     ) from None
@@ -98,12 +104,16 @@ class Mirror:
             known = self._known.get(name)
             if known is None or known.sum != sums[name]:  # else whatever stands there by now is right
                 there = found.get(name)
-                found[name] = there if there and there.sum == sums[name] else self._upload(name, path)
+                if there is None or there.sum != sums[name]:
+                    sent = self._sent.get(name)
+                    self._sent[name] = sent if sent and sent.sum == sums[name] else self._upload(name, path)
+                    found[name] = self._sent[name]
         self._commit(found)
         self._known = {name: found[name] for name in paths if name in found}
         moved = [name for name, each in self._known.items() if each.name != name and each.sum == sums[name]]
         if settle and moved:
-            self._commit(found | {name: self._upload(name, paths[name]) for name in moved})
+            self._sent = {name: self._upload(name, paths[name]) for name in moved}
+            self._commit(found | self._sent)
 
     def _upload(self, name: str, path: Path) -> Object:
         """A file as an object of its own name, or where something stands under that of a name that nobody has."""
@@ -119,26 +129,27 @@ class Mirror:
         entries = {
             name: {"object": each.name, "size": each.size, "crc32c": each.crc32c, "generation": each.generation}
             for name, each in found.items()
+            if each.token  # what others have put there is theirs to replace
         }
-        # Two manifests are never equal, so that an upload whose answer was lost can be told from another writer's.
-        content = {"holder": holder, "writer": f"{self.writer}-{secrets.token_hex(4)}", "files": entries}
         path = self.path / f".{MANIFEST}"
-        files.write_whole(path, json.dumps(content, indent=2).encode())
+        files.write_whole(path, json.dumps({"holder": holder, "files": entries}, indent=2).encode())
+        old = [*self.state.files.values(), *self._leftovers()]  # before another process can take this for its own
         written = gcs.upload(f"{self.url}/{MANIFEST}", path, self.state.generation)
-        old = [*self.state.files.values(), *self._leftovers()]
         self.state = remote.State(dict(found), holder, written.generation)
+        self._sent.clear()
+        self._swept = self.hold
         named = {each.key for each in found.values()}
         for each in old:
             if each.key not in named:
                 gcs.remove(self.bucket, each)
 
     def _leftovers(self) -> list[Object]:
-        """To the first who holds the folder: its own objects, among them those that somebody was killed over."""
+        """For the first commit of who holds the folder: its objects, also those over which somebody was killed."""
         if self._swept or not self.hold:
             return []
-        self._swept = True
         there = gcs.listing(self.url)
-        return [each for each in there if each.name != MANIFEST and self.owns(each.name.partition(OTHER)[0])]
+        own = [each for each in there if each.name != MANIFEST and self.owns(each.name.partition(OTHER)[0])]
+        return [each for each in own if each.token]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from minibert.errors import StorageError
 from minibert.gcs import Object, address, is_address
 
 MANIFEST = "manifest.json"
+OURS = "named"  # the token of what a manifest names
 OTHER = "~"  # between a file's name and its writer, in the name of an object that could not have the file's own
 MARK = ".@"  # begins the names of the cache's folders that are no parts of addresses
 UNUSED = 30 * 86400  # seconds after which a copy goes
@@ -164,7 +165,8 @@ def _probed(url: str, names: Sequence[str]) -> dict[str, Object]:
 class State(NamedTuple):
     """What is in a folder: its objects by the files' names; of its manifest the holder and the generation.
 
-    Where there is no manifest these are "" and 0, and all objects count.
+    Of what minibert has uploaded that counts which the manifest names; all that others have put there counts. Where
+    there is no manifest everything does, and holder and generation are "" and 0.
     """
 
     files: dict[str, Object]
@@ -173,18 +175,27 @@ class State(NamedTuple):
 
 
 def state(url: str, deep: bool = False) -> State:
+    start = len(gcs.split(url)[1]) + 1 if gcs.split(url)[1] else 0
     for _ in range(TRIES):
         manifest = gcs.stat(f"{url}/{MANIFEST}")
-        if manifest is None:
-            start = len(gcs.split(url)[1]) + 1 if gcs.split(url)[1] else 0
+        try:
             listed = {each.key[start:]: each for each in gcs.listing(url, deep=deep)}
+        except gcs.Refused:
+            if manifest is None:
+                raise
+            listed = {}
+        listed = {name: each for name, each in listed.items() if gcs.is_relative(name)}
+        if manifest is None:
             if MANIFEST not in listed:
-                return State({name: each for name, each in listed.items() if gcs.is_relative(name)}, "", 0)
+                return State(listed, "", 0)
         elif manifest.size > _LIMIT:
             raise StorageError(f"{url}/{MANIFEST}: {manifest.size} bytes are no manifest: give another address")
         else:
             with contextlib.suppress(gcs.Absent):  # replaced meanwhile
-                return _parsed(url, gcs.read(gcs.split(url)[0], manifest, 0, manifest.size), manifest.generation)
+                content = gcs.read(gcs.split(url)[0], manifest, 0, manifest.size)
+                named = _parsed(url, content, manifest.generation)
+                others = {name: each for name, each in listed.items() if not each.token and name != MANIFEST}
+                return named._replace(files=others | named.files)
     raise StorageError(f"{url}/{MANIFEST}: changes all the time: try again")
 
 
@@ -204,5 +215,5 @@ def _parsed(url: str, content: bytes, generation: int) -> State:
         ):  # fmt: skip
             raise StorageError(f"{url}/{MANIFEST}: is no manifest of minibert's: give another address")
         place = f"{key}/{stands}" if key else stands
-        found[name] = Object(place, values["size"], values["crc32c"], values["generation"])
+        found[name] = Object(place, values["size"], values["crc32c"], values["generation"], OURS)
     return State(found, str(holder), generation)

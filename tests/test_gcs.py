@@ -237,10 +237,10 @@ class Folder:
         self.mirror.publish(settle)
 
 
-def published() -> dict[str, str]:
+def published(name: str = "run") -> dict[str, str]:
     """What a reader gets of the folder."""
     try:
-        folder = Path(remote.local("gs://bucket/run"))
+        folder = Path(remote.local(f"gs://bucket/{name}"))
     except StorageError as error:
         assert "nothing stands there" in str(error)
         return {}
@@ -341,6 +341,19 @@ def test_who_adds_to_a_folder_disturbs_nobody(storage: Storage) -> None:
     assert published() == {"run": "begun", "state": "2", "late": "x", "added": "too", "results": "good"}
     trainer.publish(state="3")
     assert published() == {"run": "begun", "state": "3", "late": "x", "added": "too", "results": "good"}
+
+
+def test_what_others_put_into_a_folder_counts_and_copies_are_as_good(storage: Storage) -> None:
+    writer = Folder()
+    writer.publish(run="begun", state="1")
+    writer.publish(state="2")
+    storage.put("run/other.bin", b"by hand")
+    assert published() == {"run": "begun", "state": "2", "other": "by hand"}
+    writer.publish(state="3")
+    storage.put("run/other.bin", b"again")
+    assert published() == {"run": "begun", "state": "3", "other": "again"}
+    storage.copy("run/", "copy/")
+    assert published("copy") == published()
 
 
 def test_who_reads_while_it_is_published_gets_one_version(storage: Storage) -> None:
