@@ -75,7 +75,10 @@ class Mirror:
         return self._sums[path.name][1]
 
     def publish(self, settle: bool = False) -> None:
-        """Makes the folder there what it is here. With `settle` every file gets the object of its own name."""
+        """Makes the folder there what it is here. With `settle` every file gets the object of its own name.
+
+        Where that fails the local folder is kept: it is as good.
+        """
         for _ in range(TRIES):
             holder = self.state.holder
             try:
@@ -91,6 +94,9 @@ class Mirror:
                     raise RunError(
                         f"{self.url}: another process writes into it, and this one stops; choose another --output-dir"
                     ) from None
+            except StorageError as error:
+                kept = self.path.rename(files.user_cache() / f"unpublished-{self.bucket}-{self.writer}")
+                raise StorageError(f"{error}; what could not be published is kept in {kept}") from None
         raise StorageError(f"{self.url}: changes all the time: try again")
 
     def _publish(self, settle: bool) -> None:

@@ -18,6 +18,7 @@ import pytest
 from commands import (
     Done,
     assert_one_line,
+    assert_stopped,
     command,
     contents,
     environment,
@@ -427,6 +428,29 @@ def test_a_run_is_killed_while_it_is_published_and_resumed(storage: Storage, tmp
     assert predicted.code == 0 and storage.objects()["answers.tsv"].startswith(b"id\tprediction\t0\t1\n0\t")
     again = minibert_in_process("finetune", "mrpc", *settings, *far)
     assert_one_line(again, 1, "gs://bucket/runs/first: holds a finished run")
+
+
+def test_an_outage_costs_nothing_that_was_computed(storage: Storage, tmp_path: Path) -> None:
+    train = ("finetune", "mrpc", "--checkpoint", make_checkpoint(tmp_path / "base"), "--data-dir", write_mrpc(tmp_path),
+             "--batch-size", "4", "--epochs", "2", "--save-every", "3", "--max-seq-length", "32")  # fmt: skip
+    assert minibert_in_process(*train, "--output-dir", tmp_path / "run").code == 0
+
+    def out() -> None:
+        storage.left = 0
+
+    storage.fault(lambda: None, "PUT", "state.safetensors")
+    storage.fault(out, "PUT", "state.safetensors")
+    done = minibert_in_process(*train, "--output-dir", "gs://bucket/run")
+    storage.left = None
+    line = assert_stopped(done, 1, "gs://bucket/run/manifest.json", "cannot be used (injected, 400)")
+    kept = line.rpartition(" is kept in ")[2]
+    resumed = minibert_in_process(*train, "--output-dir", kept, "--resume")
+    assert resumed.code == 0 and "going on after step 6" in resumed.err, resumed.err
+    resumed = minibert_in_process(*train, "--output-dir", "gs://bucket/run", "--resume")
+    assert resumed.code == 0 and "going on after step 3" in resumed.err, resumed.err
+    there, here = storage.objects("run/"), contents(tmp_path / "run")
+    for name in ("model.safetensors", "eval_results.txt"):
+        assert there[name] == here[name] == (Path(kept) / name).read_bytes()
 
 
 def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> None:
