@@ -31,7 +31,7 @@ TRIES = 3  # rounds; gcsfs makes six tries in each, half a minute in all
 PAUSE = 5.0  # seconds after the first round, and four times as many after each other
 SILENCE = 60.0  # seconds without a byte after which a request is made again
 _TOKEN = "minibert-upload"  # a key of an object's own metadata
-_ADDRESS = re.compile(r"gs:/{1,2}(?=[^/])")  # pathlib makes one stroke of two
+_ADDRESS = re.compile(r"gs:/{1,2}(?=[^/])")  # pathlib makes one slash of two
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LOGIN = "log in with `gcloud auth application-default login`, or have the bucket's owner give you access"
 
@@ -78,7 +78,7 @@ def is_address(path: object) -> TypeGuard[str | Path]:
 
 
 def address(path: str | os.PathLike[str]) -> str:
-    """The gs:// address without a stroke at the end. ConfigError where it cannot be one."""
+    """The gs:// address without a slash at the end. ConfigError where it cannot be one."""
     rest = _ADDRESS.sub("", os.fspath(path)).rstrip("/")
     bucket, _, key = rest.partition("/")
     if not _BUCKET.fullmatch(bucket) or (key and not is_relative(key)):
@@ -106,14 +106,13 @@ def stat(url: str) -> Object | None:
         return None
 
 
-def listing(url: str, prefix: str = "", deep: bool = False) -> list[Object]:
-    """The objects below gs://BUCKET/FOLDER whose names go on with `prefix`; with `deep` those in its folders, too."""
+def listing(url: str, deep: bool = False) -> list[Object]:
+    """The objects in gs://BUCKET/FOLDER, with `deep` those in its folders, too."""
     bucket, folder = split(url)
     found: list[Object] = []
     page: dict[str, str] = {}
     while True:
-        start = (f"{folder}/" if folder else "") + prefix
-        options = {"prefix": start, **({} if deep else {"delimiter": "/"}), **page}
+        options = {"prefix": f"{folder}/" if folder else "", **({} if deep else {"delimiter": "/"}), **page}
         _, (objects, following) = _call(url, "GET", "b/{}/o", bucket, understand=_page, **options)
         found += objects
         if not following:
@@ -202,9 +201,9 @@ def _upload(url: str, path: Path, size: int, crc32c: str, token: str, generation
         options["ifGenerationMatch"] = str(generation)
     place = f"{_service()}/upload/storage/v1/b/{bucket}/o"
     headers, _ = _call(url, "POST", place, understand=bytes, **options)
-    session, done, vain, failed = headers["Location"], 0, 0, False
+    session, done, vain, failed = headers.get("Location"), 0, 0, False
     with open(path, "rb") as file:
-        while vain < TRIES:
+        while session and vain < TRIES:
             file.seek(done)
             part = b"" if failed else file.read(CHUNK)  # after a failure the server is asked how far it has come
             span = f"bytes {done}-{done + len(part) - 1}/{size}" if part else f"bytes */{size}"
@@ -220,7 +219,8 @@ def _upload(url: str, path: Path, size: int, crc32c: str, token: str, generation
                 continue
             if whole:
                 return whole
-            received = int(headers.get("Range", "bytes=0--1").partition("-")[2]) + 1
+            kept = re.fullmatch(r"bytes=0-([0-9]+)", headers.get("Range", ""))
+            received = int(kept[1]) + 1 if kept else 0
             vain = 0 if received > done else vain + (not failed)
             done, failed = received, False
     raise _SessionLost

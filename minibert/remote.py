@@ -36,7 +36,7 @@ _SHARDS = ("*-*-of-*.safetensors", "*-*-of-*.bin")
 _PREFIX = ("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", *_PREFIX)
 
-Wanted = Callable[[str], bool]  # of a name in the folder, with strokes where it is in one below
+Wanted = Callable[[str], bool]  # of a name in the folder, with slashes where it is in one below
 
 
 def local(path: str | Path, wanted: Wanted | None = None, progress: files.Progress | None = None) -> str | Path:
@@ -53,7 +53,8 @@ def checkpoint(path: str | Path, progress: files.Progress | None = None) -> str 
 
 
 def _no_state(name: str) -> bool:
-    return "/" not in name and name != "state.safetensors"
+    """What a run goes on from is large, and nobody else reads it."""
+    return name != "state.safetensors"
 
 
 def name(path: Path) -> str:
@@ -115,7 +116,7 @@ def _object_or_folder(url: str, wanted: Wanted | None) -> _Found:
     if gcs.split(url)[1] and (found := gcs.stat(url)):
         folder, _, name = url.rpartition("/")
         return folder, {name: found}, name
-    return url, _folder(url, wanted), ""
+    return url, _folder(url, wanted, deep=wanted is not None), ""
 
 
 def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
@@ -124,7 +125,7 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
     stem = _TENSORFLOW.sub("", name)
     if gcs.split(url)[1]:
         try:
-            beside = {each.name: each for each in gcs.listing(folder)}
+            beside = state(folder).files
         except gcs.Refused:
             beside = _probed(folder, (name, f"{stem}.index", f"{stem}.data-00000-of-00001", *CONFIGS))
         if name in beside or f"{stem}.index" in beside:
@@ -135,13 +136,13 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
                 if each == name or each.startswith(f"{stem}.") or any(fnmatch.fnmatch(each, p) for p in patterns)
             }
             return folder, found, name
-    return url, _folder(url, wanted), ""
+    return url, _folder(url, wanted, deep=False), ""
 
 
-def _folder(url: str, wanted: Wanted | None) -> dict[str, Object]:
+def _folder(url: str, wanted: Wanted | None, deep: bool) -> dict[str, Object]:
     """The files of a folder: what its manifest names, or what stands there. StorageError where there is none."""
     try:
-        found = state(url, deep=wanted is not None).files
+        found = state(url, deep).files
     except gcs.Refused:
         found = _probed(url, (*CONFIGS, *_WEIGHTS))
         if not found:
@@ -195,7 +196,12 @@ def state(url: str, deep: bool = False) -> State:
                 content = gcs.read(gcs.split(url)[0], manifest, 0, manifest.size)
                 named = _parsed(url, content, manifest.generation)
                 others = {name: each for name, each in listed.items() if not each.token and name != MANIFEST}
-                return named._replace(files=others | named.files)
+                replaced = {
+                    name for name, each in named.files.items() if name in others and others[name].key == each.key
+                }
+                return named._replace(
+                    files=named.files | {n: others[n] for n in others.keys() - named.files | replaced}
+                )
     raise StorageError(f"{url}/{MANIFEST}: changes all the time: try again")
 
 

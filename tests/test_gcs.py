@@ -353,6 +353,8 @@ def test_what_others_put_into_a_folder_counts_and_copies_are_as_good(storage: St
     writer.publish(state="3")
     storage.put("run/other.bin", b"again")
     assert published() == {"run": "begun", "state": "3", "other": "again"}
+    storage.put("run/run.bin", b"by hand, too")
+    assert published()["run"] == "by hand, too"
     storage.copy("run/", "copy/")
     assert published("copy") == published()
 

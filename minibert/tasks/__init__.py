@@ -54,7 +54,7 @@ class Task:
         raise NotImplementedError
 
     def wants(self, name: str) -> bool:
-        """Whether a file of that name, in the folder that read() is given or with strokes below it, is the task's."""
+        """Whether a file of that name, in the folder that read() is given or with slashes below it, is the task's."""
         raise NotImplementedError
 
     def read(self, split: str, data_dir: Path) -> list[Example]:
