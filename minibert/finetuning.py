@@ -31,6 +31,7 @@ from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
 from minibert.training import SAVE_EVERY, Step, Trainer
 
+RESULTS = "eval_results.json"
 SAMPLE_NOTE = (
     "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
     "minibert finetune mrpc, which downloads BERT-Base and MRPC, or takes --checkpoint DIR and --data-dir DIR."
@@ -161,7 +162,7 @@ def _finish(
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """eval_results.json with everything, and eval_results.txt as Google's script writes it."""
-    files.write_whole(folder / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
+    files.write_whole(folder / RESULTS, json.dumps(results, indent=2).encode() + b"\n")
     google: dict[str, Any] = {f"eval_{name}": value for name, value in results.items() if isinstance(value, float)}
     google["loss"] = google.pop("eval_batch_loss")
     google["global_step"] = results["global_step"]

@@ -149,7 +149,7 @@ def _folder(url: str, wanted: Wanted | None, deep: bool) -> dict[str, Object]:
             raise
     found = {name: each for name, each in found.items() if wanted is None or wanted(name)}
     if not found:
-        raise StorageError(f"{url}: nothing stands there, or nothing that is looked for: check the address")
+        raise gcs.Absent(f"{url}: nothing stands there, or nothing that is looked for: check the address")
     return found
 
 

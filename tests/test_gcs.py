@@ -160,7 +160,7 @@ def test_one_line_says_what_is_missing(storage: Storage, tmp_path: Path, monkeyp
     train = ("finetune", "mrpc", "--checkpoint", make_checkpoint(tmp_path / "base"), "--data-dir", write_mrpc(tmp_path))
     fails(*train, "--output-dir", "gs://elsewhere/run", words="no such bucket")
     fails(*train, "--output-dir", "gs://bucket/run", "--resume", words="gs://bucket/run: holds no run to resume")
-    fails(*train, "--output-dir", "gs://bucket/runs", "--seeds", "2", words="a local --output-dir")
+    fails(*train, "--output-dir", "gs://bucket/run", "--resume", "--seeds", "2", words="holds no seeds to resume")
     storage.put("run/notes.txt", b"mine")
     fails(*train, "--output-dir", "gs://bucket/run", words="gs://bucket/run: is not empty and holds no run")
     assert storage.objects() == {"run/notes.txt": b"mine"}
@@ -453,6 +453,17 @@ def test_an_outage_costs_nothing_that_was_computed(storage: Storage, tmp_path: P
     there, here = storage.objects("run/"), contents(tmp_path / "run")
     for name in ("model.safetensors", "eval_results.txt"):
         assert there[name] == here[name] == (Path(kept) / name).read_bytes()
+
+
+def test_several_seeds_go_on_in_a_bucket(storage: Storage, tmp_path: Path) -> None:
+    base, data = make_checkpoint(tmp_path / "base"), write_mrpc(tmp_path)
+    train = ("finetune", "mrpc", "--checkpoint", base, "--data-dir", data, "--batch-size", "8", "--epochs", "1",
+             "--max-seq-length", "32", "--output-dir", "gs://bucket/seeds")  # fmt: skip
+    assert minibert_in_process(*train, "--seeds", "1").code == 0
+    assert_one_line(minibert_in_process(*train, "--seeds", "2"), 1, "gs://bucket/seeds: is not empty")
+    more = minibert_in_process(*train, "--seeds", "2", "--resume")
+    assert more.code == 0 and "seed 2, 2 of 2" in more.err and "seed 1" not in more.err, more.err
+    assert [run["seed"] for run in json.loads(storage.objects("seeds/")["seeds.json"])["runs"]] == [1, 2]
 
 
 def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> None:

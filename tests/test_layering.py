@@ -19,7 +19,7 @@ ALLOWED = {
     "__init__": "errors finetuning seeds model squad",  # on first use
     "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
     "runs settings progress random tokenizer remote files errors",
-    "seeds": "finetuning settings tasks runs progress remote files errors",
+    "seeds": "finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
     "checkpoint mirror remote files errors",
