@@ -25,10 +25,11 @@ def answer(run: str, context: Path, question: str | None, top: int, as_json: boo
 
     A place is the first character and the one after the last, counted from 0.
     """
-    from minibert import files
+    from minibert import files, remote
     from minibert.errors import DataError
     from minibert.squad import answering
 
+    context = Path(remote.local(context))
     with files.one_line(context, "read", DataError):
         raw = context.read_bytes()
     try:

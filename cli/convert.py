@@ -21,13 +21,14 @@ def convert(source: str, target: Path, form: str, optimizer: bool, overwrite: bo
     SRC is a directory, a file, TensorFlow's prefix (bert_model.ckpt), Google's zip, a hub id or an alias. The format
     is found by looking into it. Config and vocabulary come along.
     """
-    from minibert import hub
+    from minibert import hub, mirror, remote
     from minibert.checkpoint import conversion
     from minibert.progress import Transfer
 
     with Transfer() as progress:
         path = hub.resolve(source, progress=progress)
-    done = conversion.convert(path, target, form, optimizer, overwrite)
-    click.echo(f"{done.folder}: {done.tensors} tensors, {done.bytes / 1e6:,.1f} MB")
+    with mirror.output(target, overwrite) as folder:
+        done = conversion.convert(path, folder, form, optimizer, overwrite)
+    click.echo(f"{remote.name(done.folder)}: {done.tensors} tensors, {done.bytes / 1e6:,.1f} MB")
     if done.missing:
         click.echo(f"not in {source}: {', '.join(done.missing)}", err=True)

@@ -37,7 +37,10 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     With squad or squad2 for RUN, and --data and --predictions, it is the official evaluator over files. A run
     directory of that name is written ./squad2.
     """
+    from minibert import remote
+
     given = {name: value for name, value in options.items() if value is not None}
+    run = str(remote.checkpoint(run))
     if run in ("squad", "squad2"):
         _files(run, given, as_json)
     elif _is_reader(run):

@@ -18,11 +18,12 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
     epilog="\b\nExample:\n  minibert finetune mrpc --checkpoint base --data-dir glue --output-dir runs/first"
 )
 @click.argument("task")
-@click.option("--checkpoint", metavar="C", help="A directory, a hub id, an alias (base, large, tiny, mini, small, "
-              "medium, minilm) or random:ALIAS.  [default: base]")  # fmt: skip
+@click.option("--checkpoint", metavar="C", help="A directory, here or at gs://, a hub id, an alias (base, large, "
+              "tiny, mini, small, medium, minilm) or random:ALIAS.  [default: base]")  # fmt: skip
 @click.option("--data-dir", metavar="D", type=click.Path(), help="The task's folder or the one that holds it.  "
               "[default: downloaded]")  # fmt: skip
-@click.option("--output-dir", metavar="O", type=click.Path(), help="[default: runs/TASK-001, -002, ...]")
+@click.option("--output-dir", metavar="O", type=click.Path(), help="Here or at gs://.  [default: runs/TASK-001, "
+              "-002, ...]")  # fmt: skip
 @click.option("--epochs", type=float, help="[default: 3]")
 @click.option("--batch-size", type=int, help="Examples an update.  [default: 32]")
 @click.option("--micro-batch", type=int, help="Examples computed at a time; the update stays that of the whole batch.")

@@ -29,8 +29,10 @@ def predict(
     (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. Each answer
     is written as soon as its batch is done.
     """
+    from minibert import remote
     from minibert.squad.answering import is_reader
 
+    run = str(remote.checkpoint(run))
     if Path(run).is_dir() and is_reader(Path(run)):
         from minibert.squad import evaluation
 

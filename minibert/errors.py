@@ -27,5 +27,9 @@ class DownloadError(MinibertError):
     """A file that could not be fetched, or whose checksum is not the published one."""
 
 
+class StorageError(MinibertError):
+    """A bucket or an object that is missing, closed or out of reach, or that others have changed meanwhile."""
+
+
 class RunError(MinibertError):
     """A run directory in use or unfit to resume, or training that went wrong (a loss that is not finite)."""

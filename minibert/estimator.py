@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minibert import checkpoint, files, prediction, tasks, training
+from minibert import checkpoint, files, prediction, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
 from minibert.evaluation import evaluate, read_split
+from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory
+from minibert.runs import METRICS, RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Tokenizer
@@ -33,6 +35,10 @@ from minibert.training import Trainer
 
 KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
 PREFIX = "model.ckpt-"
+WRITTEN = (
+    tensorflow.LATEST, METRICS, "eval_results.txt", "test_results.tsv", "predictions.json", "nbest_predictions.json",
+    "null_odds.json",
+)  # fmt: skip
 _NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
 
 
@@ -75,13 +81,14 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     Raises a MinibertError that says what to do about it.
     """
     task = tasks.get(flags.task_name)
+    flags, mirror = brought_here(flags, data_dir=task.wants)
     settings = TrainConfig(
         task=task.name, batch_size=flags.train_batch_size, epochs=flags.num_train_epochs,
         learning_rate=flags.learning_rate, warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length,
     )  # fmt: skip
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     bert = _build(flags, task, tokenizer, settings, report)
-    directory = ModelDirectory(flags.output_dir, bert)
+    directory = ModelDirectory(flags.output_dir, bert, mirror)
     step = directory.step() or 0
     if flags.do_train:
         step = _train(flags, task, tokenizer, settings, directory, report)
@@ -94,7 +101,41 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
         results = _write_results(flags.output_dir, found, step)
     if flags.do_predict:
         _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length))
+    directory.publish(settle=True)
     return results
+
+
+def brought_here(flags: Any, **wanted: Callable[[str], bool]) -> tuple[Any, Mirror | None]:
+    """The flags with the paths of local copies in place of gs:// addresses, and what publishes the output directory.
+
+    `wanted`: of a folder what is read in it.
+    """
+    mirror = None
+    here: dict[str, Path] = {}
+    for name, value in vars(flags).items():
+        if name == "output_dir" and remote.is_address(value):
+            mirror = _output_here(value, every=flags.do_train)
+            here[name] = mirror.path
+        elif name != "init_checkpoint" and remote.is_address(value):  # which is read only if nothing comes before it
+            here[name] = Path(remote.local(value, wanted.get(name)))
+    return dataclasses.replace(flags, **here), mirror
+
+
+def _output_here(url: str | Path, every: bool) -> Mirror:
+    """An output directory in a bucket, with all its checkpoints, or only the newest for who does not train."""
+    mirror = Mirror(url, _is_written)
+    if every:
+        mirror.pull()
+    else:
+        mirror.pull(lambda name: name == tensorflow.LATEST)
+        newest = tensorflow.latest(mirror.path)
+        mirror.pull(lambda name: name.startswith(f"{newest}."))
+    return mirror
+
+
+def _is_written(name: str) -> bool:
+    """Whether a file of that name in an output directory is one of those that are written here."""
+    return _NUMBERED.match(name) is not None or name in WRITTEN
 
 
 def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporter, spans: bool = False) -> Checkpoint:
@@ -102,13 +143,16 @@ def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporte
     newest = tensorflow.latest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
     if newest and flags.init_checkpoint:
-        report.say(f"{source} is used, not --init_checkpoint={flags.init_checkpoint}: it comes first")
+        used = remote.name(flags.output_dir / newest)
+        report.say(f"{used} is used, not --init_checkpoint={flags.init_checkpoint}: it comes first")
     if source is None:
         if not flags.do_train:
-            raise CheckpointError(f"{flags.output_dir}: holds no checkpoint: give --init_checkpoint or --do_train=true")
+            folder = remote.name(flags.output_dir)
+            raise CheckpointError(f"{folder}: holds no checkpoint: give --init_checkpoint or --do_train=true")
         report.say("no --init_checkpoint: training begins from random weights")
         source = f"{checkpoint.RANDOM}{flags.bert_config_file}"
-    found = checkpoint.load(source, seed=seed, config_file=flags.bert_config_file, spans=spans)
+    place = remote.checkpoint(source)
+    found = checkpoint.load(place, seed=seed, config_file=flags.bert_config_file, spans=spans)
     check_vocabulary(tokenizer, found.config, flags.vocab_file)
     if flags.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(
@@ -159,7 +203,7 @@ def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Repor
     done, data = directory.step() or 0, trainer.stages[0].data
     if done >= trainer.total:
         report.say(
-            f"TRAINING IS SKIPPED: {flags.output_dir} holds a checkpoint after step {done}, and these flags ask for "
+            f"TRAINING IS SKIPPED: {directory.name} holds a checkpoint after step {done}, and these flags ask for "
             f"{trainer.total} steps. Choose another --output_dir to train anew."
         )
         return done
@@ -170,6 +214,7 @@ def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Repor
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
+        directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
     return trainer.total
@@ -207,8 +252,8 @@ def _predict(flags: Flags, task: Task, model: Model) -> None:
 class ModelDirectory(RunDirectory):
     """The output directory as the Estimator keeps it: TensorFlow checkpoints with Adam's moments."""
 
-    def __init__(self, path: Path, bert: Bert):
-        super().__init__(path)
+    def __init__(self, path: Path, bert: Bert, mirror: Mirror | None = None):
+        super().__init__(path, mirror)
         self.bert = bert
 
     def step(self) -> int | None:
@@ -233,6 +278,7 @@ class ModelDirectory(RunDirectory):
         for path in list(self.path.iterdir()):
             if (m := _NUMBERED.match(path.name)) and m[0] not in kept:
                 path.unlink()
+        self.publish()
 
     def load_state(self, optimizer: Optimizer) -> int:
         """Fills weights and moments from the newest checkpoint; its number of updates, 0 where there is none."""

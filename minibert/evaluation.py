@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import datasets, metrics, tasks
+from minibert import datasets, metrics, remote, tasks
 from minibert.bert import Bert
 from minibert.errors import ConfigError, DataError
 from minibert.model import column_order, load, outputs
@@ -83,7 +83,7 @@ def evaluate_run(
     it is the task's development set; the results of a second one stand under its name. Outputs are matched to the
     task's labels by name.
     """
-    source = fspath(source)
+    source = fspath(remote.checkpoint(fspath(source)))
     model = load(source, threads=threads, precision=precision)
     description = read_description(Path(source)) or {"settings": {}}
     trained = description["settings"].get("task")
@@ -103,7 +103,7 @@ def evaluate_run(
         raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
     if input_file is None:
         own = description.get("data_dir") if name == trained else None
-        folder = Path(data_dir or own or datasets.fetch_task(chosen.name))
+        folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))
     else:
         folder = Path(input_file).parent
     splits = (split,) if split else chosen.dev_splits

@@ -1,7 +1,8 @@
 """The only opener of paths: atomic writes, checked JSON, checksums, and https downloads that resume.
 
 Everything read here is untrusted and everything written is whole or not there: a new file gets a temporary
-name in the same folder, is flushed to the disk and then takes its name in one step (os.replace).
+name in the same folder, is flushed to the disk and then takes its name in one step (os.replace). At gs:// a file is
+written whole, too; what is read there comes through minibert/remote.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minibert import gcs
 from minibert.errors import DownloadError, MinibertError
 
 try:
@@ -83,6 +85,11 @@ def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -
 
     `content` is the bytes, or a function that writes them into the open file it is given.
     """
+    if gcs.is_address(path):
+        with tempfile.TemporaryDirectory() as folder:
+            write_whole(whole := Path(folder) / "file", content)
+            gcs.upload(gcs.address(path), whole)
+        return
     path = Path(path)
     with one_line(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)

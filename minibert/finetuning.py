@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from minibert import checkpoint, datasets, files, hub, memory_report, planning, tasks, training
+from minibert import checkpoint, datasets, files, hub, memory_report, planning, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
 from minibert.config import BertConfig
@@ -24,13 +24,14 @@ from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
+from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description, working_copy
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
 from minibert.training import SAVE_EVERY, Step, Trainer
 
+RESULTS = "eval_results.json"
 SAMPLE_NOTE = (
     "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
     "minibert finetune mrpc, which downloads BERT-Base and MRPC, or takes --checkpoint DIR and --data-dir DIR."
@@ -39,9 +40,9 @@ SAMPLE_NOTE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory, and what eval_results.json there says."""
+    """A finished run: its directory, or that one's gs:// address, and what eval_results.json there says."""
 
-    path: Path
+    path: Path | str
     results: dict[str, Any]
 
     @cached_property
@@ -88,12 +89,13 @@ def finetune(
     if recompute != "auto":
         settings["recompute"] = recompute
     config = settings_of(task, checkpoint, sample, settings)
-    output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task.name)
+    mirror = working_copy(output_dir, overwrite) if output_dir else None
+    output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task.name))
     old = read_description(output)
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
     if resume and old is None:
-        raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
+        raise RunError(f"{output_dir or output}: holds no run to resume; leave --resume out to start one")
     if sample and data_dir:
         raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
     check_free(output, resume, overwrite)
@@ -103,8 +105,10 @@ def finetune(
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
     found = load_checkpoint(source, config, report)
-    if found.path and found.path.resolve() == output.resolve():
-        raise RunError(f"{output}: is the checkpoint that training starts from; choose another --output-dir")
+    if found.path and remote.name(found.path.resolve()) == remote.name(output.resolve()):
+        raise RunError(
+            f"{remote.name(output)}: is the checkpoint that training starts from; choose another --output-dir"
+        )
     tokenizer = tokenizer_of(found)
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
@@ -115,7 +119,7 @@ def finetune(
         "settings": config.to_dict(),
         "checkpoint": describe_checkpoint(source, found),
         "data": _describe_data(task, folder),
-        "data_dir": None if isinstance(task, TableTask) else str(folder.absolute()),
+        "data_dir": None if isinstance(task, TableTask) else remote.name(folder.absolute()),
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
         "seed": config.seed,
@@ -127,12 +131,12 @@ def finetune(
     if resume and old and old.get("threads") != bert.device.threads:
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = Trainer(bert, train, config)
-    with RunDirectory.claim(output, description, resume, overwrite) as run:
+    with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
         training.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
         results = _finish(trainer, run, task, devs, tokenizer)
-    return Run(run.path, results)
+    return Run(run.name if mirror else run.path, results)
 
 
 def _finish(
@@ -152,12 +156,13 @@ def _finish(
     write_results(run.path, results)
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(bert.device.peak))
     run.remove_state()
+    run.publish(settle=True)
     return results
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """eval_results.json with everything, and eval_results.txt as Google's script writes it."""
-    files.write_whole(folder / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
+    files.write_whole(folder / RESULTS, json.dumps(results, indent=2).encode() + b"\n")
     google: dict[str, Any] = {f"eval_{name}": value for name, value in results.items() if isinstance(value, float)}
     google["loss"] = google.pop("eval_batch_loss")
     google["global_step"] = results["global_step"]
@@ -176,7 +181,7 @@ def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool, repo
     if isinstance(task, TableTask):
         return Path()  # it knows its files
     if data_dir:
-        return Path(data_dir)
+        return Path(remote.local(data_dir, task.wants))
     with report.transfer() as progress:
         return datasets.fetch_task(task.name, progress)
 
@@ -293,7 +298,7 @@ def say_start(
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU, {s.optimizer}; output {run.path}"
+        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU, {s.optimizer}; output {run.name}"
     )
     if memory:
         report.say(memory)
@@ -305,7 +310,7 @@ def describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]
 
 def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
     paths = {name: task.paths(name, folder)[0] for name in ("train", *task.dev_splits)}
-    return {name: {"path": str(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
+    return {name: {"path": remote.name(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert import files, google
+from minibert import files, google, remote
 from minibert.checkpoint import sources
 from minibert.errors import CheckpointError, ConfigError, DownloadError
 
@@ -62,13 +62,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 def resolve(name: str, cache: Path | None = None, progress: files.Progress | None = None) -> Path:
     """What `checkpoint.load` reads for `name`: an alias, google:ALIAS, a path, a hub id as OWNER/NAME, random:SHAPE.
 
-    An alias comes before a path: `./base` is the folder. A path may also be TensorFlow's prefix. A complete copy in
-    the cache is used without asking the network, an incomplete one is continued; `cache` is huggingface_hub's unless
-    given; `progress` is told of downloads from Google. Raises CheckpointError where the name means nothing or the
-    repository has no weights that can be read, DownloadError where the network or a checksum fails.
+    An alias comes before a path: `./base` is the folder. A path may also be TensorFlow's prefix, and at gs://. A
+    complete copy in the cache is used without asking the network, an incomplete one is continued; `cache` is
+    huggingface_hub's unless given; `progress` is told of downloads from Google. Raises CheckpointError where the
+    name means nothing or the repository has no weights that can be read, DownloadError where the network or a checksum
+    fails, StorageError for what is not to be had at gs://.
     """
     if name.startswith(google.PREFIX):
         return google.fetch(name, progress)
+    if remote.is_address(name):
+        return Path(remote.checkpoint(name, progress))
     if name not in ALIASES and (name.startswith("random:") or os.path.exists(name) or os.path.exists(f"{name}.index")):
         return Path(name)
     source = ALIASES.get(name) or Source(name, {})

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import batch, checkpoint, hub
+from minibert import batch, checkpoint, hub, remote
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
@@ -98,7 +98,7 @@ def load(
     path = hub.resolve(source)
     description = read_description(path)
     if description and not description["finished"]:
-        raise RunError(f"{path}: the run is not finished; go on with minibert finetune ... --resume")
+        raise RunError(f"{remote.name(path)}: the run is not finished; go on with minibert finetune ... --resume")
     found = checkpoint.load(path)
     if found.missing_head:
         raise CheckpointError(

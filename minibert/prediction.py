@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minibert import files
+from minibert import files, remote
 from minibert.errors import DataError
 from minibert.model import BATCH, Model, Prediction, load
 from minibert.runs import read_description
@@ -34,6 +34,7 @@ def predict_file(
     test_results.tsv, probabilities alone. A file is whole or not there; a stream gets each batch as it is done, and
     no answer waits for the next question. Everything is UTF-8. The columns that a run was told of are known by name.
     """
+    source, run = str(remote.local(source)), remote.checkpoint(run)
     if source != "-" and not Path(source).is_file():
         raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
     model = load(run, threads=threads, precision=precision)
@@ -50,7 +51,7 @@ def predict_file(
         with files.one_line(target, "write"), open(target, "wb") as out:
             out.writelines(line.encode() for line in lines)
     else:
-        files.write_whole(Path(target), lambda file: file.writelines(line.encode() for line in lines))
+        files.write_whole(target, lambda file: file.writelines(line.encode() for line in lines))
 
 
 class Lines:

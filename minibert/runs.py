@@ -25,10 +25,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from minibert import files
+from minibert import files, remote
 from minibert.checkpoint import huggingface
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import RunError
+from minibert.mirror import Mirror
 from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
@@ -61,6 +62,21 @@ def _numbered(task: str, root: Path) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
+def working_copy(path: str | Path, overwrite: bool) -> Mirror | None:
+    """Of a run's directory in a bucket the local one, as far as it has come; None of any other directory.
+
+    RunError where something else stands there, StorageError where the bucket cannot be used.
+    """
+    if not remote.is_address(path):
+        return None
+    mirror = Mirror(path, WRITTEN.__contains__, fresh=overwrite)
+    if not overwrite:
+        if mirror.state.files and DESCRIPTION not in mirror.state.files:
+            raise RunError(f"{mirror.url}: is not empty and holds no run; give another --output-dir or --overwrite")
+        mirror.pull()
+    return mirror
+
+
 def read_description(path: Path) -> dict[str, Any] | None:
     """What run.json says, or None where there is none."""
     if not (path / DESCRIPTION).is_file():
@@ -91,13 +107,26 @@ def _are_columns(value: Any) -> bool:
 class RunDirectory:
     """A directory that one process holds for one run, from `claim` until it is closed."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, mirror: Mirror | None = None):
+        """`mirror`: of which `path` is the local folder, where the run is in a bucket."""
+        self.path, self.mirror = path, mirror
         self.description: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """What people call it: the path, or the gs:// address."""
+        return remote.name(self.path)
 
     @classmethod
     @contextlib.contextmanager
-    def claim(cls, path: Path, description: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[RunDirectory]:
+    def claim(
+        cls,
+        path: Path,
+        description: Mapping[str, Any],
+        resume: bool,
+        overwrite: bool,
+        mirror: Mirror | None = None,
+    ) -> Iterator[RunDirectory]:
         """Opens `path` for the run that `description` tells of; RunError where that would lose something.
 
         A new or empty directory is taken. An unfinished run goes on with `resume` when its settings are the same.
@@ -105,7 +134,7 @@ class RunDirectory:
         """
         with files.one_line(path, "write", RunError):
             path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
+        run = cls(path, mirror)
         with run.locked():
             with files.one_line(path, "remove what stands in it", RunError):
                 for name in WRITTEN:
@@ -116,12 +145,15 @@ class RunDirectory:
             check_free(path, resume, overwrite)
             _check_same(path, description, resume)
             run.describe(**description, finished=False)
+            run.publish()
             yield run
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps every other process out of the directory, which exists."""
         lock = self._lock()
+        if self.mirror:
+            self.mirror.hold = True
         try:
             yield
         finally:
@@ -150,11 +182,17 @@ class RunDirectory:
         self.description |= entries
         files.write_whole(self.path / DESCRIPTION, json.dumps(self.description, indent=2).encode() + b"\n")
 
+    def publish(self, settle: bool = False) -> None:
+        """Makes the bucket's directory what the local one is, where there is one (`Mirror.publish`)."""
+        if self.mirror:
+            self.mirror.publish(settle)
+
     def save_state(self, step: int, optimizer: Optimizer) -> None:
         """Writes weights and moments after `step` updates, whole; the state before it stays until then."""
         device = optimizer.groups[0].device
         entries = {name: of_array(name, device.numpy(array)) for name, array in _state_arrays(optimizer)}
         huggingface.write(self.path / STATE, entries, {"step": str(step)})
+        self.publish()
 
     def load_state(self, optimizer: Optimizer) -> int:
         """Fills weights and moments from the saved state; the number of updates they have had, 0 without a state."""
@@ -220,29 +258,30 @@ def _step_of(line: bytes) -> int:
 
 def check_free(path: Path, resume: bool, overwrite: bool) -> None:
     """That nothing in `path` would be lost, as far as can be told before anything is loaded."""
+    name = remote.name(path)
     old = None if overwrite else read_description(path)
     if old is None:
-        if not overwrite and path.is_dir() and any(name != LOCK for name in os.listdir(path)):
-            raise RunError(f"{path}: is not empty and holds no run; choose another --output-dir or add --overwrite")
+        if not overwrite and path.is_dir() and any(file != LOCK for file in os.listdir(path)):
+            raise RunError(f"{name}: is not empty and holds no run; choose another --output-dir or add --overwrite")
     elif old["finished"] and resume:
-        raise RunError(f"{path}: the run is finished: nothing is left to resume; add --overwrite to train again")
+        raise RunError(f"{name}: the run is finished: nothing is left to resume; add --overwrite to train again")
     elif old["finished"]:
-        raise RunError(f"{path}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
+        raise RunError(f"{name}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
 
 
 def _check_same(path: Path, description: Mapping[str, Any], resume: bool) -> None:
     """That an unfinished run in `path` is the one that `description` tells of, and that it is to go on."""
-    old = read_description(path)
+    name, old = remote.name(path), read_description(path)
     if old is None:
         return
-    changed = [f"{name} was {was!r}, now {now!r}" for name, was, now in _differences(old, description)]
+    changed = [f"{setting} was {was!r}, now {now!r}" for setting, was, now in _differences(old, description)]
     if changed:
         raise RunError(
-            f"{path}: holds an unfinished run of other settings ({'; '.join(changed)}); "
+            f"{name}: holds an unfinished run of other settings ({'; '.join(changed)}); "
             "give it those, choose another --output-dir or add --overwrite"
         )
     if not resume:
-        raise RunError(f"{path}: holds an unfinished run of the same settings; add --resume to go on or --overwrite")
+        raise RunError(f"{name}: holds an unfinished run of the same settings; add --resume to go on or --overwrite")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

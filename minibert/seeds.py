@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from minibert import files, tasks
+from minibert import files, gcs, remote, tasks
 from minibert.errors import RunError
-from minibert.finetuning import as_planned, finetune, settings_of
+from minibert.finetuning import RESULTS, as_planned, finetune, settings_of
 from minibert.progress import Reporter
-from minibert.runs import EARLIER, next_directory, read_description
+from minibert.runs import DESCRIPTION, EARLIER, next_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 
@@ -30,19 +30,20 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     task = tasks.get(task) if isinstance(task, str) else task
     first = options.pop("seed", 1)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
-    if resume and not (output and any(Path(output).glob("seed-*"))):
+    if resume and not (output and any(name.startswith("seed-") for name in _names(output))):
         raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
-    folder = Path(output or next_directory(task.name))
-    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
+    folder = remote.address(output) if remote.is_address(output) else str(Path(output or next_directory(task.name)))
+    if not (resume or overwrite) and _names(folder):
         raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
     report = options.get("report") or Reporter()
     runs = []
     for seed in range(first, first + count):
-        path = folder / f"seed-{seed}"
-        done = read_description(path) if resume else None
-        if done and done["finished"]:
+        path = f"{folder}/seed-{seed}"
+        begun = _begun(path) if resume else None
+        done = read_description(begun) if begun else None
+        if begun and done and done["finished"]:
             _check_same(path, done, task, options | {"seed": seed})
-            results = files.read_json(path / "eval_results.json", RunError)
+            results = files.read_json(begun / RESULTS, RunError)
         else:
             report.say(f"seed {seed}, {seed - first + 1} of {count}")
             results = finetune(
@@ -51,7 +52,7 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
         runs.append(results | {"seed": seed})
     values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
     summary = {
-        "path": str(folder),
+        "path": folder,
         "runs": [
             {"seed": run["seed"], "beats_majority": run["beats_majority"], **{n: run[n] for n in values}}
             for run in runs
@@ -61,11 +62,26 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
         "majority": {name: runs[0]["majority"][name] for name in task.metrics},
         "failed": sum(not run["beats_majority"] for run in runs),
     }
-    files.write_whole(folder / "seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
+    files.write_whole(f"{folder}/seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
     return summary
 
 
-def _check_same(path: Path, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
+def _names(folder: str | Path) -> set[str]:
+    """What stands in a folder, if there is one."""
+    if remote.is_address(folder):
+        return {name.partition("/")[0] for name in remote.state(remote.address(folder), deep=True).files}
+    return {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
+
+
+def _begun(path: str) -> Path | None:
+    """Where a run's description and results can be read; None where at gs:// there are none."""
+    try:
+        return Path(remote.local(path, (DESCRIPTION, RESULTS).__contains__))
+    except gcs.Absent:
+        return None
+
+
+def _check_same(path: str, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
     """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
     recompute = options.get("recompute", "auto")
     unplanned = SETTINGS - {"recompute"} if recompute == "auto" else SETTINGS

@@ -287,12 +287,12 @@ def train(
                     run.save_state(step + 1, trainer.optimizer)
                 if interrupted:
                     raise KeyboardInterrupt(
-                        f"{run.path}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
+                        f"{run.name}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
                     )
         except NotFinite as error:
             run.save_state(step, trainer.optimizer)
             raise RunError(
-                f"{run.path}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
+                f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
                 "train again with a lower --learning-rate"
             ) from None
 

@@ -6,7 +6,7 @@ import dataclasses
 from os import PathLike, fspath
 from pathlib import Path
 
-from minibert import checkpoint, hub
+from minibert import checkpoint, hub, remote
 from minibert.errors import CheckpointError, RunError
 from minibert.model import open_device, tokenizer_of
 from minibert.runs import read_description
@@ -56,7 +56,7 @@ def load_squad(
     path = hub.resolve(source)
     description = read_description(path)
     if description and not description["finished"]:
-        raise RunError(f"{path}: the run is not finished; go on with minibert finetune ... --resume")
+        raise RunError(f"{remote.name(path)}: the run is not finished; go on with minibert finetune ... --resume")
     found = checkpoint.load(path, spans=True)
     if found.missing_head:
         raise CheckpointError(

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import estimator, files
+from minibert import estimator, files, remote
 from minibert.checkpoint import names
 from minibert.errors import BackendError, ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
@@ -76,18 +76,21 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         max_query_length=flags.max_query_length, n_best_size=flags.n_best_size,
         max_answer_length=flags.max_answer_length, null_score_diff_threshold=flags.null_score_diff_threshold,
     )  # fmt: skip
+    flags, mirror = estimator.brought_here(flags)
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     reader = _build(flags, tokenizer, settings, report)
+    directory = ModelDirectory(flags.output_dir, reader, mirror)
     if flags.do_train:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
-        estimator.train(flags, Trainer(reader, data, settings), ModelDirectory(flags.output_dir, reader), report)
+        estimator.train(flags, Trainer(reader, data, settings), directory, report)
     if flags.do_predict:
         questions = reading.read(Path(flags.predict_file or ""))
         with files.one_line(flags.output_dir, "write", RunError):
             flags.output_dir.mkdir(parents=True, exist_ok=True)
         chosen = predict(Answerer(reader, tokenizer, settings), questions, flags.output_dir)
         spans.write_predictions(flags.output_dir, chosen, flags.null_score_diff_threshold)
-        report.say(f"predictions of {len(chosen):,} questions: {flags.output_dir / spans.PREDICTIONS}")
+        report.say(f"predictions of {len(chosen):,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
+    directory.publish(settle=True)
 
 
 def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, report: Reporter) -> Reader:

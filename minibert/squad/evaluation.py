@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minibert import files
+from minibert import files, mirror, remote
 from minibert.errors import ConfigError, DataError
 from minibert.runs import read_description
 from minibert.squad import metrics, reading, spans, windows
@@ -65,16 +67,16 @@ def evaluate_run(
 
     The threshold is the given one, else the run's. The files of predictions are kept in `output_dir`, if given.
     """
+    source = str(remote.checkpoint(source))
     answerer = load_squad(source, threads=threads, precision=precision)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
     questions = reading.read(data or _own_dev_file(source))
     if output_dir is not None:
-        with files.one_line(output_dir, "write", DataError):
-            output_dir.mkdir(parents=True, exist_ok=True)
-        return evaluate(answerer, questions, output_dir)
-    with tempfile.TemporaryDirectory() as folder:
-        return evaluate(answerer, questions, Path(folder))
+        with _folder(output_dir) as folder:
+            return evaluate(answerer, questions, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        return evaluate(answerer, questions, Path(temporary))
 
 
 def predict_file(
@@ -88,12 +90,20 @@ def predict_file(
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
     answerer = load_squad(source, threads=threads, precision=precision)
     questions = reading.read(data)
-    with files.one_line(output_dir, "write", DataError):
-        output_dir.mkdir(parents=True, exist_ok=True)
     threshold = null_score_diff_threshold
     if threshold is None:
         threshold = answerer.settings.null_score_diff_threshold or 0.0
-    spans.write_predictions(output_dir, predict(answerer, questions, output_dir), threshold)
+    with _folder(output_dir) as folder:
+        spans.write_predictions(folder, predict(answerer, questions, folder), threshold)
+
+
+@contextlib.contextmanager
+def _folder(output_dir: Path) -> Iterator[Path]:
+    """The folder for files of predictions, there to be written into."""
+    with mirror.output(output_dir) as folder:
+        with files.one_line(folder, "write", DataError):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def _own_dev_file(source: str) -> Path:
@@ -107,10 +117,11 @@ def _own_dev_file(source: str) -> Path:
 
 def evaluate_files(task: str, data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
     """What the official evaluators make of files alone."""
-    wanted, said = golds(reading.read(data)), metrics.read_predictions(predictions)
+    wanted, said = golds(reading.read(data)), metrics.read_predictions(Path(remote.local(predictions)))
     if task == "squad":
         return metrics.evaluate_squad(wanted, said)
-    return metrics.evaluate_squad2(wanted, said, metrics.read_null_odds(null_odds) if null_odds else None)
+    odds = metrics.read_null_odds(Path(remote.local(null_odds))) if null_odds else None
+    return metrics.evaluate_squad2(wanted, said, odds)
 
 
 def golds(questions: Questions) -> list[Gold]:

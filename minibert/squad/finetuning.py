@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert import checkpoint, datasets, files, finetuning, planning, training
+from minibert import checkpoint, datasets, files, finetuning, planning, remote, training
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
@@ -19,7 +19,7 @@ from minibert.kernels.devices import Device
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
+from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description, working_copy
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import evaluate
@@ -43,9 +43,9 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class SquadRun:
-    """A finished run: its directory, and what eval_results.json there says."""
+    """A finished run: its directory, or that one's gs:// address, and what eval_results.json there says."""
 
-    path: Path
+    path: Path | str
     results: dict[str, Any]
 
     @cached_property
@@ -90,11 +90,12 @@ def finetune_squad(
     config = SquadConfig(task=task, **settings)
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
-    output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task)
+    mirror = working_copy(output_dir, overwrite) if output_dir else None
+    output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task))
     check_free(output, resume, overwrite)
     old = read_description(output)
     if resume and old is None:
-        raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
+        raise RunError(f"{output_dir or output}: holds no run to resume; leave --resume out to start one")
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
     device = open_device(config.device, threads, config.precision)
@@ -111,7 +112,7 @@ def finetune_squad(
     trainer = Trainer(reader, data[0], config, trained[1:])
     description = {
         "settings": config.to_dict(),
-        "stages": [{"file": str(part.file.absolute()), "epochs": part.epochs} for part in parts],
+        "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
         "checkpoint": finetuning.describe_checkpoint(checkpoint, found),
         "data": _describe_data(parts, dev),
         "data_dir": None,
@@ -122,12 +123,12 @@ def finetune_squad(
         "threads": reader.device.threads,
     }
     del found  # what its arrays hold is in the model now
-    with RunDirectory.claim(output, description, resume, overwrite) as run:
+    with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
         training.train(trainer, run, None, None, None, save_every, report, observe)
         results = _finish(trainer, run, config, dev_questions, tokenizer)
-    return SquadRun(run.path, results)
+    return SquadRun(run.name if mirror else run.path, results)
 
 
 def _files(
@@ -141,12 +142,16 @@ def _files(
     own = None
     if not (stages and dev_file):
         with report.transfer() as progress:
-            own = datasets.squad_files(config.task, data_dir, progress)
-    parts = [Stage(Path(file), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
+            own = datasets.squad_files(config.task, data_dir and _folder(config.task, data_dir), progress)
+    parts = [Stage(Path(remote.local(file)), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
     for part in parts:
         if part.epochs <= 0:
             raise ConfigError(f"{part.file}: {part.epochs:g} epochs: a stage needs more than 0")
-    return parts, Path(dev_file) if dev_file else own[1]  # type: ignore[index]
+    return parts, Path(remote.local(dev_file)) if dev_file else own[1]  # type: ignore[index]
+
+
+def _folder(task: str, data_dir: str | Path) -> str | Path:
+    return remote.local(data_dir, lambda name: name.removeprefix("squad/") in datasets.SQUAD[task])
 
 
 def _load(source: str | Path, config: SquadConfig, report: Reporter) -> Checkpoint:
@@ -200,9 +205,10 @@ def _finish(
     threshold = {"null_score_diff_threshold": results["threshold"]} if config.negative else {}
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(reader.device.peak), **threshold)
     run.remove_state()
+    run.publish(settle=True)
     return results
 
 
 def _describe_data(parts: Sequence[Stage], dev: Path) -> dict[str, Any]:
     paths = {f"stage {i}": part.file for i, part in enumerate(parts, 1)} | {"dev": dev}
-    return {name: {"path": str(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
+    return {name: {"path": remote.name(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from minibert import remote
 from minibert.errors import DataError
 from minibert.tasks import rows
 
@@ -62,7 +63,7 @@ def read(path: Path | str) -> Questions:
 
     Answers may be missing, as in a test file. What training needs of them is checked by windows.prepare().
     """
-    path = Path(path)
+    path = Path(remote.local(path))
     text = rows.read_text(path, ADVICE)
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     return _Reader(str(path)).read(_parsed(text, path), sha256)

@@ -53,6 +53,10 @@ class Task:
         """The files that a split is read from."""
         raise NotImplementedError
 
+    def wants(self, name: str) -> bool:
+        """Whether a file of that name, in the folder that read() is given or with slashes below it, is the task's."""
+        raise NotImplementedError
+
     def read(self, split: str, data_dir: Path) -> list[Example]:
         """The split's examples in the file's order; DataError names the file and the line of what is wrong.
 

@@ -56,6 +56,11 @@ class GlueTask(Task):
         folder = self._folder(Path(data_dir))
         return [next((folder / name for name in names if (folder / name).exists()), folder / names[0])]
 
+    def wants(self, name: str) -> bool:
+        first, _, rest = name.partition("/")
+        inside = rest if plain(first) == plain(self.folder) else name
+        return any(inside in split.files for split in self.files.values())
+
     def read(self, split: str, data_dir: Path) -> list[Example]:
         (path,) = self.paths(split, data_dir)
         layout = self.files[split]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from minibert import remote
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
 from minibert.tasks.glue import score
@@ -102,7 +103,8 @@ def table(
     training file, sorted (as numbers where all are). `test` needs no labels. With two labels, F1 is that of
     the second. Raises DataError for the files, ConfigError for the settings.
     """
-    files = {split: Path(path) for split, path in (("train", train), ("dev", dev), ("test", test)) if path is not None}
+    given = {"train": train, "dev": dev, "test": test}
+    files = {split: Path(remote.local(path)) for split, path in given.items() if path is not None}
     if not files:
         raise ConfigError("table: no file given; name a training, dev or test file")
     if text_b is not None and text_a is None:
@@ -133,7 +135,7 @@ def read_pairs(
     """
     columns = columns or {}
     if isinstance(source, (str, Path)):
-        path = Path(source)
+        path = Path(remote.local(source))
         format = format or format_of(path)
         if format == "csv":
             return _examples(read_rows(path, ADVICE), str(path), columns)
