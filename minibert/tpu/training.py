@@ -5,15 +5,17 @@ The state is {"params": ..., "m": ..., "v": ...}, three dicts as minibert/tpu/mo
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from minibert.config import BertConfig
 from minibert.optim import BETA1, BETA2, EPS, MAX_NORM, WEIGHT_DECAY
 from minibert.parameters import is_decayed
-from minibert.tpu import model
+from minibert.tpu import model, sharding
 from minibert.tpu.model import Batch, Params
 
 State = dict[str, Params]
@@ -82,3 +84,44 @@ def update(
     new = jax.tree_util.tree_map_with_path(adam, state["params"], state["m"], state["v"], grads)
     parts = jax.tree.transpose(jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), new)
     return dict(zip(("params", "m", "v"), parts, strict=True)), jnp.stack([total, norm])
+
+
+@lru_cache
+def program(
+    mesh: Mesh, config: BertConfig, head: int | str, recompute: bool = False, precision: str = "fp32",
+    shared: bool = False,
+) -> Any:  # fmt: skip
+    """`update`, to be compiled for the devices of a mesh; the state that goes in is given up.
+
+    `shared`: each device holds a part of parameters and moments, as sharding.parameters has them.
+    """
+    place = sharding.parameters(mesh, model.shapes(config, head), shared)
+    step = partial(update, config=config, recompute=recompute, precision=precision)
+    out = dict.fromkeys(("params", "m", "v"), place), sharding.everywhere(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+
+def arguments(
+    mesh: Mesh, config: BertConfig, head: int | str, micros: int, rows: int, length: int, shared: bool = False
+) -> tuple[Any, ...]:
+    """What `program` is called with, as shapes: `micros` micro-batches of `rows` examples of `length` tokens."""
+    shapes = model.shapes(config, head)
+    split, whole = sharding.rows(mesh, 1), sharding.everywhere(mesh)
+
+    def array(sharding: Any, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    place = sharding.parameters(mesh, shapes, shared)
+    params = jax.tree.map(lambda x, where: array(where, x.dtype, *x.shape), shapes, place)
+    examples = micros, rows
+    labels: tuple[Any, ...] = (jnp.int32,)
+    if head in (model.SPANS, 1):
+        labels = (jnp.int32, 2) if head == model.SPANS else (jnp.float32,)
+    batch = {name: array(split, jnp.int32, *examples, length) for name in ("ids", "segments")}
+    batch |= {name: array(split, jnp.int32, *examples) for name in ("lengths", "examples")}
+    batch |= {
+        "weights": array(split, jnp.float32, *examples),
+        "labels": array(split, labels[0], *examples, *labels[1:]),
+    }
+    state = dict.fromkeys(("params", "m", "v"), params)
+    return state, batch, array(whole, jnp.uint32, 3), array(whole, jnp.float32), array(whole, jnp.float32, 2)
