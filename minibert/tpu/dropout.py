@@ -68,8 +68,8 @@ def attention_mask(length: int, heads: int, examples: jax.Array, rate: float, ke
     h, q, k = np.ogrid[:heads, : 8 * tiles, : 4 * tiles]
     kept = _kept(words(k, h << 16 | q, examples[:, None, None, None], key), rate)
     # Element e of a block: k % 2 is its lowest bit, q // 8 % 2 the next, k // 8 % 2 the highest.
-    kept = kept.reshape(2, 2, 2, len(examples), heads, tiles, 8, tiles, 4)
-    kept = kept.transpose(3, 4, 5, 1, 6, 7, 0, 8, 2).reshape(len(examples), heads, 16 * tiles, 16 * tiles)
+    kept = kept.reshape(2, 2, 2, examples.shape[0], heads, tiles, 8, tiles, 4)
+    kept = kept.transpose(3, 4, 5, 1, 6, 7, 0, 8, 2).reshape(examples.shape[0], heads, 16 * tiles, 16 * tiles)
     return kept[..., :length, :length]
 
 
