@@ -99,6 +99,7 @@ def finetune(
     check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
+    check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
@@ -126,7 +127,7 @@ def finetune(
     description["threads"] = bert.device.threads
     if resume and old and old.get("threads") != bert.device.threads:
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
-    trainer = Trainer(bert, train, config)
+    trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
@@ -211,6 +212,10 @@ def fit(
     """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
     if old is not None:
         return as_planned(config, recompute, old["settings"]), ""
+    if device.backend == "tpu":
+        from minibert.tpu import planning as tpu
+
+        return tpu.fitted(config, model, data, device, recompute, spans)
     return planning.fitted(config, model, data, device, limit, None if recompute == "auto" else recompute, spans)
 
 
@@ -229,6 +234,13 @@ def as_planned(config: Config, recompute: str, old: Mapping[str, Any]) -> Config
         if not isinstance(value, kinds[name]):
             raise RunError(f"run.json: {name} {value!r} is no such setting; train anew with --overwrite")
     return dataclasses.replace(config, **recorded)
+
+
+def check_for_tpu(config: TrainConfig, **given: object) -> None:
+    """ConfigError for options of the command that only the CPU's memory has a use for."""
+    for name, value in given.items():
+        if value and config.device == "tpu":
+            raise ConfigError(f"--{name.replace('_', '-')} is about the memory of this machine: not with --device tpu")
 
 
 def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:
@@ -290,10 +302,11 @@ def say_start(
     report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory, memory: str
 ) -> None:
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
+    where = trainer.bert.device.description
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU, {s.optimizer}; output {run.path}"
+        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.path}"
     )
     if memory:
         report.say(memory)

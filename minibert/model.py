@@ -67,8 +67,13 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
     with device.session(), untaped():
         for places in batch.in_order(len(features), BATCH):
             numbers = order[places]
-            logits = bert.logits(batch.pack(device, features, numbers, None))
-            found[numbers] = device.numpy(logits.data)
+            if device.backend == "tpu":
+                from minibert.tpu import inference
+
+                found[numbers] = inference.logits(bert, features, numbers, BATCH)
+            else:
+                logits = bert.logits(batch.pack(device, features, numbers, None))
+                found[numbers] = device.numpy(logits.data)
     return found
 
 
@@ -106,6 +111,12 @@ def load(
 
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
     """The device of a setting; `auto` is the CPU in this version, and its best precision."""
+    if name == "tpu":
+        from minibert.tpu import device as tpu
+
+        if threads:
+            raise ConfigError("--threads says how a CPU computes: leave it out with --device tpu")
+        return tpu.open(settled_precision(precision, name))
     return devices.open("cpu" if name == "auto" else name, threads=threads, precision=settled_precision(precision))
 
 

@@ -35,7 +35,7 @@ from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 # What was settled before there was a setting for it, in older descriptions.
-EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False}
+EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False, "shard_parameters": False}
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",

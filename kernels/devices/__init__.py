@@ -132,6 +132,11 @@ class Device:
         """How many threads of the host compute."""
         return 1
 
+    @property
+    def description(self) -> str:
+        """What computes, as a run tells its user."""
+        return "the CPU"
+
     def session(self) -> AbstractContextManager[None]:
         """Held while kernels run, by training and prediction: a device sets up here what it changes globally."""
         return nullcontext()

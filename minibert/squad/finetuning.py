@@ -97,6 +97,7 @@ def finetune_squad(
         raise RunError(f"{output}: holds no run to resume; leave --resume out to start one")
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
+    finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     found = _load(checkpoint, config, report)
@@ -108,7 +109,7 @@ def finetune_squad(
         config, found.config, trained, device, limit, old if resume else None, recompute, spans=True
     )
     reader = _build(found, config, device)
-    trainer = Trainer(reader, data[0], config, trained[1:])
+    trainer = training.trainer(reader, data[0], config, trained[1:])
     description = {
         "settings": config.to_dict(),
         "stages": [{"file": str(part.file.absolute()), "epochs": part.epochs} for part in parts],

@@ -20,6 +20,11 @@ def bucket(longest: int, most: int) -> int:
     return min(found, most)
 
 
+def multiple(rows: int, devices: int) -> int:
+    """So many rows, or a few more, that all devices have as many."""
+    return -(-rows // devices) * devices
+
+
 def pad(
     features: Features, numbers: Sequence[int] | np.ndarray, labels: np.ndarray | None, length: int, rows: int
 ) -> dict[str, np.ndarray]:

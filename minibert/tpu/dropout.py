@@ -82,7 +82,7 @@ def hidden(x: jax.Array, examples: jax.Array, rate: float, key: jax.Array | None
     """Dropout of (B, L, C) or its first tokens; without a key, which means evaluation, x itself."""
     if key is None or threshold(rate) == 0:
         return x
-    return apply(x, hidden_mask(*x.shape[1:], examples, rate, key), rate)
+    return apply(x, hidden_mask(x.shape[1], x.shape[2], examples, rate, key), rate)
 
 
 def attention(p: jax.Array, examples: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

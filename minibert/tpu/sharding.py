@@ -47,7 +47,11 @@ def parameters(mesh: Mesh, shapes: Any, shared: bool) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Host arrays, the same on every host, onto the devices; a host places what its own devices hold."""
+    """Host arrays, the same on every host, onto the devices, by one sharding for all or a tree of them; a host copies
+    what its own devices hold.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
 
     def one(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
@@ -56,11 +60,8 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def get(tree: Any) -> Any:
-    """Arrays of the devices in this host's memory, whole."""
-    arrays = jax.tree.leaves(tree)
-    if not all(array.is_fully_addressable or array.is_fully_replicated for array in arrays):
-        gathered = everywhere(arrays[0].sharding.mesh)
-        tree = jax.jit(lambda x: x, out_shardings=gathered)(tree)
-    return jax.tree.map(
-        lambda array: np.asarray(array.addressable_data(0) if array.is_fully_replicated else array), tree
-    )
+    """Arrays of the devices, whole, in the memory of this host."""
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    if mesh.is_multi_process:  # what other hosts hold a part of comes here first
+        tree = jax.jit(lambda x: x, out_shardings=everywhere(mesh))(tree)
+    return jax.tree.map(np.asarray, tree)

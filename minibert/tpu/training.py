@@ -19,6 +19,7 @@ from minibert.tpu import model, sharding
 from minibert.tpu.model import Batch, Params
 
 State = dict[str, Params]
+STATE = ("params", "m", "v")
 
 
 def state_of(params: Params) -> State:
@@ -83,7 +84,7 @@ def update(
 
     new = jax.tree_util.tree_map_with_path(adam, state["params"], state["m"], state["v"], grads)
     parts = jax.tree.transpose(jax.tree.structure(grads), jax.tree.structure((0, 0, 0)), new)
-    return dict(zip(("params", "m", "v"), parts, strict=True)), jnp.stack([total, norm])
+    return dict(zip(STATE, parts, strict=True)), jnp.stack([total, norm])
 
 
 @lru_cache
@@ -95,10 +96,14 @@ def program(
 
     `shared`: each device holds a part of parameters and moments, as sharding.parameters has them.
     """
-    place = sharding.parameters(mesh, model.shapes(config, head), shared)
     step = partial(update, config=config, recompute=recompute, precision=precision)
-    out = dict.fromkeys(("params", "m", "v"), place), sharding.everywhere(mesh)
+    out = places(mesh, config, head, shared), sharding.everywhere(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+
+def places(mesh: Mesh, config: BertConfig, head: int | str, shared: bool = False) -> State:
+    """Where the arrays of a state stand."""
+    return dict.fromkeys(STATE, sharding.parameters(mesh, model.shapes(config, head), shared))
 
 
 def arguments(
@@ -123,5 +128,5 @@ def arguments(
         "weights": array(split, jnp.float32, *examples),
         "labels": array(split, labels[0], *examples, *labels[1:]),
     }
-    state = dict.fromkeys(("params", "m", "v"), params)
+    state = dict.fromkeys(STATE, params)
     return state, batch, array(whole, jnp.uint32, 3), array(whole, jnp.float32), array(whole, jnp.float32, 2)
