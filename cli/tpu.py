@@ -113,10 +113,10 @@ def export(out: Path, **options: Any) -> None:
     from minibert.tpu import export as exporting
 
     exporting.export(out, **options)
-    click.echo(f"{out}: python {out}/run.py {out}/example.npz results.npz")
+    click.echo(f"{out}: python {out}/run.py {out}/example.npz RESULTS.npz")
 
 
-@tpu.command(epilog="\b\nExample:\n  minibert tpu run-exported exported exported/example.npz results.npz")
+@tpu.command(epilog="\b\nExample:\n  minibert tpu run-exported exported exported/example.npz RESULTS.npz")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.argument("results", type=click.Path())

@@ -41,6 +41,7 @@ from minibert.tpu import run as standalone
 from minibert.tpu.model import Params
 
 PLATFORMS = ("tpu", "cpu", "cuda")
+PARAMETERS, READER = "parameters.safetensors", "flatbuffers.zip"
 LENGTHS = {False: 128, True: 384}  # the chapter's, for a classifier and for what marks answers
 Flat = dict[str, Any]  # arrays or their shapes by name
 
@@ -82,12 +83,12 @@ def export(
     call = _call(what, source.config, jax.tree.structure(state), list(_named(state)), recompute == "layers", precision)
     inputs = _inputs(source, what == "train")
     given = _shapes(_named(state)), _shapes(inputs, symbolic=True)
-    program = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*given)
     with _new_folder(out) as folder:
+        program = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*given)
         entries = {name: of_array(name, array) for name, array in parameters.items()}
-        huggingface.write(folder / "parameters.safetensors", entries, {})
+        huggingface.write(folder / PARAMETERS, entries, {})
         files.write_whole(folder / "program", bytes(program.serialize()))
-        files.write_whole(folder / "flatbuffers.zip", zipped)
+        files.write_whole(folder / READER, zipped)
         files.write_whole(folder / "run.py", Path(standalone.__file__).read_bytes())
         files.write_whole(folder / "example.npz", lambda file: np.savez(file, **inputs))
         manifest = {
@@ -96,7 +97,7 @@ def export(
             "config": source.config.to_dict(source.spans), "versions": _versions(),
             "state": _described(given[0]), "inputs": _described(given[1]),
             "results": _described(jax.tree.unflatten(program.out_tree, program.out_avals)[-1]),
-            "files": {path.name: files.sha256(path) for path in sorted(folder.iterdir())},
+            "files": {name: files.sha256(folder / name) for name in ("program", PARAMETERS, READER)},
         }  # fmt: skip
         files.write_whole(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
 
@@ -105,7 +106,7 @@ def run(folder: Path, *paths: str) -> None:
     """What the folder's run.py does, in this process; MinibertError where that cannot be."""
     try:
         standalone.main(folder, *paths)
-    except (ValueError, KeyError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, struct.error) as error:
         raise MinibertError(f"{folder}: {error}") from None
 
 
