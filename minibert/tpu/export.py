@@ -158,14 +158,12 @@ def _inputs(source: Source, training: bool) -> Flat:
 def _call(
     what: str, config: BertConfig, structure: Any, order: list[str], recompute: bool, precision: str
 ) -> Callable[[Flat, Flat], tuple[Flat, Flat]]:
-    """What is exported: (state, inputs) to (the state after it, results), all of them arrays by name; a prediction has
-    no state to return.
-    """
+    """What is exported: (state, inputs) to (the state after it, results), all of them arrays by name."""
 
     def predict(state: Flat, inputs: Flat) -> tuple[Flat, Flat]:
         (params,) = nested(state).values()
         batch = inputs | {"examples": inputs["lengths"]}  # which only dropout would look at
-        return {}, {"logits": model.logits(params, batch, config, precision=precision)}
+        return state, {"logits": model.logits(params, batch, config, precision=precision)}
 
     def train(state: Flat, inputs: Flat) -> tuple[Flat, Flat]:
         batch = {name: array[None] for name, array in inputs.items() if array.ndim}

@@ -33,22 +33,22 @@ def given(path, wanted):
 
 def main(folder, *paths):
     """Calls the program in `folder` with all files of inputs; the last path is where the results go."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest, results = json.loads((folder / "manifest.json").read_bytes()), []
     for name, digest in manifest["files"].items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise ValueError(f"{folder / name} is damaged: export again")
     sys.path.append(str(folder / "flatbuffers.zip"))  # jax.export reads with it and does not bring it
     import jax.export
 
-    call = jax.export.deserialize(bytearray((folder / "program").read_bytes())).call
-    call = jax.jit(call, donate_argnums=0 if manifest["what"] == "train" else ())
-    saved, state, new, results = tensors(folder / "parameters.safetensors"), manifest["state"], {}, []
-    state = jax.device_put({n: saved.get(n, np.zeros(e["shape"], e["dtype"])) for n, e in state.items()})
+    program = jax.export.deserialize(bytearray((folder / "program").read_bytes()))
+    call = jax.jit(program.call, donate_argnums=0)
+    saved, state = tensors(folder / "parameters.safetensors"), manifest["state"].items()
+    state = jax.device_put({n: saved.get(n, np.zeros(e["shape"], e["dtype"])) for n, e in state})
     for path in paths[:-1]:
-        new, found = call(new or state, given(path, manifest["inputs"]))
+        state, found = call(state, given(path, manifest["inputs"]))
         results.append({name: np.atleast_1d(value) for name, value in found.items()})
         print(json.dumps({"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}))
-    arrays = {f"state/{name}": value for name, value in new.items()}
+    arrays = {f"state/{n}": value for n, value in state.items() if manifest["what"] == "train"}
     np.savez(paths[-1], **arrays | {n: np.concatenate([found[n] for found in results]) for n in results[0]})
 
 
