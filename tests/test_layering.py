@@ -18,7 +18,9 @@ ALLOWED = {
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
     "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
-    "runs settings progress random tokenizer files errors",
+    "runs settings progress random tokenizer tpu files errors",
+    "tpu": "training evaluation bert batch squad optim parameters settings random tokenizer checkpoint config hub "
+    "kernels files errors",
     "seeds": "finetuning settings tasks runs progress files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
@@ -28,10 +30,10 @@ ALLOWED = {
     "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
-    "hub planning policies runs settings progress random tasks tokenizer kernels files errors",
+    "hub planning policies runs settings progress random tasks tokenizer tpu kernels files errors",
     "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
-    "tokenizer autograd errors",
-    "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels errors",
+    "tokenizer autograd tpu errors",
+    "model": "bert batch checkpoint config hub runs settings tokenizer autograd tpu kernels errors",
     "runs": "checkpoint files optim errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
@@ -41,7 +43,7 @@ ALLOWED = {
     "optim": "parameters",
     "optimizers": "optim parameters kernels",
     "random": "kernels",
-    "settings": "policies kernels errors",
+    "settings": "policies tpu kernels errors",
     "planning": "chain memory training evaluation config hub model policies settings kernels errors",
     "memory": "training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
     "chain": "memory",

@@ -25,7 +25,7 @@ def at(key: jax.Array | None, site: str, layer: Any = 0) -> jax.Array | None:
     """The key of one dropout, as `Key.at`; `layer` may be traced. None stays None: evaluation."""
     if key is None:
         return None
-    return key.at[2].add(jnp.uint32(layer) * 8 + SITES[site])
+    return jnp.asarray(key).at[2].add(jnp.uint32(layer) * 8 + SITES[site])
 
 
 def words(c0: Any, c1: Any, c2: Any, key: jax.Array) -> jax.Array:
