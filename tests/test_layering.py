@@ -19,7 +19,7 @@ ALLOWED = {
     "__init__": "errors finetuning seeds model squad",  # on first use
     "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
     "runs settings progress random tokenizer tpu files errors",
-    "tpu": "training evaluation bert batch squad optim parameters settings random tokenizer checkpoint config hub "
+    "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files errors",
     "seeds": "finetuning settings tasks runs progress files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer errors",

@@ -11,6 +11,6 @@ except ModuleNotFoundError as error:
     if error.name != "jax":
         raise
     raise BackendError(
-        "TPUs need JAX, which is not installed: pip install '.[tpu]' in minibert's checkout on a Cloud TPU, "
-        "pip install '.[jax]' elsewhere"
+        'TPUs need JAX, which is not installed: pip install ".[tpu]" in the checkout, on a Cloud TPU; elsewhere '
+        'pip install ".[jax]"'
     ) from None
