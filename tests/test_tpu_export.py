@@ -189,6 +189,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) 
 
     refused("--what", "predict", tmp_path / "out", say="has no head to predict with")
     refused("--what", "train", tmp_path / "full", say="is there already; give a new folder")
+    refused("--what", "train", "gs://bucket/out", say="is written to a local folder")
     refused("--what", "train", "--max-seq-length", "33", tmp_path / "out", say="give 3 to 32")
     refused(tmp_path / "out", say="--what", code=2)
     refused("--what", "train", "--checkpoint", "no-such", tmp_path / "out", say="no-such")

@@ -71,8 +71,12 @@ def export(
     precision: str = "fp32",
 ) -> None:
     """Writes the new folder `out`, whole or not at all. `what`: train or predict; the rest is as for the command."""
+    if out.parts[:1] == ("gs:",):
+        raise ConfigError(f"{out}: an export is written to a local folder; copy it to the bucket when it is there")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; give a new folder")
+    if not jax.config.values["jax_platforms"]:
+        jax.config.update("jax_platforms", "cpu")  # the program is traced, not run: no device is looked for
     zipped = _flatbuffers()
     source = _source(checkpoint, what, task, max_seq_length)
     state: dict[str, Params] = {"params": model.from_arrays(source.arrays)}
