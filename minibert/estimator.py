@@ -25,7 +25,7 @@ from minibert.model import Model, check_vocabulary, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory
+from minibert.runs import RunDirectory, own_directory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Tokenizer
@@ -78,6 +78,7 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
         learning_rate=flags.learning_rate, warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length,
         device=device_of(flags),
     )  # fmt: skip
+    flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     bert = _build(flags, task, tokenizer, settings, report)
     directory = ModelDirectory(flags.output_dir, bert)

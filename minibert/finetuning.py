@@ -24,7 +24,14 @@ from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
+from minibert.runs import (
+    RunDirectory,
+    check_free,
+    newest_unfinished,
+    next_directory,
+    own_directory,
+    read_description,
+)
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
@@ -89,6 +96,7 @@ def finetune(
         settings["recompute"] = recompute
     config = settings_of(task, checkpoint, sample, settings)
     output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task.name)
+    output = own_directory(output, config.device)
     old = read_description(output)
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")

@@ -57,6 +57,15 @@ def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
     raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
 
 
+def own_directory(path: Path, device: str) -> Path:
+    """The directory that this process writes into: `path`, except that of several on TPUs only the first does."""
+    if device != "tpu":
+        return path
+    from minibert.tpu import device as tpu
+
+    return tpu.own_directory(path)
+
+
 def _numbered(task: str, root: Path) -> list[Path]:
     """The runs of a task in the order of their numbers."""
     found = {int(m[1]): p for p in root.glob(f"{task}-*") if (m := re.fullmatch(rf"{re.escape(task)}-(\d+)", p.name))}

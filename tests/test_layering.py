@@ -34,7 +34,7 @@ ALLOWED = {
     "training": "evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
     "tokenizer autograd tpu errors",
     "model": "bert batch checkpoint config hub runs settings tokenizer autograd tpu kernels errors",
-    "runs": "checkpoint files optim errors",
+    "runs": "checkpoint files optim tpu errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
     "autograd": "",

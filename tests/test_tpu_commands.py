@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from commands import (
     Done,
     assert_one_line,
     assert_stopped,
+    command,
     contents,
     environment,
     make_checkpoint,
@@ -143,6 +145,34 @@ def test_googles_flags(folder, tmp_path):
     ]  # fmt: skip
     np.testing.assert_allclose(*values, rtol=0, atol=1e-4)
     assert tensorflow.latest(tmp_path / "tpu") == tensorflow.latest(tmp_path / "cpu") == "model.ckpt-9"
+
+
+@needs_jax
+@pytest.mark.slow
+def test_two_processes_make_one_run(folder, run, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    arguments = (
+        "finetune", "mrpc", "--checkpoint", folder / "checkpoint", "--data-dir", folder / "glue", "--output-dir",
+        tmp_path / "out" / "run", *SIZE, "--learning-rate", "1e-3", "--eval-every", "4", "--device", "tpu",
+    )  # fmt: skip
+    (tmp_path / "scratch").mkdir()
+    workers = [
+        subprocess.Popen(
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment({"MINIBERT_HOSTS": f"{address},2,{number}", "TMPDIR": str(tmp_path / "scratch")}),
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors
+    np.testing.assert_allclose(losses(tmp_path / "out" / "run"), losses(run), rtol=0, atol=1e-5)
+    assert contents(tmp_path / "out" / "run").keys() == contents(run).keys()
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "run"] and not any(
+        (tmp_path / "scratch").iterdir()
+    )
 
 
 @needs_jax

@@ -18,6 +18,7 @@ from minibert.evaluation import Split
 from minibert.model import open_device
 from minibert.progress import Reporter
 from minibert.random import initial_weights
+from minibert.runs import own_directory
 from minibert.squad import finetuning, reading, spans
 from minibert.squad.answering import Answerer
 from minibert.squad.evaluation import predict
@@ -74,6 +75,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         max_answer_length=flags.max_answer_length, null_score_diff_threshold=flags.null_score_diff_threshold,
         device=estimator.device_of(flags),
     )  # fmt: skip
+    flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     reader = _build(flags, tokenizer, settings, report)
     if flags.do_train:

@@ -19,7 +19,14 @@ from minibert.kernels.devices import Device
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description
+from minibert.runs import (
+    RunDirectory,
+    check_free,
+    newest_unfinished,
+    next_directory,
+    own_directory,
+    read_description,
+)
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import evaluate
@@ -91,6 +98,7 @@ def finetune_squad(
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
     output = Path(output_dir) if output_dir else (newest_unfinished if resume else next_directory)(task)
+    output = own_directory(output, config.device)
     check_free(output, resume, overwrite)
     old = read_description(output)
     if resume and old is None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from minibert.bert import Bert
-from minibert.errors import BackendError
+from minibert.errors import BackendError, RunError
 from minibert.kernels.devices import Device
 from minibert.tpu import model, sharding
 from minibert.tpu.model import Params
@@ -89,6 +95,34 @@ def _join() -> None:
         jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
     else:
         raise BackendError(f"{HOSTS}={hosts}: is neither auto nor ADDRESS:PORT,COUNT,NUMBER")
+
+
+def own_directory(path: Path) -> Path:
+    """Where this process writes what every process of a run computes: the first one into `path`, the others into
+    folders that are gone when they end, and that begin with links to what is in `path`.
+    """
+    platform()
+    own = path
+    if jax.process_index():
+        own = Path(tempfile.mkdtemp(prefix="minibert-"))
+        atexit.register(shutil.rmtree, own, True)
+        for entry in path.iterdir() if path.is_dir() else ():
+            if not entry.name.startswith("."):
+                (own / entry.name).symlink_to(entry.resolve())
+    if jax.process_count() > 1:  # the first may write when all have looked
+        multihost_utils.sync_global_devices("directories")
+    return own
+
+
+def check_agreement(stream: int, params: Params) -> None:
+    """RunError where processes are about to go on from different steps or weights."""
+    digest = 0
+    for array in jax.tree.leaves(params):
+        digest = zlib.crc32(array.data, digest)
+    if jax.process_count() > 1:
+        found = multihost_utils.process_allgather(np.array([stream, digest], np.uint32))
+        if (found != found[0]).any():
+            raise RunError("the hosts go on from different states: give them an --output-dir that all of them see")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from minibert.random import Key
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tpu import batches, dropout, model, sharding, training
-from minibert.tpu.device import Tpu
+from minibert.tpu.device import Tpu, check_agreement
 from minibert.training import NotFinite, Stage, Step, Trainer
 
 
@@ -33,7 +33,7 @@ class TpuTrainer(Trainer):
 
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
         """As the engine's; it has ended when the devices have computed it."""
-        state = self._put() if self._state is None else self._state
+        state = self._put(key) if self._state is None else self._state
         if number == 0:
             state = self._begin(state["params"])
         batch, tokens = self._batch(stage, numbers)
@@ -63,9 +63,10 @@ class TpuTrainer(Trainer):
                 for name, array in model.to_arrays(state[kind]).items():
                     views[name][...] = array
 
-    def _put(self) -> training.State:
+    def _put(self, key: Key) -> training.State:
         """Weights and moments as `bert` and `optimizer` have them, on the devices."""
         state = {kind: model.from_arrays(views) for kind, views in self._views().items()}
+        check_agreement(key.stream, state["params"])
         return sharding.put(state, self._places)
 
     def _views(self) -> dict[str, dict[str, np.ndarray]]:
