@@ -175,8 +175,10 @@ def need(wide):
 small = need(16)
 (kept,) = (files.user_cache() / "tpu").iterdir()
 kept.write_text(json.dumps(small | {"peak": 123}))
+again = need(16)
+kept.write_text("{")
 cores = {name: [len(found.cores), found.hbm] for name, found in slices.items()}
-print(json.dumps([cores, small, need(16), need(2048)]))
+print(json.dumps([cores, small, again, need(16), need(2048)]))
 """
 
 
@@ -184,7 +186,7 @@ def test_the_compiler_knows_every_slice_and_its_memory(libtpu: None, tmp_path: P
     here = environment({"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)})
     done = subprocess.run([sys.executable, "-c", LIBTPU], capture_output=True, text=True, env=here)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    slices, small, again, large = json.loads(done.stdout)
+    slices, small, again, anew, large = json.loads(done.stdout)
     for name, (cores, hbm) in slices.items():
         kind, _, number = name.partition("-")
         assert cores == (int(number) // 2 if kind in ("v4", "v5p") else int(number)), name  # two work as one there
@@ -192,6 +194,7 @@ def test_the_compiler_knows_every_slice_and_its_memory(libtpu: None, tmp_path: P
         assert 0.92 * usable < hbm / GIB < usable, name
     assert small["fits"] is True and small["arguments"] == 2 * 64 * 2**20 < small["peak"]
     assert again == small | {"peak": 123}, "it was compiled again"
+    assert anew["peak"] == small["peak"], "what was kept is damaged, and was believed"
     assert large["fits"] is False and large["peak"] > slices["v2-8"][1]
 
 

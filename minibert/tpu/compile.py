@@ -6,6 +6,7 @@ does not can be computed so that it does, is found by compiling: nothing here es
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -22,7 +23,7 @@ import jax
 
 from minibert import files, hub
 from minibert.config import BertConfig
-from minibert.errors import BackendError, ConfigError
+from minibert.errors import BackendError, ConfigError, MinibertError
 from minibert.settings import TrainConfig
 from minibert.tpu import batches, model, planning, sharding, training
 from minibert.tpu.trainer import split
@@ -128,8 +129,8 @@ def needs(lowered: Any, target: Slice) -> Need:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu")]
     told = "\n".join([topology(target.name), *versions, lowered.as_text()])
     kept = files.user_cache() / "tpu" / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
-    if kept.is_file():
-        return Need(**files.read_json(kept, ConfigError))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or not whole, or another version's
+        return Need(**json.loads(kept.read_bytes()))
     begun = time.perf_counter()
     try:
         use = lowered.compile().memory_analysis()
@@ -141,7 +142,8 @@ def needs(lowered: Any, target: Slice) -> Need:
         peak = arguments + use.temp_size_in_bytes
         need = Need(peak <= target.hbm, peak, arguments, use.temp_size_in_bytes, 0)
     need = dataclasses.replace(need, seconds=round(time.perf_counter() - begun, 1))
-    files.write_whole(kept, json.dumps(dataclasses.asdict(need)).encode())
+    with contextlib.suppress(MinibertError):  # a cache that cannot be written costs the next call its time
+        files.write_whole(kept, json.dumps(dataclasses.asdict(need)).encode())
     return need
 
 
