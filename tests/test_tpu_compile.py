@@ -144,7 +144,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch: pytest.Monkey
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert_one_line(minibert_in_process(*TINY, "--topology", "v2-8"), 1, "libtpu", "pip install '.[tpu]'")
+    assert_one_line(minibert_in_process(*TINY, "--topology", "v2-8"), 1, "libtpu", 'pip install ".[tpu]"')
 
 
 def test_help_needs_no_jax() -> None:
@@ -155,7 +155,7 @@ def test_help_needs_no_jax() -> None:
         assert done.returncode == 0 and "Usage: minibert tpu" in done.stdout, done.stderr
     done = subprocess.run([sys.executable, "-c", code, *TINY, "--topology", "v2-8"], capture_output=True, text=True,
                           env=environment({}))  # fmt: skip
-    assert done.returncode == 1 and "pip install '.[tpu]'" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and 'pip install ".[tpu]"' in done.stderr and "Traceback" not in done.stderr
 
 
 # In a process of its own, as a user's: libtpu stays in the one that has loaded it.

@@ -92,7 +92,7 @@ def describe(name: str) -> Slice:
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         raise BackendError(
-            "compiling for TPUs needs libtpu, which there is for Linux: pip install '.[tpu]' in minibert's checkout"
+            'compiling for TPUs needs libtpu, which there is for Linux: pip install ".[tpu]" in the checkout'
         ) from None
     from jax.experimental import topologies
 

@@ -210,9 +210,7 @@ def _flatbuffers() -> bytes:
     try:
         import flatbuffers
     except ImportError:
-        raise BackendError(
-            "exporting needs the package flatbuffers: pip install '.[jax]' in minibert's checkout"
-        ) from None
+        raise BackendError('exporting needs the package flatbuffers: pip install ".[jax]" in the checkout') from None
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(Path(flatbuffers.__file__).parent.glob("*.py")):
