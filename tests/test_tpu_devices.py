@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
 from commands import environment  # noqa: E402 - only where JAX is
+from minibert.errors import RunError  # noqa: E402
+from minibert.tpu import device as tpu  # noqa: E402
 from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
 
 WORKER = Path(__file__).with_name("tpu_worker.py")
@@ -42,6 +44,16 @@ def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int,
 
 
 slowly = partial(pytest.param, marks=pytest.mark.slow)  # each of these takes some ten seconds
+
+
+def test_processes_that_do_not_agree_stop(monkeypatch):
+    monkeypatch.setattr(tpu.jax, "process_count", lambda: 2)
+    gather = "process_allgather"
+    monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine]))
+    tpu.check_agreement(512, {"w": np.ones(3, np.float32)})
+    monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine + np.uint32(1)]))
+    with pytest.raises(RunError, match="--output-dir that all of them see"):
+        trainer("tpu").step(0)
 
 
 @pytest.mark.parametrize("how", [(), slowly(("shared",))], ids=["replicated", "shared"])

@@ -20,7 +20,7 @@ from minibert.settings import TrainConfig
 from minibert.tokenizer import Tokenizer
 from tpu_worker import assert_same_training, flat, trained, trainer
 
-pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
+jax = pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
 from minibert.tpu import device as tpu  # noqa: E402 - only where JAX is
 from minibert.tpu import planning  # noqa: E402
@@ -110,8 +110,6 @@ class Program:
         return self
 
     def compile(self) -> None:
-        import jax
-
         if not self.fits:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: it is too much")
 
@@ -132,6 +130,16 @@ def test_what_does_not_fit_is_made_smaller_until_it_does(rows, wanted, monkeypat
     else:
         found, told = planning.fitted(*arguments)
         assert (found.recompute, found.micro_tokens) == wanted and "layers" in told
+
+
+def test_memory_that_runs_out_in_training_is_told():
+    def program(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+
+    t = trainer("tpu")
+    t._program = program
+    with pytest.raises(RunError, match="1 x cpu does not suffice; train anew with --recompute layers"):
+        t.step(0)
 
 
 def test_precision_is_settled_by_what_jax_runs_on(monkeypatch):

@@ -45,7 +45,7 @@ def fitted(
         try:
             program.lower(*training.arguments(*layout, micros, rows, length, shared)).compile()
         except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error):
+            if not training.out_of_memory(error):
                 raise
         else:
             return way, f"recompute {way.recompute}, {micros} micro-batches of {rows}" if way != settings else ""
@@ -64,7 +64,3 @@ def ways(settings: Config, length: int, devices: int, recompute: str) -> Iterato
     while whole and rows > devices:
         rows = batches.multiple(-(-rows // 2), devices)
         yield dataclasses.replace(settings, recompute=policies[-1], micro_tokens=rows * length)
-
-
-def out_of_memory(error: Exception) -> bool:
-    return "RESOURCE_EXHAUSTED" in str(error)

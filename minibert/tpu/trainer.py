@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from minibert.bert import Bert
+from minibert.errors import RunError
 from minibert.optim import Adam
 from minibert.random import Key
 from minibert.settings import TrainConfig
@@ -39,7 +40,15 @@ class TpuTrainer(Trainer):
         batch, tokens = self._batch(stage, numbers)
         rate, corrections = np.float32(stage.rate(number)), np.array(self.optimizer.corrections(number), np.float32)
         scalars = sharding.put((dropout.pack(key), rate, corrections), sharding.everywhere(self.mesh))
-        self._state, told = self._program(state, batch, *scalars)
+        try:
+            self._state, told = self._program(state, batch, *scalars)
+        except jax.errors.JaxRuntimeError as error:
+            if not training.out_of_memory(error):
+                raise
+            raise RunError(
+                f"the memory of {self.bert.device.description} does not suffice; train anew with --recompute layers, a "
+                "smaller --micro-batch, --shard-parameters or a smaller --max-seq-length"
+            ) from None
         loss, norm = map(float, sharding.get(told))
         for what, value in (("loss", loss), ("gradients' norm", norm)):
             if not math.isfinite(value):
