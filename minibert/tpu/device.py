@@ -89,12 +89,13 @@ def _join() -> None:
     if not (hosts := os.environ.get(HOSTS)) or jax.distributed.is_initialized():
         return
     address, *numbers = hosts.split(",")
-    if hosts == "auto":
-        jax.distributed.initialize()
-    elif len(numbers) == 2 and all(number.isdecimal() for number in numbers):
-        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
-    else:
+    if hosts != "auto" and not (len(numbers) == 2 and all(number.isdecimal() for number in numbers)):
         raise BackendError(f"{HOSTS}={hosts}: is neither auto nor ADDRESS:PORT,COUNT,NUMBER")
+    try:
+        jax.distributed.initialize(*([] if hosts == "auto" else [address, *map(int, numbers)]))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BackendError(f"{HOSTS}={hosts}: the processes did not come together ({reason[:200]})") from None
 
 
 def own_directory(path: Path) -> Path:
@@ -116,13 +117,14 @@ def own_directory(path: Path) -> Path:
 
 def check_agreement(stream: int, params: Params) -> None:
     """RunError where processes are about to go on from different steps or weights."""
+    if jax.process_count() == 1:
+        return
     digest = 0
     for array in jax.tree.leaves(params):
         digest = zlib.crc32(array.data, digest)
-    if jax.process_count() > 1:
-        found = multihost_utils.process_allgather(np.array([stream, digest], np.uint32))
-        if (found != found[0]).any():
-            raise RunError("the hosts go on from different states: give them an --output-dir that all of them see")
+    found = multihost_utils.process_allgather(np.array([stream, digest], np.uint32))
+    if (found != found[0]).any():
+        raise RunError("the hosts go on from different states: give them an --output-dir that all of them see")
 
 
 @contextlib.contextmanager

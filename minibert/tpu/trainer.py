@@ -38,8 +38,8 @@ class TpuTrainer(Trainer):
         if number == 0:
             state = self._begin(state["params"])
         batch, tokens = self._batch(stage, numbers)
-        rate, corrections = np.float32(stage.rate(number)), np.array(self.optimizer.corrections(number), np.float32)
-        scalars = sharding.put((dropout.pack(key), rate, corrections), sharding.everywhere(self.mesh))
+        rate, corrections = stage.rate(number), np.array(self.optimizer.corrections(number), np.float32)
+        scalars = sharding.put((dropout.pack(key), np.float32(rate), corrections), sharding.everywhere(self.mesh))
         try:
             self._state, told = self._program(state, batch, *scalars)
         except jax.errors.JaxRuntimeError as error:
@@ -53,7 +53,7 @@ class TpuTrainer(Trainer):
         for what, value in (("loss", loss), ("gradients' norm", norm)):
             if not math.isfinite(value):
                 raise NotFinite(f"the {what} is {value}")
-        return Step(loss, stage.rate(number), norm, tokens)
+        return Step(loss, rate, norm, tokens)
 
     def _batch(self, stage: Stage, numbers: np.ndarray) -> tuple[Any, int]:
         """These examples in micro-batches on the devices, and how many tokens they have."""
