@@ -105,7 +105,8 @@ def _gib(size: int | None) -> str:
               "run's; 128, for squad 384]")  # fmt: skip
 @click.option("--recompute", type=click.Choice(["none", "layers"]), default="none", show_default=True,
               help="With train: layers keep their input alone.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+              help="Of matrix products.")  # fmt: skip
 def export(out: Path, **options: Any) -> None:
     """Writes a model into the new folder OUT as a program for TPUs, CPUs and NVIDIA's GPUs, for batches of any size,
     with its parameters, a manifest and run.py, which needs jax and numpy and nothing of minibert.

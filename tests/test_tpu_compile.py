@@ -5,20 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from commands import assert_one_line, environment, minibert_in_process, minibert_process
+from minibert.cli import tpu
 from minibert.errors import BackendError, ConfigError
 
 jax = pytest.importorskip("jax")
 
 from minibert.tpu import compile as ahead  # noqa: E402 - it needs jax
 
-told = sys.modules["minibert.cli.tpu"]._table  # minibert.cli.tpu is the command
+told = sys.modules["minibert.cli.tpu"]._table  # the module: minibert.cli.tpu is the command
 
 GIB = 2**30
 TINY = "tpu", "compile", "--checkpoint", "tiny", "--max-seq-length", "32", "--batch-size", "8"
@@ -156,6 +160,15 @@ def test_help_needs_no_jax() -> None:
     done = subprocess.run([sys.executable, "-c", code, *TINY, "--topology", "v2-8"], capture_output=True, text=True,
                           env=environment({}))  # fmt: skip
     assert done.returncode == 1 and 'pip install ".[tpu]"' in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(tpu.commands))
+def test_help_has_an_example_that_parses(name: str) -> None:
+    done = minibert_in_process("tpu", name, "--help")
+    example = re.search(rf"^ *Example:\n +.*?minibert tpu {name} (.*)$", done.out, re.M)
+    assert done.code == 0 and example, done.out
+    tpu.commands[name].make_context(name, shlex.split(example[1]))
+    assert all(option.help for option in tpu.commands[name].params if isinstance(option, click.Option))
 
 
 # In a process of its own, as a user's: libtpu stays in the one that has loaded it.
