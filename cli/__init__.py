@@ -25,6 +25,7 @@ from minibert.cli.plan import plan
 from minibert.cli.predict import predict
 from minibert.cli.run_classifier import run_classifier
 from minibert.cli.run_squad import run_squad
+from minibert.cli.tpu import tpu
 from minibert.errors import MinibertError
 
 
@@ -59,7 +60,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for command in (
     finetune, evaluate, predict, answer, run_classifier, run_squad, download, convert, convert_triviaqa, inspect,
-    compile, bench, plan, doctor,
+    compile, bench, plan, doctor, tpu,
 ):  # fmt: skip
     cli.add_command(command)
 

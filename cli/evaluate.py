@@ -19,6 +19,7 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip
 @click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
               help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip

@@ -38,7 +38,7 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="[default: auto]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="tpu: docs/tpu.md.  [default: auto]")
 @click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
@@ -47,6 +47,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
               )  # fmt: skip
 @click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, but never hold more "
               "than one layer's.")  # fmt: skip
+@click.option("--shard-parameters", is_flag=True, default=None, help="--device tpu: keep a part of weights and moments "
+              "on each device.")  # fmt: skip
 @click.option("--memory-report", "report_memory", is_flag=True, default=None, help="Tell where the memory of a step "
               "goes; memory.json, and with the plot extra memory.png.")  # fmt: skip
 @click.option("--seed", type=int, help="[default: 1]")

@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 # What Google's scripts have flags for and this engine no use.
-UNUSED = ("predict_batch_size", "iterations_per_loop", "tpu_name", "tpu_zone", "gcp_project", "master", "num_tpu_cores")
+UNUSED = {
+    "predict_batch_size": "batches of prediction have a size of their own",
+    "iterations_per_loop": "an update is one program, and the next one begins as it ends",
+    "num_tpu_cores": "all cores are used",
+    **dict.fromkeys(
+        ("tpu_name", "tpu_zone", "gcp_project", "master"), "a TPU is found on the machine that this runs on"
+    ),
+}
 
 
 class Boolean(click.ParamType):
@@ -48,18 +55,16 @@ def flag(name: str, kind: Any, text: str, **more: Any) -> Any:
 
 
 def unused(command: Any) -> Any:
-    """The flags that are taken and mean nothing, or nothing without a TPU."""
-    for name, kind in (("predict_batch_size", int), ("iterations_per_loop", int), ("num_tpu_cores", int)):
-        command = flag(name, kind, "Means nothing here.")(command)
-    for name in ("tpu_name", "tpu_zone", "gcp_project", "master"):
-        command = flag(name, str, "Means nothing without a TPU.")(command)
+    """The flags that are taken and mean nothing."""
+    for name, why in UNUSED.items():
+        command = flag(name, str, f"Means nothing here: {why}.")(command)
     return command
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given and mean something; of the others the user is told."""
     found = {name: value for name, value in flags.items() if value is not None}
-    for name in UNUSED:
+    for name, why in UNUSED.items():
         if found.pop(name, None) is not None:
-            click.echo(f"--{name} means nothing here", err=True)
+            click.echo(f"--{name} means nothing here: {why}", err=True)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,13 +14,12 @@ import click
 @click.option("--output", "target", default="-", metavar="FILE", help="- is stdout.  [default: -]")
 @click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), default="tsv", show_default=True,
               help="google: test_results.tsv as Google's script writes it.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
               help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
 @click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
-def predict(
-    run: str, source: str, target: str, form: str, threads: int | None, precision: str, threshold: float | None
-) -> None:
+def predict(run: str, source: str, target: str, form: str, threshold: float | None, **options: Any) -> None:
     """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).
 
     For a run of SQuAD, --input is a file in SQuAD's format, and --output the directory for predictions.json,
@@ -38,9 +38,9 @@ def predict(
 
         if "-" in (source, target):
             raise click.UsageError("a run of SQuAD needs --input FILE.json and --output DIR")
-        return evaluation.predict_file(run, Path(source), Path(target), threshold, threads=threads, precision=precision)
+        return evaluation.predict_file(run, Path(source), Path(target), threshold, **options)
     if threshold is not None:
         raise click.UsageError("--null-score-diff-threshold goes with a run of SQuAD")
     from minibert import prediction
 
-    prediction.predict_file(run, source, target, form, threads=threads, precision=precision)
+    prediction.predict_file(run, source, target, form, **options)

@@ -33,7 +33,7 @@ from minibert.cli.google import Boolean, GoogleCommand, flag, given, unused
 @flag("num_train_epochs", float, "[default: 3]")
 @flag("warmup_proportion", float, "[default: 0.1]")
 @flag("save_checkpoints_steps", int, "[default: 1000]")
-@flag("use_tpu", Boolean(), "[default: false]")
+@flag("use_tpu", Boolean(), "Compute on the TPU of this machine, through JAX: docs/tpu.md.  [default: false]")
 @unused
 def run_classifier(**flags: Any) -> None:
     """Google's run_classifier.py: the same flags, the same files in --output_dir.

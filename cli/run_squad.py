@@ -40,7 +40,7 @@ from minibert.cli.google import Boolean, GoogleCommand, flag, given, unused
 @flag("version_2_with_negative", Boolean(), "SQuAD 2.0: questions may have no answer.  [default: false]")
 @flag("null_score_diff_threshold", float, "[default: 0]")
 @flag("verbose_logging", Boolean(), "Name every question that is left out.  [default: false]")
-@flag("use_tpu", Boolean(), "[default: false]")
+@flag("use_tpu", Boolean(), "Compute on the TPU of this machine, through JAX: docs/tpu.md.  [default: false]")
 @unused
 def run_squad(**flags: Any) -> None:
     """Google's run_squad.py: the same flags, the same files in --output_dir.

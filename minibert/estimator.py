@@ -20,14 +20,14 @@ from minibert import checkpoint, files, prediction, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
-from minibert.errors import BackendError, CheckpointError, ConfigError, RunError
+from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.evaluation import evaluate, read_split
 from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import METRICS, RunDirectory
+from minibert.runs import METRICS, RunDirectory, own_directory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Tokenizer
@@ -66,8 +66,6 @@ class Flags:
     use_tpu: bool = False
 
     def __post_init__(self) -> None:
-        if self.use_tpu:
-            raise BackendError("--use_tpu=True: TPUs are not in this version; leave it out to train on this machine")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ConfigError("nothing to do: give at least one of --do_train=true, --do_eval=true, --do_predict=true")
         for name in ("eval_batch_size", "save_checkpoints_steps"):
@@ -85,7 +83,9 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     settings = TrainConfig(
         task=task.name, batch_size=flags.train_batch_size, epochs=flags.num_train_epochs,
         learning_rate=flags.learning_rate, warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length,
+        device=device_of(flags),
     )  # fmt: skip
+    flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     bert = _build(flags, task, tokenizer, settings, report)
     directory = ModelDirectory(flags.output_dir, bert, mirror)
@@ -185,9 +185,13 @@ def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig
         id2label=task.labels or ("score",),
         problem_type="regression" if task.regression else "single_label_classification",
     )
-    bert = Bert(labelled, task.num_outputs, open_device("auto", None))
+    bert = Bert(labelled, task.num_outputs, open_device(device_of(flags), None))
     bert.fill(arrays)
     return bert
+
+
+def device_of(flags: Any) -> str:
+    return "tpu" if flags.use_tpu else "auto"
 
 
 def _train(
@@ -195,7 +199,7 @@ def _train(
 ) -> int:
     """Trains from the step that the output directory has reached; returns the last step."""
     data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-    return train(flags, Trainer(directory.bert, data, settings), directory, report)
+    return train(flags, training.trainer(directory.bert, data, settings), directory, report)
 
 
 def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Reporter) -> int:

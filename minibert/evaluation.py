@@ -76,6 +76,7 @@ def evaluate_run(
     input_file: str | Path | None = None,
     threads: int | None = None,
     precision: str = "auto",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The metrics of the model in a run directory or checkpoint, on a labelled split of a task or on a file.
 
@@ -84,7 +85,7 @@ def evaluate_run(
     task's labels by name.
     """
     source = fspath(remote.checkpoint(fspath(source)))
-    model = load(source, threads=threads, precision=precision)
+    model = load(source, device, threads, precision)
     description = read_description(Path(source)) or {"settings": {}}
     trained = description["settings"].get("task")
     name = task or trained

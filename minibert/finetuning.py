@@ -24,7 +24,15 @@ from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description, working_copy
+from minibert.runs import (
+    RunDirectory,
+    check_free,
+    newest_unfinished,
+    next_directory,
+    own_directory,
+    read_description,
+    working_copy,
+)
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
@@ -91,6 +99,7 @@ def finetune(
     config = settings_of(task, checkpoint, sample, settings)
     mirror = working_copy(output_dir, overwrite) if output_dir else None
     output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task.name))
+    output = own_directory(output, config.device)
     old = read_description(output)
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
@@ -101,6 +110,7 @@ def finetune(
     check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
+    check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
@@ -130,7 +140,7 @@ def finetune(
     description["threads"] = bert.device.threads
     if resume and old and old.get("threads") != bert.device.threads:
         report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
-    trainer = Trainer(bert, train, config)
+    trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
@@ -216,6 +226,10 @@ def fit(
     """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
     if old is not None:
         return as_planned(config, recompute, old["settings"]), ""
+    if device.backend == "tpu":
+        from minibert.tpu import planning as tpu
+
+        return tpu.fitted(config, model, data, device, recompute, spans)
     return planning.fitted(config, model, data, device, limit, None if recompute == "auto" else recompute, spans)
 
 
@@ -234,6 +248,13 @@ def as_planned(config: Config, recompute: str, old: Mapping[str, Any]) -> Config
         if not isinstance(value, kinds[name]):
             raise RunError(f"run.json: {name} {value!r} is no such setting; train anew with --overwrite")
     return dataclasses.replace(config, **recorded)
+
+
+def check_for_tpu(config: TrainConfig, **given: object) -> None:
+    """ConfigError for options of the command that only the CPU's memory has a use for."""
+    for name, value in given.items():
+        if value and config.device == "tpu":
+            raise ConfigError(f"--{name.replace('_', '-')} is about the memory of this machine: not with --device tpu")
 
 
 def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:
@@ -295,10 +316,11 @@ def say_start(
     report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory, memory: str
 ) -> None:
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
+    where = trainer.bert.device.description
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on the CPU, {s.optimizer}; output {run.name}"
+        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.name}"
     )
     if memory:
         report.say(memory)

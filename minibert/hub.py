@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert import files, google, remote
+from minibert import checkpoint, files, google, models, remote
 from minibert.checkpoint import sources
+from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, DownloadError
 
 # SHA-256 of what is published; a file that differs is refused.
@@ -87,6 +88,11 @@ def resolve(name: str, cache: Path | None = None, progress: files.Progress | Non
                 f"{path}: SHA-256 {got} is not the published {known}: delete {folder.parent.parent} and try again"
             )
     return folder
+
+
+def config(name: str) -> BertConfig:
+    """The config alone of what `resolve` finds; of a shape that ships with the package, without a network."""
+    return checkpoint.read_config(f"random:{name}" if name in models.NAMES else resolve(name))
 
 
 def _choice() -> str:

@@ -69,6 +69,11 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
         waiting: list[tuple[np.ndarray, Any]] = []  # read a batch later, so that a device of its own never waits
         for places in batch.in_order(len(features), BATCH):
             numbers = order[places]
+            if device.backend == "tpu":
+                from minibert.tpu import inference
+
+                found[numbers] = inference.logits(bert, features, numbers, BATCH)
+                continue
             waiting.append((numbers, bert.logits(batch.pack(device, features, numbers, None)).data))
             if len(waiting) > 1:
                 _read(found, device, *waiting.pop(0))
@@ -116,6 +121,12 @@ def load(
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
     """The device of a setting; `auto` is the GPU where there is one, and the device's best precision."""
     name = settled_device(name)
+    if name == "tpu":
+        from minibert.tpu import device as tpu
+
+        if threads:
+            raise ConfigError("--threads says how a CPU computes: leave it out with --device tpu")
+        return tpu.open(settled_precision(precision, name))
     return devices.open(name, threads=threads, precision=settled_precision(precision, name))
 
 

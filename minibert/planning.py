@@ -14,16 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minibert import chain
-from minibert.checkpoint import read_config
+from minibert import chain, hub
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
-from minibert.hub import resolve
 from minibert.kernels.devices import Device, gpu
 from minibert.memory import Planner, parse_size
 from minibert.model import open_device
-from minibert.models import NAMES
 from minibert.policies import spelled
 from minibert.settings import TrainConfig
 from minibert.training import Stage
@@ -286,7 +283,7 @@ def report(
     **settings: Any,
 ) -> dict[str, Any]:
     """What `minibert plan` tells: the table, with what it was asked for. ConfigError for a length that is not there."""
-    config = read_config(f"random:{checkpoint}" if checkpoint in NAMES else resolve(checkpoint))
+    config = hub.config(checkpoint)
     on = _described(device, precision)
     settled = TrainConfig(task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings)
     if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:

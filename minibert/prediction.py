@@ -26,8 +26,9 @@ TOGETHER = 32 * BATCH  # examples of a file whose batches are made by length
 
 
 def predict_file(
-    run: str | Path, source: str, target: str, form: str, threads: int | None = None, precision: str = "auto"
-) -> None:
+    run: str | Path, source: str, target: str, form: str, threads: int | None = None, precision: str = "auto",
+    device: str = "auto",
+) -> None:  # fmt: skip
     """Reads texts from `source` ("-" is stdin), writes predictions to `target` ("-" is stdout) as `form` says.
 
     tsv: a header, then id, label and the probability of each label. jsonl: the same as objects. google:
@@ -37,7 +38,7 @@ def predict_file(
     source, run = str(remote.local(source)), remote.checkpoint(run)
     if source != "-" and not Path(source).is_file():
         raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
-    model = load(run, threads=threads, precision=precision)
+    model = load(run, device, threads, precision)
     columns = (read_description(Path(run)) or {}).get("columns")
     if source == "-":
         arriving = Lines(sys.stdin.buffer)

@@ -34,7 +34,7 @@ from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 # What was settled before there was a setting for it, in older descriptions.
-EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False}
+EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False, "shard_parameters": False}
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",
@@ -54,6 +54,15 @@ def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
         if (description := read_description(path)) and not description["finished"]:
             return path
     raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
+
+
+def own_directory(path: Path, device: str) -> Path:
+    """The directory that this process writes into: `path`, except that of several on TPUs only the first does."""
+    if device != "tpu":
+        return path
+    from minibert.tpu import device as tpu
+
+    return tpu.own_directory(path)
 
 
 def _numbered(task: str, root: Path) -> list[Path]:
@@ -108,8 +117,9 @@ class RunDirectory:
     """A directory that one process holds for one run, from `claim` until it is closed."""
 
     def __init__(self, path: Path, mirror: Mirror | None = None):
-        """`mirror`: of which `path` is the local folder, where the run is in a bucket."""
-        self.path, self.mirror = path, mirror
+        """`mirror`: of which `path` is the local folder, where the run is in a bucket; of several processes on TPUs the
+        others have another folder (`own_directory`), and publish nothing."""
+        self.path, self.mirror = path, mirror if mirror and mirror.path == path else None
         self.description: dict[str, Any] = {}
 
     @property

@@ -14,7 +14,7 @@ RECIPES = {  # schedule, bias correction
     "stable": ("hf", True),  # Mosbach et al. 2021, who train longer with it: add --epochs 20
 }
 SCHEDULES = ("google", "hf", "electra")
-DEVICES = ("cpu", "gpu")
+DEVICES = ("cpu", "gpu", "tpu")
 OPTIMIZERS = ("adam", "adam8bit", "adafactor")
 
 
@@ -25,10 +25,10 @@ class TrainConfig:
     `micro_batch` examples are computed at a time, and no more than `micro_tokens` tokens where that is given; gradients
     add up over the batch. `recompute` is a policy as in minibert/policies.py. `layerwise_update`: gradients are
     computed twice, the first time for their norm, the second time to update each layer as soon as its own are there, so
-    that those of all layers never exist at once. What is left None or "auto" is
-    settled when the object is made, so that a resume on another machine cannot settle it otherwise: the whole batch,
-    the recipe's schedule and bias correction (adafactor has none), the machine's precision. Only `gelu` may stay None:
-    the checkpoint's.
+    that those of all layers never exist at once. `shard_parameters`: of weights and moments each TPU device holds a
+    part. What is left None or "auto" is settled when the object is made, so that a resume on another machine cannot
+    settle it otherwise: the whole batch, the recipe's schedule and bias correction (adafactor has none), the machine's
+    precision. Only `gelu` may stay None: the checkpoint's.
     """
 
     task: str
@@ -48,6 +48,7 @@ class TrainConfig:
     device: str = "auto"
     recompute: str = "none"
     layerwise_update: bool = False
+    shard_parameters: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -86,6 +87,20 @@ class TrainConfig:
         _require("bias correction", self.bias_correction, not (self.bias_correction and adafactor), wanted)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         _require("device", self.device, self.device in DEVICES, ", ".join(DEVICES))
+        if self.device == "tpu":
+            self._check_tpu()
+        elif self.shard_parameters:
+            raise ConfigError("--shard-parameters shares them out over the devices of --device tpu: leave it out")
+
+    def _check_tpu(self) -> None:
+        """ConfigError for what the other devices have and TPUs have not."""
+        wanted = "what TPUs train with: adam"
+        _require("optimizer", self.optimizer, self.optimizer == "adam", wanted)
+        _require("recompute", self.recompute, self.recompute in ("none", "layers"), "none or layers on TPUs")
+        if self.layerwise_update:
+            raise ConfigError(
+                "--layerwise-update is not for TPUs: --micro-batch and --shard-parameters save memory there"
+            )
 
     def _settle(self, name: str, undecided: object, value: object) -> None:
         if getattr(self, name) == undecided:
@@ -107,6 +122,10 @@ def settled_device(device: str) -> str:
 def settled_precision(precision: str, device: str = "cpu") -> str:
     """fp32 or bf16, on a GPU also tf32; `auto` is bf16 where the device has a unit for it. BackendError for bf16 in
     vain on a CPU; a GPU is asked when it is opened."""
+    if device == "tpu":
+        from minibert.tpu import device as tpu
+
+        return tpu.settled_precision(precision)
     if precision == "fp32":
         return precision
     if device == "gpu":

@@ -91,6 +91,9 @@ class Trainer:
         device = bert.device
         self.replay = Replay(bert, device, self._pass) if isinstance(device, Recorder) else None
 
+    def fetch(self) -> None:
+        """Brings weights and moments into `bert` and `optimizer`, for a trainer that has them elsewhere meanwhile."""
+
     def at(self, step: int) -> tuple[Stage, int]:
         """The stage that update number `step` belongs to, and its number there."""
         for stage in self.stages[:-1]:
@@ -232,6 +235,15 @@ class Trainer:
         return done
 
 
+def trainer(bert: Bert, data: Split, settings: TrainConfig, later: Sequence[tuple[Split, float]] = ()) -> Trainer:
+    """The trainer for a model on its device."""
+    if bert.device.backend == "tpu":
+        from minibert.tpu.trainer import TpuTrainer
+
+        return TpuTrainer(bert, data, settings, later)
+    return Trainer(bert, data, settings, later)
+
+
 def _tokens(numbers: np.ndarray, data: Split) -> int:
     return int((data.features.offsets[numbers + 1] - data.features.offsets[numbers]).sum())
 
@@ -282,14 +294,17 @@ def train(
                 )
                 progress.step(done.loss, done.rate, done.tokens)
                 if task and dev and eval_every and (step + 1) % eval_every == 0:
+                    trainer.fetch()
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
                 if (step + 1) % save_every == 0 or step + 1 == trainer.total or interrupted:
+                    trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
                 if interrupted:
                     raise KeyboardInterrupt(
                         f"{run.name}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
                     )
         except NotFinite as error:
+            trainer.fetch()
             run.save_state(step, trainer.optimizer)
             raise RunError(
                 f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "

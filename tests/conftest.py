@@ -20,6 +20,10 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 if unit.hardware() is None:
     os.environ.setdefault("MINIBERT_TILES", "software")
 
+# JAX: on the CPU, whatever else there is, and in haste; programs that run a few steps take longest to compile.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

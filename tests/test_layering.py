@@ -18,7 +18,9 @@ ALLOWED = {
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
     "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
-    "runs settings progress random tokenizer remote files errors",
+    "runs settings progress random tokenizer tpu remote files errors",
+    "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
+    "kernels files errors",
     "seeds": "finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
@@ -29,12 +31,12 @@ ALLOWED = {
     "benchmarks": "limits kernels",
     "limits": "kernels",
     "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
-    "hub planning policies runs settings progress random tasks tokenizer kernels mirror remote files errors",
+    "hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote files errors",
     "training": "replay evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
-    "tokenizer autograd kernels errors",
+    "tokenizer autograd tpu kernels errors",
     "replay": "bert batch random tokenizer kernels",
-    "model": "bert batch checkpoint config hub runs settings tokenizer autograd kernels remote errors",
-    "runs": "checkpoint mirror remote files optim errors",
+    "model": "bert batch checkpoint config hub runs settings tokenizer autograd tpu kernels remote errors",
+    "runs": "checkpoint mirror remote files optim tpu errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",
     "autograd": "",
@@ -43,8 +45,8 @@ ALLOWED = {
     "optim": "parameters",
     "optimizers": "optim parameters kernels",
     "random": "kernels",
-    "settings": "policies kernels errors",
-    "planning": "chain memory training evaluation checkpoint config hub model models policies settings kernels errors",
+    "settings": "policies tpu kernels errors",
+    "planning": "chain memory training evaluation config hub model policies settings kernels errors",
     "memory": "training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
     "chain": "memory",
     "memory_report": "training parameters files",
@@ -55,7 +57,7 @@ ALLOWED = {
     "tasks": "tasks models remote files errors",
     "checkpoint": "checkpoint config files models random errors",
     "models": "models config files errors",
-    "hub": "checkpoint datasets google remote files errors",
+    "hub": "checkpoint config datasets google models remote files errors",
     "google": "checkpoint files errors",
     "datasets": "files models tarball errors",
     "tarball": "files errors",

@@ -143,6 +143,11 @@ class Device:
         """How many threads of the host compute."""
         return 1
 
+    @property
+    def description(self) -> str:
+        """What computes, as a run tells its user."""
+        return "the CPU"
+
     def seconds(self, call: Callable[[], None]) -> float:
         """How long a call takes, its work on the device included."""
         began = time.perf_counter()

@@ -64,6 +64,10 @@ class Gpu(Recorder):
             graph = self.stream.end_capture()
         return Recording(lambda: graph.launch(self.stream), result)
 
+    @property
+    def description(self) -> str:
+        return "the GPU"
+
     def release(self) -> None:
         super().release()
         self.pool.free_all_blocks()

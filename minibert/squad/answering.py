@@ -71,7 +71,7 @@ def load_squad(
 
 def settings_of(description: dict | None) -> SquadConfig:
     """What a run was trained with, and the threshold that was found for it; the defaults where there is no run."""
-    known = {field.name for field in dataclasses.fields(SquadConfig)} - {"precision", "device"}
+    known = {field.name for field in dataclasses.fields(SquadConfig)} - {"precision", "device", "shard_parameters"}
     given = {k: v for k, v in (description or {"settings": {}})["settings"].items() if k in known}
     if description and isinstance(description.get("null_score_diff_threshold"), float):
         given["null_score_diff_threshold"] = description["null_score_diff_threshold"]

@@ -10,21 +10,21 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import estimator, files, remote
+from minibert import estimator, files, remote, training
 from minibert.checkpoint import names
-from minibert.errors import BackendError, ConfigError, RunError
+from minibert.errors import ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
 from minibert.evaluation import Split
 from minibert.model import open_device
 from minibert.progress import Reporter
 from minibert.random import initial_weights
+from minibert.runs import own_directory
 from minibert.squad import finetuning, reading, spans
 from minibert.squad.answering import Answerer
 from minibert.squad.evaluation import predict
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 from minibert.tokenizer import Tokenizer
-from minibert.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,6 @@ class Flags:
     use_tpu: bool = False
 
     def __post_init__(self) -> None:
-        if self.use_tpu:
-            raise BackendError("--use_tpu=True: TPUs are not in this version; leave it out to train on this machine")
         if not (self.do_train or self.do_predict):
             raise ConfigError("nothing to do: give at least one of --do_train=true, --do_predict=true")
         for wanted, file in (("do_train", "train_file"), ("do_predict", "predict_file")):
@@ -75,14 +73,16 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         warmup=flags.warmup_proportion, max_seq_length=flags.max_seq_length, doc_stride=flags.doc_stride,
         max_query_length=flags.max_query_length, n_best_size=flags.n_best_size,
         max_answer_length=flags.max_answer_length, null_score_diff_threshold=flags.null_score_diff_threshold,
+        device=estimator.device_of(flags),
     )  # fmt: skip
     flags, mirror = estimator.brought_here(flags)
+    flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
     tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
     reader = _build(flags, tokenizer, settings, report)
     directory = ModelDirectory(flags.output_dir, reader, mirror)
     if flags.do_train:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
-        estimator.train(flags, Trainer(reader, data, settings), directory, report)
+        estimator.train(flags, training.trainer(reader, data, settings), directory, report)
     if flags.do_predict:
         questions = reading.read(Path(flags.predict_file or ""))
         with files.one_line(flags.output_dir, "write", RunError):
@@ -101,6 +101,6 @@ def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, report: Re
         shapes = names.shapes(found.config, spans=True)
         arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, found.config.initializer_range, settings.seed)
     config = dataclasses.replace(found.config, id2label=(), problem_type=None)
-    reader = Reader(config, open_device("auto", None))
+    reader = Reader(config, open_device(estimator.device_of(flags), None))
     reader.fill(arrays)
     return reader

@@ -62,13 +62,14 @@ def evaluate_run(
     null_score_diff_threshold: float | None = None,
     threads: int | None = None,
     precision: str = "auto",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The official metrics of the reader in a run directory or checkpoint, on a file or on the run's development file.
 
     The threshold is the given one, else the run's. The files of predictions are kept in `output_dir`, if given.
     """
     source = str(remote.checkpoint(source))
-    answerer = load_squad(source, threads=threads, precision=precision)
+    answerer = load_squad(source, device, threads, precision)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
     questions = reading.read(data or _own_dev_file(source))
@@ -86,9 +87,10 @@ def predict_file(
     null_score_diff_threshold: float | None = None,
     threads: int | None = None,
     precision: str = "auto",
+    device: str = "auto",
 ) -> None:  # fmt: skip
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
-    answerer = load_squad(source, threads=threads, precision=precision)
+    answerer = load_squad(source, device, threads, precision)
     questions = reading.read(data)
     threshold = null_score_diff_threshold
     if threshold is None:

@@ -19,7 +19,15 @@ from minibert.kernels.devices import Device
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, check_free, newest_unfinished, next_directory, read_description, working_copy
+from minibert.runs import (
+    RunDirectory,
+    check_free,
+    newest_unfinished,
+    next_directory,
+    own_directory,
+    read_description,
+    working_copy,
+)
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import evaluate
@@ -92,12 +100,14 @@ def finetune_squad(
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
     mirror = working_copy(output_dir, overwrite) if output_dir else None
     output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task))
+    output = own_directory(output, config.device)
     check_free(output, resume, overwrite)
     old = read_description(output)
     if resume and old is None:
         raise RunError(f"{output_dir or output}: holds no run to resume; leave --resume out to start one")
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
+    finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     found = _load(checkpoint, config, report)
@@ -109,7 +119,7 @@ def finetune_squad(
         config, found.config, trained, device, limit, old if resume else None, recompute, spans=True
     )
     reader = _build(found, config, device)
-    trainer = Trainer(reader, data[0], config, trained[1:])
+    trainer = training.trainer(reader, data[0], config, trained[1:])
     description = {
         "settings": config.to_dict(),
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],

@@ -46,6 +46,11 @@ def tops(reader: Reader, windows: Windows, n: int) -> Iterator[Top]:
     """The n highest logits of each window, batch by batch: all that is kept of them."""
     device = reader.device
     reader.check(windows.features)
+    if device.backend == "tpu":
+        from minibert.tpu import inference
+
+        yield from inference.tops(reader, windows.features, n, BATCH)
+        return
     with device.session(), untaped():
         for numbers in batch.in_order(len(windows), BATCH):
             part = batch.pack(device, windows.features, numbers, None)

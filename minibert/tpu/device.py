@@ -1,0 +1,143 @@
+"""JAX's devices as one of the engine's: weights and moments stand in this host's memory, and are copied to compute."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from minibert.bert import Bert
+from minibert.errors import BackendError, RunError
+from minibert.kernels.devices import Device
+from minibert.tpu import model, sharding
+from minibert.tpu.model import Params
+
+HOSTS = "MINIBERT_HOSTS"
+
+
+class Tpu(Device):
+    """All devices of all hosts. No operation has kernels here: models are computed whole, by XLA."""
+
+    def __init__(self, precision: str):
+        super().__init__("tpu", variants={"sum_squares": "reference"})  # which optim.Adam asks for its scratch
+        self.precision, self.mesh = precision, sharding.mesh()
+        self._params: WeakKeyDictionary[Bert, Params] = WeakKeyDictionary()
+
+    @property
+    def description(self) -> str:
+        return f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
+
+    def parameters(self, bert: Bert) -> Params:
+        """A model's weights on every device, copied anew where somebody may have changed them."""
+        weights = [param for group in bert.groups for param in group]
+        if bert not in self._params or any(param.stale for param in weights):
+            arrays = model.from_arrays(bert.arrays())
+            self._params[bert] = sharding.put(arrays, sharding.everywhere(self.mesh))
+            for param in weights:
+                param.stale = False
+        return self._params[bert]
+
+
+def open(precision: str) -> Tpu:  # noqa: A001 - as the other devices' modules have it
+    platform()
+    return Tpu(precision)
+
+
+def settled_precision(precision: str) -> str:
+    """fp32 or bf16; `auto` is bf16 on TPUs, which multiply it, and fp32 where JAX runs on something else."""
+    return precision if precision != "auto" else "bf16" if platform() == "tpu" else "fp32"
+
+
+@cache
+def platform() -> str:
+    """What JAX runs on, once it has joined the other hosts, if there are any.
+
+    BackendError where that is no TPU, unless JAX_PLATFORMS names it.
+    """
+    asked = jax.config.values["jax_platforms"]
+    try:
+        with _quiet_unless_it_works():
+            _join()
+            found = jax.default_backend()
+            if found != "tpu" and not asked:
+                raise RuntimeError(f"JAX has found: {found}")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise BackendError(
+            f"there is no TPU on this machine ({reason[:200]}); run this on a TPU's own, as docs/tpu.md shows, or set "
+            "JAX_PLATFORMS=cpu to have JAX compute the same on the CPU"
+        ) from None
+    return found
+
+
+def _join() -> None:
+    """Makes this process one of several, where MINIBERT_HOSTS says so: "auto" on a slice of Cloud TPU, which knows its
+    hosts, or ADDRESS:PORT,COUNT,NUMBER, the address being that of number 0.
+    """
+    if not (hosts := os.environ.get(HOSTS)) or jax.distributed.is_initialized():
+        return
+    address, *numbers = hosts.split(",")
+    if hosts != "auto" and not (len(numbers) == 2 and all(number.isdecimal() for number in numbers)):
+        raise BackendError(f"{HOSTS}={hosts}: is neither auto nor ADDRESS:PORT,COUNT,NUMBER")
+    try:
+        jax.distributed.initialize(*([] if hosts == "auto" else [address, *map(int, numbers)]))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BackendError(f"{HOSTS}={hosts}: the processes did not come together ({reason[:200]})") from None
+
+
+def own_directory(path: Path) -> Path:
+    """Where this process writes what every process of a run computes: the first one into `path`, the others into
+    folders that are gone when they end, and that begin with links to what is in `path`.
+    """
+    platform()
+    own = path
+    if jax.process_index():
+        own = Path(tempfile.mkdtemp(prefix="minibert-"))
+        atexit.register(shutil.rmtree, own, True)
+        for entry in path.iterdir() if path.is_dir() else ():
+            if not entry.name.startswith("."):
+                (own / entry.name).symlink_to(entry.resolve())
+    if jax.process_count() > 1:  # the first may write when all have looked
+        multihost_utils.sync_global_devices("directories")
+    return own
+
+
+def check_agreement(stream: int, params: Params) -> None:
+    """RunError where processes are about to go on from different steps or weights."""
+    if jax.process_count() == 1:
+        return
+    digest = 0
+    for array in jax.tree.leaves(params):
+        digest = zlib.crc32(array.data, digest)
+    found = multihost_utils.process_allgather(np.array([stream, digest], np.uint32))
+    if (found != found[0]).any():
+        raise RunError("the hosts go on from different states: give them an --output-dir that all of them see")
+
+
+@contextlib.contextmanager
+def _quiet_unless_it_works() -> Iterator[None]:
+    """Holds back what libtpu writes to stderr by itself; it is dropped where there is an error, which says enough."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        real = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+        held.seek(0)
+        os.write(2, held.read())

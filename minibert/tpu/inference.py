@@ -1,0 +1,43 @@
+"""A classifier's outputs and a reader's highest logits, without dropout, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from minibert.batch import in_order
+from minibert.bert import Bert
+from minibert.kernels.top_logits import reference as top_logits
+from minibert.squad.spans import Top
+from minibert.tokenizer import Features
+from minibert.tpu import batches, model, sharding
+from minibert.tpu.device import Tpu
+
+_logits = jax.jit(model.logits, static_argnames=("config", "precision"))
+
+
+def logits(bert: Bert, features: Features, numbers: np.ndarray, size: int) -> np.ndarray:
+    """The logits of these examples, at most `size`, in host memory: (B, K), or a reader's (B, L, 2), padded."""
+    device = bert.device
+    assert isinstance(device, Tpu)
+    longest = int((features.offsets[numbers + 1] - features.offsets[numbers]).max())
+    length = batches.bucket(longest, bert.config.max_position_embeddings)
+    batch: dict[str, Any] = batches.pad(features, numbers, None, length, batches.multiple(size, device.mesh.size))
+    batch = sharding.put(batch, sharding.rows(device.mesh))
+    found = _logits(device.parameters(bert), batch, bert.config, precision=device.precision)
+    return sharding.get(found)[: len(numbers)]
+
+
+def tops(reader: Bert, features: Features, n: int, size: int) -> Iterator[Top]:
+    """The n highest logits of each window, `size` windows at a time."""
+    for numbers in in_order(len(features), size):
+        found = logits(reader, features, numbers, size)
+        lengths = features.offsets[numbers + 1] - features.offsets[numbers]
+        real = found[np.arange(found.shape[1]) < lengths[:, None]]
+        values = np.empty((len(numbers), 2, n), np.float32)
+        places = np.empty((len(numbers), 2, n), np.int32)
+        top_logits.forward(values, places, real, np.concatenate([[0], np.cumsum(lengths)]))
+        yield Top(values, places, found[:, 0])

@@ -1,0 +1,59 @@
+"""Runs what `minibert tpu export` wrote, with jax and numpy and nothing of minibert:
+
+    python run.py INPUTS.npz ... RESULTS.npz
+
+A file of inputs is a call, with the arrays that manifest.json lists under "inputs"; example.npz is one. A call prints a
+line; its results go to RESULTS.npz, one after the other. Training goes on from call to call, and ends as state/NAME.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def tensors(path):
+    """The float32 arrays of a safetensors file by name, as views of the file."""
+    size = int.from_bytes(np.fromfile(path, np.uint8, 8).tobytes(), "little")
+    header = json.loads(np.fromfile(path, np.uint8, size, offset=8).tobytes())
+    data, entries = np.memmap(path, np.uint8, "r", offset=8 + size), header.items()
+    return {n: data[slice(*e["data_offsets"])].view("f4").reshape(e["shape"]) for n, e in entries if n[:2] != "__"}
+
+
+def given(path, wanted):
+    """The arrays of a file of inputs."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name].astype(entry["dtype"]) for name, entry in wanted.items()}
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no .npz file with the arrays {', '.join(wanted)}") from None
+
+
+def main(folder, *paths):
+    """Calls the program in `folder` with all files of inputs; the last path is where the results go."""
+    manifest, results = json.loads((folder / "manifest.json").read_bytes()), []
+    for name, digest in manifest["files"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name} is damaged: export again")
+    sys.path.append(str(folder / "flatbuffers.zip"))  # jax.export reads with it and does not bring it
+    import jax.export
+
+    program = jax.export.deserialize(bytearray((folder / "program").read_bytes()))
+    call = jax.jit(program.call, donate_argnums=0)
+    saved, state = tensors(folder / "parameters.safetensors"), manifest["state"].items()
+    state = jax.device_put({n: saved.get(n, np.zeros(e["shape"], e["dtype"])) for n, e in state})
+    for path in paths[:-1]:
+        state, found = call(state, given(path, manifest["inputs"]))
+        results.append({name: np.atleast_1d(value) for name, value in found.items()})
+        print(json.dumps({"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}))
+    arrays = {f"state/{n}": value for n, value in state.items() if manifest["what"] == "train"}
+    np.savez(paths[-1], **arrays | {n: np.concatenate([found[n] for found in results]) for n in results[0]})
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(__file__).parent, *sys.argv[1:])
+    except (OSError, ValueError, IndexError) as error:
+        sys.exit(f"run.py: {error}" if len(sys.argv) > 2 else __doc__)

@@ -1,0 +1,67 @@
+"""Where arrays stand on the devices: examples shared out over all of them, parameters on each or shared out as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from minibert.tpu.model import LAYERS
+
+AXIS = "data"
+
+
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """One axis over the devices, by default all there are, of all hosts."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The same on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Examples shared out; they are the axis number `axis`."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def parameters(mesh: Mesh, shapes: Any, shared: bool) -> Any:
+    """Where each parameter (or moment) stands: on every device, or, if `shared`, a part of it on each.
+
+    Shared out is the largest axis that divides, the first of like ones, and never that of layers, over which a loop
+    runs. Where none divides the parameter, a small one, stands on each device.
+    """
+
+    def place(path: Any, shape: Any) -> NamedSharding:
+        first = 1 if path[0].key == LAYERS else 0
+        sizes = [size if i >= first and size % mesh.size == 0 else 0 for i, size in enumerate(shape.shape)]
+        if not shared or not any(sizes):
+            return everywhere(mesh)
+        return rows(mesh, sizes.index(max(sizes)))
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Host arrays, the same on every host, onto the devices, by one sharding for all or a tree of them; a host copies
+    what its own devices hold.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def one(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def get(tree: Any) -> Any:
+    """Arrays of the devices, whole, in the memory of this host."""
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    if mesh.is_multi_process:  # what other hosts hold a part of comes here first
+        tree = jax.jit(lambda x: x, out_shardings=everywhere(mesh))(tree)
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,71 @@
+"""Training shared out over devices and over processes: the losses and the weights of one device."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
+
+from commands import environment  # noqa: E402 - only where JAX is
+from minibert.errors import RunError  # noqa: E402
+from minibert.tpu import device as tpu  # noqa: E402
+from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
+
+WORKER = Path(__file__).with_name("tpu_worker.py")
+
+
+@pytest.fixture(scope="module")
+def one() -> tuple[np.ndarray, np.ndarray]:
+    return trained(trainer("tpu"))
+
+
+def start(target: Path, devices: int, *how: str, **variables: str) -> subprocess.Popen:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    path = os.pathsep.join([environment({})["PYTHONPATH"], str(WORKER.parent)])
+    env = environment({"XLA_FLAGS": flags, "PYTHONPATH": path, **variables})
+    return subprocess.Popen([sys.executable, WORKER, target, *how], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int, int], one: tuple) -> None:
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors
+    found = np.load(target)
+    assert tuple(found["world"]) == world
+    assert_same_training((found["told"], found["weights"]), one, 1e-5)
+
+
+slowly = partial(pytest.param, marks=pytest.mark.slow)  # each of these takes some ten seconds
+
+
+def test_processes_that_do_not_agree_stop(monkeypatch):
+    monkeypatch.setattr(tpu.jax, "process_count", lambda: 2)
+    gather = "process_allgather"
+    monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine]))
+    tpu.check_agreement(512, {"w": np.ones(3, np.float32)})
+    monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine + np.uint32(1)]))
+    with pytest.raises(RunError, match="--output-dir that all of them see"):
+        trainer("tpu").step(0)
+
+
+@pytest.mark.parametrize("how", [(), slowly(("shared",))], ids=["replicated", "shared"])
+def test_eight_devices(one, tmp_path, how):
+    assert_same([start(tmp_path / "found.npz", 8, *how)], tmp_path / "found.npz", (8, 1), one)
+
+
+@pytest.mark.parametrize("how", [slowly(()), ("shared",)], ids=["replicated", "shared"])
+def test_two_processes(one, tmp_path, how):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    target = tmp_path / "found.npz"
+    workers = [start(target, 3, *how, MINIBERT_HOSTS=f"{address},2,{number}") for number in range(2)]
+    assert_same(workers, target, (6, 2), one)
