@@ -16,9 +16,9 @@ from minibert.cli import show
 @click.option("--context", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The text, UTF-8.")
 @click.option("--question", help="[default: asked for, or read from stdin line by line]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Answers to show.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "tpu"]), default="auto", help="[default: auto]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
+              help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a question.")
 def answer(run: str, context: Path, question: str | None, top: int, as_json: bool, **options: Any) -> None:

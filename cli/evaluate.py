@@ -19,10 +19,10 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip
 @click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "tpu"]), default="auto", help="[default: auto]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
+              help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--data", metavar="FILE", type=click.Path(path_type=Path), help="SQuAD: the questions.  "
               "[default: the run's development file]")  # fmt: skip

@@ -14,10 +14,10 @@ import click
 @click.option("--output", "target", default="-", metavar="FILE", help="- is stdout.  [default: -]")
 @click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), default="tsv", show_default=True,
               help="google: test_results.tsv as Google's script writes it.")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "tpu"]), default="auto", help="[default: auto]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "auto"]), default="auto", show_default=True,
-              help="auto: bf16 where the CPU has AMX or AVX512-BF16.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
+              help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
 def predict(run: str, source: str, target: str, form: str, threshold: float | None, **options: Any) -> None:
     """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).

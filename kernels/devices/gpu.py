@@ -24,7 +24,10 @@ from .recording import Recorder, Recording
 PROCESS = 768 << 20
 TIMED = 20  # calls that are timed together
 BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
-LIBRARIES = 'CuPy is not installed: pip install ".[gpu]" (CUDA 13) or ".[gpu12]" (CUDA 12, for cards before Turing)'
+LIBRARIES = (
+    'CuPy is not installed: pip install ".[gpu]" in the checkout (".[gpu12]" for CUDA 12 and cards before Turing), '
+    "or use --device cpu"
+)
 
 
 class Gpu(Recorder):
