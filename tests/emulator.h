@@ -182,7 +182,8 @@ static void resume(Fibre* fibre) {
 }
 
 // One block; false if its threads wait for each other for good. `order` 0: threads in turn; 1: from the last to the
-// first, each warp as far ahead of the others as it gets, and copies arrive when they are started; more: shuffled by it.
+// first, each warp as far ahead of the others as it gets, and copies arrive when they are started; more: shuffled by
+// it.
 static bool play_block(int threads, unsigned order) {
     static unsigned char* stacks = (unsigned char*)aligned_alloc(4096, (size_t)MOST_THREADS * STACK);
     static int turn[MOST_THREADS];

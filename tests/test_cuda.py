@@ -163,13 +163,9 @@ class TestEmulator:
 
 
 class ByColumns:
-    """cuBLAS's gemmEx on the host's memory, as its documentation has it: matrices stand column by column."""
+    """cublasGemmEx on the host's memory, as its documentation has it: matrices stand column by column."""
 
-    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, -1
-
-    def gemmEx(
-        self, handle, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algo
-    ):
+    def multiply(self, ta, tb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algo):
         alpha, beta = (self._at(p, 0, 1, 1)[0, 0] for p in (alpha, beta))
         a = self._at(a, a_type, *((k, m) if ta else (m, k)), lda)
         b = self._at(b, b_type, *((n, k) if tb else (k, n)), ldb)
@@ -204,10 +200,8 @@ def test_products_ask_cublas_for_the_right_thing(transposed, add, types, out_typ
     if types == "float32" and out_type == "uint16":
         pytest.skip("no product of float32 is stored as bf16")
     driver = gpu.CupyDriver.__new__(gpu.CupyDriver)
-    driver.cublas, driver.compute = ByColumns(), 68
-    driver.cupy = SimpleNamespace(cuda=SimpleNamespace(device=SimpleNamespace(get_cublas_handle=lambda: 0)))
+    driver.cublas, driver.compute = ByColumns(), gpu.FP32
     driver.factors = np.array([0, 1], np.float32)
-    driver.types = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}
     rng = np.random.default_rng(0)
 
     def make(*shape, dtype):

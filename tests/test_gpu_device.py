@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,18 +14,21 @@ import emulator
 import gpus
 from minibert.errors import BackendError
 from minibert.kernels.common import cuda
-from minibert.kernels.devices import gpu
+from minibert.kernels.devices import cublas, gpu
 from models import trainer, weights
 
 USED = {  # what must be there in the real CuPy, where it is installed
-    "": "ndarray zeros RawModule",
-    "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime "
-    "device", "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
+    "": "ndarray empty zeros RawModule",
+    "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime",
+    "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
     "cuda.MemoryPool": "malloc free_bytes used_bytes get_limit set_limit free_all_blocks",
     "cuda.Stream": "begin_capture end_capture record use synchronize", "cuda.Event": "done record synchronize",
     "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
-    "cuda.device": "get_cublas_handle", "RawModule": "get_function get_global",
+    "RawModule": "get_function get_global",
     "RawKernel": "max_dynamic_shared_size_bytes",
+}  # fmt: skip
+CUBLAS_USED = {
+    "cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasSetMathMode", "cublasGemmEx",
 }  # fmt: skip
 
 
@@ -35,6 +39,36 @@ def test_the_real_cupy_has_what_is_used():
         for part in filter(None, owner.split(".")):
             found = getattr(found, part)
         assert [name for name in names.split() if not hasattr(found, name)] == [], owner
+    library = cublas.loaded(cupy)
+    assert [name for name in CUBLAS_USED if not hasattr(library, name)] == []
+
+
+def test_products_have_a_handle_with_a_workspace_on_the_stream(monkeypatch):
+    calls = []
+
+    class Function:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, handle, *arguments):
+            calls.append((self.name, *(getattr(a, "value", a) for a in arguments)))
+            return self.status
+
+        status = 0
+
+    library = SimpleNamespace(**{name: Function(name) for name in CUBLAS_USED})
+    monkeypatch.setattr(cublas, "loaded", lambda _: library)
+    fake = SimpleNamespace(empty=lambda size, dtype: SimpleNamespace(data=SimpleNamespace(ptr=4096)))
+    products = cublas.Cublas(fake, SimpleNamespace(ptr=7))
+    assert calls == [
+        ("cublasCreate_v2",), ("cublasSetStream_v2", 7), ("cublasSetWorkspace_v2", 4096, cublas.WORKSPACE),
+        ("cublasSetMathMode", 16),
+    ]  # fmt: skip
+    products.multiply(*range(18))
+    assert calls[-1] == ("cublasGemmEx", *range(18)) and len(library.cublasGemmEx.argtypes) == 19
+    library.cublasGemmEx.status = 3
+    with pytest.raises(MemoryError):
+        products.multiply(*range(18))
 
 
 class Pointer:
@@ -132,6 +166,7 @@ def cupy(monkeypatch):
     ), pool=pool)  # fmt: skip
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(gpu, "found", lambda: (8, 0))
+    monkeypatch.setattr(gpu, "stream", cache(gpu.stream.__wrapped__))
     monkeypatch.setattr(gpu, "CupyDriver", lambda *_: emulator.Emulator())
     monkeypatch.setattr(cuda, "driver", None)
     return fake
@@ -203,6 +238,13 @@ def test_a_run_goes_on_when_memory_has_run_out(cupy):
     cupy.pool.failures = 2  # also when what was kept for later has been given back
     t.step(3)  # in vain, and again without recordings, whose memory is free now
     assert all(size.recording is None for size in t.replay.sizes.values())
+
+
+def test_devices_of_a_process_share_a_stream_and_take_turns(cupy):
+    first, second = gpu.open(), gpu.open("bf16")
+    assert first.stream is second.stream and cuda.driver is second._driver
+    with first.session():
+        assert cuda.driver is first._driver is not second._driver
 
 
 def test_bf16_is_refused_where_the_card_has_none(cupy, monkeypatch):

@@ -1,10 +1,12 @@
 // Attention in plain fp32, any head size, both types of storage: what cards without bf16 tensor cores use, and the twin
 // that gpu_bf16.cu is tested against.
 //
-// A block has ROWS queries of a sequence (or keys, for dk and dv), a head and COLUMNS columns of the result; it takes the
-// other side OTHERS at a time and D in pieces of DEPTH. Each product is 64 x 32 or 64 x 64, of operands that lie in
+// A block has ROWS queries of a sequence (or keys, for dk and dv), a head and COLUMNS columns of the result; it takes
+// the other side OTHERS at a time and D in pieces of DEPTH. Each product is 64 x 32 or 64 x 64, of operands that lie in
 // shared memory with the summed dimension first: a thread has 4 x 4 elements of the scores, those of two calls of
-// Philox, and 4 x 8 of a result. 20 to 28 KB of shared memory. With D > COLUMNS scores are computed once a column block.
+// Philox, and 4 x 8 of a result. With D > COLUMNS scores are computed once a block of columns. Shared memory is 30 KB,
+// 38 KB in backward, registers are about 160 and 220: two blocks, 8 warps, on a multiprocessor. Arithmetic is what
+// limits it: of each side 8 KB are fetched for 64 x 32 x 64 x 2 multiplications and additions, or more.
 #include "storage.cuh"
 #include "philox.cuh"
 #include "attention.cuh"
@@ -15,8 +17,8 @@
 #define COLUMNS 64
 #define THREADS 128
 
-// Where a thread is: its rows are row + 8 i for i < 4, its others other + (0, 1, 8, 9), its columns column + (0 to 3) and
-// column + 32 + (0 to 3). The eight threads that share rows are neighbours.
+// Where a thread is: its rows are row + 8 i for i < 4, its others other + (0, 1, 8, 9), its columns column + (0 to 3)
+// and column + 32 + (0 to 3). The eight threads that share rows are neighbours.
 struct Place {
     int row, other, column;
     __device__ __forceinline__ Place() {
@@ -85,7 +87,8 @@ __device__ __forceinline__ void fill(Operand& to, const Matrix& from, int column
 }
 
 // sums += weights operand
-__device__ __forceinline__ void add_product(float (&sums)[4][8], const Weights& weights, const Operand& operand, const Place& at) {
+__device__ __forceinline__ void add_product(
+    float (&sums)[4][8], const Weights& weights, const Operand& operand, const Place& at) {
 #pragma unroll 1
     for (int k = 0; k < OTHERS; k++) {
         float4 low = *(const float4*)&operand[k][at.column], high = *(const float4*)&operand[k][at.column + 32];
@@ -117,8 +120,8 @@ __device__ __forceinline__ float row_max(float x) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
-    storage* y, float* lse, const storage* qkv, const int* offsets, const int* examples, int sequences, int heads, int d,
-    unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
+    storage* y, float* lse, const storage* qkv, const int* offsets, const int* examples, int sequences, int heads,
+    int d, unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
     __shared__ Room room;
     __shared__ Weights p;
     __shared__ Operand v;
@@ -175,8 +178,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
             lse[(first + at.row_at(i)) * heads + head] = highest[i] + logf(total[i]);
 }
 
-// dq, and to `moments` (T, H) each row's sum of p dp. Of dy y, that sum is as wrong as y is rounded, by more than any ds
-// where values are far from zero; so ds is taken against it, which leaves the sum of p (dp - dy y) to be taken off:
+// dq, and to `moments` (T, H) each row's sum of p dp. Of dy y, that sum is as wrong as y is rounded, by more than any
+// ds where values are far from zero; so ds is taken against it, which leaves the sum of p (dp - dy y) to be taken off:
 // dq = sum of p (dp - dy y) k - (sum of p (dp - dy y)) (sum of p k), all of it in one pass over the keys.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_queries(
     storage* dqkv, float* moments, const storage* dy, const storage* y, const float* lse, const storage* qkv,
@@ -259,7 +262,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
     for (int start = 0; start < share.length; start += OTHERS) {
         int count = min(OTHERS, share.length - start);
         size_t first = (size_t)share.first + start;
-        Matrix queries = {of_head + (size_t)start * 3 * c, 3 * c, count}, gradients = {dy + first * c + head * d, c, count};
+        Matrix queries = {of_head + (size_t)start * 3 * c, 3 * c, count};
+        Matrix gradients = {dy + first * c + head * d, c, count};
         float s[4][4], dp[4][4];
         multiply_rows(s, room, at, {own + c, 3 * c, rows}, queries, d);
         multiply_rows(dp, room, at, {own + 2 * c, 3 * c, rows}, gradients, d);
@@ -270,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
             moment[j] = at.other_at(j) < count ? moments[query] : 0.0f;
         }
 #pragma unroll
-        for (int call = 0; call < 4; call++) {  // of Philox: what has its words are rows i and i + 1, others j and j + 2
+        for (int call = 0; call < 4; call++) {  // of Philox: its words are of rows i and i + 1, others j and j + 2
             int i0 = call / 2 * 2, j0 = call % 2, key = share.begin + at.row_at(i0);
             uint4 words;
             if (mask.drops()) words = mask.words(start + at.other_at(j0), key);

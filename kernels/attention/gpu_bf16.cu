@@ -1,10 +1,28 @@
 // Attention on tensor cores (common/tensor.cuh): bf16 in, fp32 sums, statistics and exponentials; D = 64 and 32.
 //
 // A warp keeps 32 queries (forward) or 16 queries or keys (backward) of one sequence and head in registers, as the left
-// operand, and a block's warps share the other side: tiles of TILE rows in shared memory, of which the next two are
-// on their way (cp.async) while these are multiplied, one barrier a tile. What is kept comes through the second stage.
-// Scores never leave registers: two tiles of sums side by side are the next product's left operand, and the elements
-// that one thread has of them those of one call of Philox, so every thread draws just the bits it needs.
+// operand, and a block's warps share the other side: tiles of TILE rows in shared memory, in two stages, so that one is
+// on its way (cp.async) while the other is multiplied, with one barrier a tile. What is kept comes through the second.
+// Scores never leave registers: two tiles of sums side by side are the next product's left operand, and what one thread
+// has of them are the elements of one call of Philox.
+//
+// Backward is two kernels, so that nothing is added by two blocks: 4 products for dq, 4 for dk and dv; the convention
+// counts 5. A row is read and written once but for the tiles' side, which comes again, from the L2 cache, for each
+// block of 128 queries (64 rows in backward): forward moves 8 C bytes a token, the two of backward 12 C each.
+//
+// Compiled for sm_80, sm_90a and sm_100, no spills:
+//
+//                     registers      shared memory   blocks of 128, warps of 64 on a multiprocessor
+//     forward_64      255 252 247    32 KB           2, 8 (of 64 threads, for short sequences: 4, 8)
+//     queries_64      168 163 167    32 KB           3, 12
+//     keys_64         168 168 168    33 KB           3, 12
+//     forward_32      225 229 210    16 KB           2, 8
+//     queries_32      130 132 149    16 KB           3, 12
+//     keys_32         140 144 159    17 KB           3, 12
+//
+// What to expect, by sm_90a's code and not by measurement: without dropout a warp issues some 670 instructions for a
+// tile of forward_64, of which 128 are products and 64 exponentials. At the 4 to 6.5 cycles that a product takes and
+// the 8 of an exponential each unit is busy for 510 to 830, so 30 to 40 % of a Hopper's peak by wgmma; Philox adds 600.
 #include "storage.cuh"
 #include "philox.cuh"
 #include "attention.cuh"
@@ -12,7 +30,7 @@
 #include "shared.cuh"
 
 #define TILE 64
-#define PART 32  // of a tile, at a time in backward, whose sums leave no registers for more
+#define PART 16  // of a tile, at a time in backward: with more, the registers would hold two blocks, not three
 #define SLACK 8.0f
 #define LOG2E 1.4426950409f
 
@@ -59,8 +77,8 @@ template <int M, int N> __device__ __forceinline__ void exclude(float (&s)[M][N 
                 if (8 * n + e % 2 >= there) s[m][n][e] = LOWEST;
 }
 
-// Scores to exponentials of their distance from `highest`, and these to `total`, a lane's own part. The highest score so
-// far need not be met exactly: only where one is more than SLACK powers of two above, are the sums taken down to it.
+// Scores to exponentials of their distance from `highest`, and these to `total`, a lane's own part. The highest score
+// so far need not be met exactly: only where one is more than SLACK powers of two above, are the sums taken down to it.
 template <int D>
 __device__ __forceinline__ void exponentiate(
     float (&s)[2][TILE / 8][4], float (&sums)[2][D / 8][4], float (&highest)[2][2], float (&total)[2][2], float steep) {
@@ -163,8 +181,9 @@ __device__ __forceinline__ void attend(
         int there = rows - own - 16 * m, g = lane / 4;
         bf16* to = y + (first + 16 * m) * c + head * D;
         store_rows<D>(to, c, there, room + (own + 16 * m) * D, sums[m], mask.scale / sum, mask.scale / sum8);
-        if (column == 0 && g < there) lse[(first + 16 * m + g) * heads + head] = highest[m][0] * root + logf(sum);
-        if (column == 0 && g + 8 < there) lse[(first + 16 * m + g + 8) * heads + head] = highest[m][1] * root + logf(sum8);
+        float* to_lse = lse + (first + 16 * m + g) * heads + head;
+        if (column == 0 && g < there) to_lse[0] = highest[m][0] * root + logf(sum);
+        if (column == 0 && g + 8 < there) to_lse[8 * heads] = highest[m][1] * root + logf(sum8);
     }
 }
 
@@ -254,9 +273,9 @@ __device__ __forceinline__ void differentiate_queries(
     store_rows<D>(dqkv + (first + own) * stride + head * D, stride, rows - own, room + own * D, sums[0], root, root);
 }
 
-// The bits of a lane's keys k and k + 8, and of its queries q and q + 8 (`first`) and q + 1 and q + 9 (`second`): the lower
-// halves are those of q, a word is a key's. Of a call of Philox it has use only for the half of its key's parity. So of the
-// two calls for its queries it makes one, and the lane with the key next to its own the other.
+// The bits of a lane's keys k and k + 8, and of its queries q and q + 8 (`first`) and q + 1 and q + 9 (`second`): the
+// lower halves are those of q, a word is a key's. Of a call of Philox it has use only for the half of its key's parity.
+// So of the two calls for its queries it makes one, and the lane with the key next to its own the other.
 __device__ __forceinline__ void draw_transposed(
     unsigned int (&first)[2], unsigned int (&second)[2], const Mask& mask, int q, int k) {
     bool odd = k & 1;
@@ -372,16 +391,16 @@ extern "C" __global__ void __launch_bounds__(128, 2) forward_32(
     attend<32>(y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
 #endif
 }
-extern "C" __global__ void __launch_bounds__(128, 2) backward_queries_64(
+extern "C" __global__ void __launch_bounds__(128, 3) backward_queries_64(
     unsigned short* dqkv, float* moments, const unsigned short* dy, const unsigned short* y, const float* lse,
-    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold,
-    float scale, unsigned long long seed, unsigned int stream) {
+    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads,
+    unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
 #ifdef TENSOR_CORES
     differentiate_queries<64>(
         dqkv, moments, dy, y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
 #endif
 }
-extern "C" __global__ void __launch_bounds__(128, 2) backward_keys_64(
+extern "C" __global__ void __launch_bounds__(128, 3) backward_keys_64(
     unsigned short* dqkv, const float* moments, const unsigned short* dy, const float* lse, const unsigned short* qkv,
     const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold, float scale,
     unsigned long long seed, unsigned int stream) {
@@ -390,16 +409,16 @@ extern "C" __global__ void __launch_bounds__(128, 2) backward_keys_64(
         dqkv, moments, dy, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
 #endif
 }
-extern "C" __global__ void __launch_bounds__(128, 2) backward_queries_32(
+extern "C" __global__ void __launch_bounds__(128, 3) backward_queries_32(
     unsigned short* dqkv, float* moments, const unsigned short* dy, const unsigned short* y, const float* lse,
-    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold,
-    float scale, unsigned long long seed, unsigned int stream) {
+    const unsigned short* qkv, const int* offsets, const int* examples, int sequences, int heads,
+    unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
 #ifdef TENSOR_CORES
     differentiate_queries<32>(
         dqkv, moments, dy, y, lse, qkv, offsets, examples, sequences, heads, {threshold, scale, seed, stream});
 #endif
 }
-extern "C" __global__ void __launch_bounds__(128, 2) backward_keys_32(
+extern "C" __global__ void __launch_bounds__(128, 3) backward_keys_32(
     unsigned short* dqkv, const float* moments, const unsigned short* dy, const float* lse, const unsigned short* qkv,
     const int* offsets, const int* examples, int sequences, int heads, unsigned int threshold, float scale,
     unsigned long long seed, unsigned int stream) {

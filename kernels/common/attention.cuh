@@ -43,7 +43,9 @@ struct Mask {
     }
 
     // Whether one of the two elements of a word is kept.
-    __device__ __forceinline__ bool keeps(unsigned int word, bool odd) const { return (odd ? word : word << 16) >= least; }
+    __device__ __forceinline__ bool keeps(unsigned int word, bool odd) const {
+        return (odd ? word : word << 16) >= least;
+    }
 
     // The same of word 0 to 3: the lower bit is that of q / 8, the upper one that of k / 8, `odd` that of k.
     __device__ __forceinline__ bool keeps(uint4 words, int word, bool odd) const {

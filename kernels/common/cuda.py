@@ -58,7 +58,7 @@ class Driver(Protocol):
         """
 
     def set_streams(self, base: int) -> None:
-        """Adds `base` to the stream of every dropout from here on, whatever its launch says: stream_base in philox.cuh."""
+        """Adds `base` to every dropout's stream from here on, whatever its launch says: stream_base in philox.cuh."""
 
 
 driver: Driver | None = None  # of the device that is open; kernels run on one kind of device in a process

@@ -44,14 +44,17 @@ __device__ __forceinline__ void mma(float (&c)[4], const unsigned int (&a)[4], u
                     to_float(all[(two + i % 2) * 4 + from].b[part + odd]);
         }
 #else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
 
 #ifndef EMULATED
-__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ unsigned int shared_address(const void* p) {
+    return (unsigned int)__cvta_generic_to_shared(p);
+}
 #endif
 
 // Four 8 x 8 matrices from shared memory, lanes 8 i to 8 i + 7 naming the rows of matrix i: to each lane row g, columns
@@ -81,9 +84,11 @@ template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const 
     start_copy({to, there ? from : nullptr, BYTES});
 #else
     if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                     ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                     ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
 #endif
 }
 __device__ __forceinline__ void copies_done() {
@@ -94,14 +99,15 @@ __device__ __forceinline__ void copies_done() {
 #endif
 }
 
-// A tile: rows of D bf16 in shared memory, in chunks of 16 bytes that are swapped within a row so that the eight rows of
-// a matrix lie in different banks.
+// A tile: rows of D bf16 in shared memory, in chunks of 16 bytes that are swapped within a row so that the eight rows
+// of a matrix lie in different banks.
 template <int D> __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return row * D + (chunk ^ row * D / 64 % (D / 8)) * 8;
 }
 
 // Starts the copy of `rows` rows into a tile, of which `there` are; the threads of a block, 64 or more, share the work.
-template <int D> __device__ __forceinline__ void fetch(bf16* tile, const bf16* from, size_t stride, int there, int rows) {
+template <int D>
+__device__ __forceinline__ void fetch(bf16* tile, const bf16* from, size_t stride, int there, int rows) {
     int row = threadIdx.x / (D / 8), chunk = threadIdx.x % (D / 8), step = blockDim.x / (D / 8);
     from += row * stride + chunk * 8;
     tile += chunk_at<D>(row, chunk);  // every eighth row has its chunks in the same places
@@ -109,22 +115,30 @@ template <int D> __device__ __forceinline__ void fetch(bf16* tile, const bf16* f
         copy_async<16>(tile, from, row < there);
 }
 
+// Row `lane_row`, chunk 2 k + `side` of the 16 rows of a tile from `row` on. Rows from 16 to 16 lie alike, and so what
+// depends on the lane is one register for all k and rows.
+template <int D>
+__device__ __forceinline__ const bf16* place(const bf16* tile, int row, int k, int lane_row, int side) {
+    return tile + row * D + (chunk_at<D>(lane_row, side) ^ 16 * k);
+}
+
 // 16 rows of a tile from `row` on, as the left operand of D / 16 products.
 template <int D> __device__ __forceinline__ void load_left(unsigned int (&to)[D / 16][4], const bf16* tile, int row) {
     int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int k = 0; k < D / 16; k++) load_matrices<false>(to[k], tile + chunk_at<D>(row + lane % 16, 2 * k + lane / 16));
+    for (int k = 0; k < D / 16; k++) load_matrices<false>(to[k], place<D>(tile, row, k, lane % 16, lane / 16));
 }
 
-// The right operand that 16 rows from `row` on and 16 columns from 16 k on are: two of m16n8k16, in registers 0, 1 and 2,
-// 3. `load_rows`: of a product with the tile transposed, whose columns are summed over; `load_columns`: with the tile.
+// The right operand that 16 rows from `row` on and 16 columns from 16 k on are: two of m16n8k16, in registers 0, 1 and
+// 2, 3. `load_rows`: of a product with the tile transposed, whose columns are summed over; `load_columns`: with the
+// tile.
 template <int D> __device__ __forceinline__ void load_rows(unsigned int (&to)[4], const bf16* tile, int row, int k) {
     int lane = threadIdx.x % 32;
-    load_matrices<false>(to, tile + chunk_at<D>(row + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+    load_matrices<false>(to, place<D>(tile, row, k, lane / 16 * 8 + lane % 8, lane / 8 % 2));
 }
 template <int D> __device__ __forceinline__ void load_columns(unsigned int (&to)[4], const bf16* tile, int row, int k) {
     int lane = threadIdx.x % 32;
-    load_matrices<true>(to, tile + chunk_at<D>(row + lane % 16, 2 * k + lane / 16));
+    load_matrices<true>(to, place<D>(tile, row, k, lane % 16, lane / 16));
 }
 
 // sums = left times the transpose of N rows of a tile

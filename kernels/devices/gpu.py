@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -18,11 +19,15 @@ from minibert.errors import BackendError
 from minibert.kernels.common import cuda
 
 from . import Lease
+from .cublas import Cublas
 from .recording import Recorder, Recording
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
 TIMED = 20  # calls that are timed together
+FP32, TF32 = 68, 77  # CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
+BEST_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
 BF16 = (8, 0)  # the compute capability from which on tensor cores multiply bf16
 LIBRARIES = (
     'CuPy is not installed: pip install ".[gpu]" in the checkout (".[gpu12]" for CUDA 12 and cards before Turing), '
@@ -50,13 +55,18 @@ class Gpu(Recorder):
             raise BackendError(f"precision bf16 needs compute capability 8.0, this card has {_dotted(capability)}; "
                                "use --precision fp32")  # fmt: skip
         self.number = cupy.cuda.Device().id
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream = stream()
         self.stream.use()
         self.pool = cupy.cuda.MemoryPool()
         self._copies: deque[tuple[Any, Any]] = deque()  # to the device, under way: when they are done, and from where
-        compute = "CUBLAS_COMPUTE_32F_FAST_TF32" if self.precision == "tf32" else "CUBLAS_COMPUTE_32F"
-        cuda.driver = CupyDriver(cupy, capability, compute)
+        self._driver = cuda.driver = CupyDriver(cupy, capability, TF32 if self.precision == "tf32" else FP32)
         return self
+
+    def session(self) -> AbstractContextManager[None]:
+        """Makes this device the one whose kernels run, in the thread that asks: another may have been opened since."""
+        self.stream.use()
+        cuda.driver = self._driver
+        return nullcontext()
 
     def _capture(self, call: Callable[[], Any]) -> Recording:
         """As a CUDA graph."""
@@ -124,15 +134,11 @@ class Gpu(Recorder):
 class CupyDriver:
     """Kernels compiled by NVRTC for this card and kept in CuPy's cache; products by cuBLAS."""
 
-    def __init__(self, cupy: Any, capability: tuple[int, int], compute: str):
-        from cupy_backends.cuda.libs import cublas
-
-        self.cupy, self.capability, self.cublas = cupy, capability, cublas
-        self.compute = getattr(cublas, compute)
+    def __init__(self, cupy: Any, capability: tuple[int, int], compute: int):
+        self.cupy, self.capability, self.compute, self.cublas = cupy, capability, compute, products()
         self.factors = np.array([0, 1], np.float32)  # cuBLAS reads them where they lie
         self.base, self.word = 0, cupy.zeros(1, np.uint32)  # what is added to dropout's streams
         self.bases: list[Any] = []  # and where each source's kernels find it
-        self.types = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
 
     def compile(self, source: str, storage: str) -> Callable[[str], cuda.Launch]:
         options = ("-std=c++17", f"-DSTORAGE={storage}")
@@ -173,14 +179,12 @@ class CupyDriver:
         zero = self.factors.ctypes.data
         one = zero + self.factors.itemsize
         # cuBLAS counts by columns: what it sees is out transposed, which is b's transpose times a's.
-        yes, no = self.cublas.CUBLAS_OP_T, self.cublas.CUBLAS_OP_N
-        self.cublas.gemmEx(
-            self.cupy.cuda.device.get_cublas_handle(),
-            yes if transposed == "b" else no, yes if transposed == "a" else no, columns, rows, inner,
-            one, b.data.ptr, self.types[b.dtype], b.shape[1],
-            a.data.ptr, self.types[a.dtype], a.shape[1],
-            one if add else zero, out.data.ptr, self.types[out.dtype], columns,
-            self.compute, self.cublas.CUBLAS_GEMM_DEFAULT,
+        self.cublas.multiply(
+            int(transposed == "b"), int(transposed == "a"), columns, rows, inner,  # 1 is CUBLAS_OP_T
+            one, b.data.ptr, TYPES[b.dtype], b.shape[1],
+            a.data.ptr, TYPES[a.dtype], a.shape[1],
+            one if add else zero, out.data.ptr, TYPES[out.dtype], columns,
+            self.compute, BEST_ALGORITHM,
         )  # fmt: skip
 
 
@@ -192,6 +196,18 @@ def library() -> Any:
     except ImportError as error:
         raise BackendError(LIBRARIES if error.name == "cupy" else f"CuPy does not load ({error})") from None
     return cupy
+
+
+@cache
+def stream() -> Any:
+    """The stream of every device that is opened here: they take turns, and each finds done what it has asked for."""
+    return library().cuda.Stream(non_blocking=True)
+
+
+@cache
+def products() -> Cublas:
+    """cuBLAS on that stream."""
+    return Cublas(library(), stream())
 
 
 @cache
