@@ -47,9 +47,10 @@ class Replay:
         self.bert, self.device, self.run = bert, device, run
         self.sizes: dict[tuple[int, int, bool], Recorded] = {}
 
-    def suits(self, tokens: int) -> bool:
-        """Whether batches of so many tokens are recorded, at this time: not where somebody watches what Python does."""
-        return tokens < MOST and not self.bert.watchers and self.device.log is None
+    @staticmethod
+    def suits(tokens: int) -> bool:
+        """Whether batches of so many tokens are filled up and recorded."""
+        return tokens < MOST
 
     def losses(self, features: Features, numbers: np.ndarray, labels: np.ndarray, key: Key | None, share: float) -> Any:
         """The losses of these examples, each of whose gradients has been added times `share`."""
@@ -80,7 +81,7 @@ class Replay:
             cuda.opened().set_streams(0)
 
     def _launched(self, found: Recorded, key: Key | None) -> Any:
-        if found.recording is None and (found.passes == 1 or not self._room()):
+        if self._watched() or (found.recording is None and (found.passes == 1 or not self._room())):
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
         if found.recording is None:
             found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
@@ -89,6 +90,10 @@ class Replay:
         copy = self.device.empty_like(losses)
         copy[...] = losses  # the next launch writes there
         return copy
+
+    def _watched(self) -> bool:
+        """Whether somebody hears what Python does, which a recording would do only once."""
+        return bool(self.bert.watchers) or self.device.log is not None
 
     def _room(self) -> bool:
         """Whether there is memory to spare for one more: recordings may have half of what is free."""

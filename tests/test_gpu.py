@@ -15,6 +15,7 @@ from minibert.bert import Bert
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
+from minibert.memory_report import observed
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
 from minibert.tokenizer import Features
@@ -166,6 +167,18 @@ def test_recorded_steps_have_the_bits_of_steps_launched_one_by_one(place):
         found = losses(t, 6)
         recorded = [size.recording for size in t.replay.sizes.values()]
         assert any(recorded) == record and len(recorded) < 12, "no size came twice"
+        return found, [array.tobytes() for array in weights(t).values()]
+
+    assert trained(True) == trained(False)
+
+
+def test_a_step_that_is_watched_has_the_same_bits(place):
+    """A resumed run watches another step than one that was never interrupted."""
+
+    def trained(observe: bool) -> tuple[list[float], list[bytes]]:
+        t = trainer(place.open("bf16"))
+        with t.bert.device.session():
+            found = [(observed(t, step)[0] if observe and step == 1 else t.step(step)).loss for step in range(2)]
         return found, [array.tobytes() for array in weights(t).values()]
 
     assert trained(True) == trained(False)

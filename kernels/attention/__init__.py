@@ -7,6 +7,7 @@ lse (T, H), the logarithm of each row's sum of exponentials, is saved, with y an
     s = q kT / sqrt(D),  p = exp(s - lse),  dp = mask * (dy vT),  ds = p * (dp - rowsum(dy * y))
     dq = ds k / sqrt(D),  dk = dsT q / sqrt(D),  dv = (mask * p)T dy
 
-rowsum(dy * y) is rowsum(p * dp): a kernel that never has a whole row of p at hand takes the former. dqkv is
-overwritten. `longest` is the number of tokens of the longest sequence; nothing of size T x T exists anywhere.
+rowsum(dy * y) is rowsum(p * dp): a kernel that never has a whole row of p at hand takes the former, and where y is
+rounded to bf16 corrects it (gpu.cu). dqkv is overwritten. `longest` is the number of tokens of the longest sequence;
+nothing of size T x T exists anywhere.
 """
