@@ -82,7 +82,7 @@ def finetune(
     report: Reporter | None = None,
     **settings: Any,
 ) -> Run:
-    """Fine-tunes a checkpoint on a task and returns the finished run.
+    """Fine-tunes a checkpoint on a task and returns the finished run. Paths may be gs:// addresses.
 
     `settings` are TrainConfig's: epochs, batch_size, learning_rate, seed and so on. Without a checkpoint `base` is
     used, without a data_dir the data are downloaded; `sample` takes the embedded sample and its model for both.

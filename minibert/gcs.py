@@ -35,6 +35,8 @@ _ADDRESS = re.compile(r"gs:/{1,2}(?=[^/])")  # pathlib makes one slash of two
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LOGIN = "log in with `gcloud auth application-default login`, or have the bucket's owner give you access"
 
+_CLOSED = (401, 403)
+
 _closed: set[str] = set()  # buckets that want credentials
 _reached: set[str] = set()  # buckets that have answered
 
@@ -281,13 +283,15 @@ def _call(url: str, *request: str, understand: Callable[[bytes], T], **options: 
                 return headers, understand(body)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason: Exception = error
-        except FileNotFoundError:
-            _reached.add(bucket)
-            raise Absent(f"{url}: there is no such object, or no such bucket: check the address") from None
-        except FileExistsError:
-            raise Changed(f"{url}: another object stands there by now") from None
         except Exception as error:  # of gcsfs, aiohttp, requests and google.auth, which share no class
-            if _code(error) in (401, 403):
+            status = _status(error)
+            if status:
+                _reached.add(bucket)
+            if status == 404:
+                raise Absent(f"{url}: there is no such object, or no such bucket: check the address") from None
+            if status == 412:
+                raise Changed(f"{url}: another object stands there by now") from None
+            if status in _CLOSED:
                 raise Refused(f"{url}: access is denied: {LOGIN}") from None
             reason = error
             hopeless = type(error).__name__.startswith("ClientConnector") and bucket not in _reached
@@ -306,16 +310,18 @@ def _speak(bucket: str, *request: str, **options: Any) -> tuple[Mapping[str, str
         try:
             return _client(False).call(*request, **options)
         except Exception as error:
-            if _code(error) not in (401, 403):
+            if _status(error) not in _CLOSED:
                 raise
             _closed.add(bucket)
     return _client(True).call(*request, **options)
 
 
-def _code(error: Exception) -> int | None:
-    """The answer's status as far as gcsfs tells it."""
-    if type(error) is OSError and str(error).startswith("Forbidden"):
+def _status(error: Exception) -> int | None:
+    """The answer's status as far as gcsfs tells it, which changed from version to version."""
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):
         return 403
+    if isinstance(error, (FileNotFoundError, FileExistsError)):
+        return 404 if isinstance(error, FileNotFoundError) else 412
     code = str(getattr(error, "code", ""))
     return int(code) if code.isdigit() else None
 

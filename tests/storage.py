@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self.storage.requests.append(request)
         if self.storage.left is not None and self.storage.left <= 0:
-            return self._answer(400, {}, b'{"error": {"message": "injected"}}')
+            return self._fail(400)
         self.storage.left = None if self.storage.left is None else self.storage.left - 1
         fault = next((fault for fault in self.storage.faults if fault.matches(request)), None)
         how = fault.how if fault else None
@@ -150,9 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
             threading.Event().wait(LATE)
             self.close_connection = True
         elif isinstance(how, int):
-            self._answer(how, {}, b'{"error": {"message": "injected"}}')
+            self._fail(how)
         elif bucket.partition("/")[0] in self.storage.closed and not request.authorization:
-            self._answer(401, {}, b'{"error": {"message": "Anonymous caller does not have access"}}')
+            self._fail(401)
         else:
             with self.storage.lock:
                 status, headers, content = self._served(request, query, bucket.partition("/")[0])
@@ -175,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
             session = urllib.parse.parse_qs(urllib.parse.urlsplit(headers["Location"]).query)["upload_id"][0]
             self.storage.conditions[session] = bucket, request.key, wanted
         return status, headers, body
+
+    def _fail(self, status: int) -> None:
+        self._answer(status, {}, json.dumps({"error": {"code": status, "message": "injected"}}).encode())
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, how: object = None) -> None:
         length = len(body)

@@ -344,6 +344,16 @@ def test_who_adds_to_a_folder_disturbs_nobody(storage: Storage) -> None:
     assert published() == {"run": "begun", "state": "3", "late": "x", "added": "too", "results": "good"}
 
 
+def test_what_is_uploaded_and_not_yet_published_is_not_there(storage: Storage, tmp_path: Path) -> None:
+    Folder().publish(run="begun")
+    (tmp_path / "file").write_bytes(b"half of a checkpoint")
+    gcs.upload("gs://bucket/run/late.ckpt.index", tmp_path / "file")
+    gcs.upload("gs://bucket/run/late.bin", tmp_path / "file")
+    assert published() == {"run": "begun"}
+    with pytest.raises(StorageError, match="nothing stands there"):
+        remote.checkpoint("gs://bucket/run/late.ckpt")
+
+
 def test_what_others_put_into_a_folder_counts_and_copies_are_as_good(storage: Storage) -> None:
     writer = Folder()
     writer.publish(run="begun", state="1")

@@ -86,7 +86,7 @@ def finetune_squad(
     verbose: bool = False,
     **settings: Any,
 ) -> SquadRun:
-    """Fine-tunes a checkpoint on SQuAD 1.1 ("squad") or 2.0 ("squad2") and returns the finished run.
+    """Fine-tunes a checkpoint on SQuAD 1.1 ("squad") or 2.0 ("squad2") and returns the finished run; gs:// as any path.
 
     `stages` are files and their epochs, trained on one after the other, each with its own warm-up, decay and fresh
     moments; without them it is the task's training file for `epochs`. `settings` are SquadConfig's. `verbose` names the
