@@ -160,7 +160,6 @@ def test_flags_that_mean_nothing_say_so_once_and_unknown_ones_are_errors(here: P
     ("wrong", "words"),
     [
         ({}, ["--do_train=true"]),
-        ({"do_train": "true", "use_tpu": "True"}, ["--use_tpu=True"]),
         ({"do_eval": "true"}, ["has no classifier yet", "--do_train=true"]),
         ({"do_eval": "true", "init_checkpoint": None}, ["holds no checkpoint", "--init_checkpoint"]),
         ({"do_train": "true", "init_checkpoint": "/none/bert_model.ckpt"}, ["/none/bert_model.ckpt"]),

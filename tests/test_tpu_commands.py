@@ -196,8 +196,21 @@ def test_what_means_nothing_on_a_tpu_is_refused(folder, tmp_path, options, words
 @needs_jax
 def test_without_a_tpu_it_is_one_line(folder, tmp_path):
     options = ("--checkpoint", folder / "checkpoint", "--data-dir", folder / "glue", "--output-dir", tmp_path / "run")
-    done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"JAX_PLATFORMS": None})
-    assert_one_line(done, 1, "no TPU on this machine", "JAX_PLATFORMS=cpu")
+    google = [f"--{name}=none" for name in ("data_dir", "bert_config_file", "vocab_file")]
+    commands = (
+        ("finetune", "mrpc", *options, "--device", "tpu"),
+        (
+            "run-classifier",
+            "--task_name=MRPC",
+            *google,
+            f"--output_dir={tmp_path}",
+            "--do_train=True",
+            "--use_tpu=True",
+        ),
+    )
+    for arguments in commands:
+        done = minibert_process(*arguments, env={"JAX_PLATFORMS": None})
+        assert_one_line(done, 1, "no TPU on this machine", "JAX_PLATFORMS=cpu")
     done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "here,2"})
     assert_one_line(done, 1, "MINIBERT_HOSTS=here,2", "ADDRESS:PORT,COUNT,NUMBER")
     done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "localhost:1,2,2"})

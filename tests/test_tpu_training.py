@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,13 +15,13 @@ from minibert import checkpoint, tasks, training
 from minibert import settings as settings_module
 from minibert.bert import Bert
 from minibert.errors import ConfigError, RunError
-from minibert.evaluation import read_split
+from minibert.evaluation import Split, read_split
 from minibert.kernels import devices
 from minibert.model import outputs
 from minibert.progress import Reporter
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
-from minibert.tokenizer import Tokenizer
+from minibert.tokenizer import Features, Tokenizer
 from tpu_worker import assert_same_training, flat, trained, trainer
 
 jax = pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
@@ -149,19 +153,38 @@ def test_precision_is_settled_by_what_jax_runs_on(monkeypatch):
     assert settings_module.settled_precision("fp32", "tpu") == "fp32"
 
 
+def losses(folder: Path, data: Split, name: str, steps: int, rate: float = 0.0, **settings: Any) -> list[float]:
+    """Of a checkpoint in training on one of the devices; `rate`: that of all dropouts."""
+    found = checkpoint.load(folder)
+    config = dataclasses.replace(
+        found.config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, classifier_dropout=rate
+    )
+    device = tpu.open("fp32") if name == "tpu" else devices.open(name)
+    bert = Bert(config, 2, device)
+    bert.fill(found.arrays)
+    device_name = "cpu" if name == "reference" else name
+    t = training.trainer(bert, data, TrainConfig(task="mrpc", precision="fp32", device=device_name, **settings))
+    with device.session():
+        return [t.step(step).loss for step in range(steps)]
+
+
+@pytest.mark.slow
+def test_twenty_steps_of_minilm_with_dropout_are_those_of_the_engine(shared, tmp_path):
+    folder, sequences = parity.write_minilm(tmp_path, shared), parity.training_sequences("minilm")
+    features = Features(sequences.ids, sequences.segments.astype(np.int8), sequences.offsets)
+    data = Split("train", features, sequences.labels)
+    found = {
+        name: losses(folder, data, name, 20, 0.1, batch_size=8, epochs=2, learning_rate=5e-5, warmup=0.0)
+        for name in ("tpu", "cpu", "reference")
+    }
+    for name in ("cpu", "reference"):
+        np.testing.assert_allclose(found["tpu"], found[name], rtol=0, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.slow
 def test_first_losses_of_mrpc_are_the_cpus(shared, tmp_path):
-    setting = dict(parity.MRPC)
-    steps, folder = setting.pop("steps"), parity.write_minilm(tmp_path, shared)
-    found = checkpoint.load(folder)
+    setting, folder = dict(parity.MRPC), parity.write_minilm(tmp_path, shared)
+    steps = setting.pop("steps")
     data = read_split(tasks.get("mrpc"), "train", shared / "data/glue", Tokenizer.load(folder), 128)
-    losses = {}
-    for name in ("tpu", "cpu"):
-        device = tpu.open("fp32") if name == "tpu" else devices.open("cpu")
-        bert = Bert(found.config, 2, device)
-        bert.fill(found.arrays)
-        t = training.trainer(bert, data, TrainConfig(task="mrpc", precision="fp32", device=name, **setting))
-        with device.session():
-            losses[name] = [t.step(step).loss for step in range(steps)]
-    print(np.abs(np.subtract(losses["tpu"], losses["cpu"])).max())
-    np.testing.assert_allclose(losses["tpu"], losses["cpu"], rtol=0, atol=1e-3)
+    found = {name: losses(folder, data, name, steps, **setting) for name in ("tpu", "cpu")}
+    np.testing.assert_allclose(found["tpu"], found["cpu"], rtol=0, atol=1e-3)

@@ -54,7 +54,8 @@ def put(tree: Any, shardings: Any) -> Any:
         shardings = jax.tree.map(lambda _: shardings, tree)
 
     def one(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        # A copy: on a CPU JAX would take the array's own memory, which others write to.
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: np.array(array[index]))
 
     return jax.tree.map(one, tree, shardings)
 
