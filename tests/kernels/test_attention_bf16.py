@@ -204,7 +204,7 @@ def test_same_bits_compiled_and_from_the_cache(tmp_path):
         "qkv, dy = (rng.integers(0x3E00, 0x4000, (70, n), np.uint16) for n in (192, 64))  # 1/8 to 2\n"
         "y, lse, dqkv = np.zeros_like(dy), np.zeros((70, 2), np.float32), np.zeros_like(qkv)\n"
         "offsets, examples = np.array([0, 37, 70], np.int32), np.zeros(70, np.int32)\n"
-        "tail = offsets, examples, 2, 0.1, 5, 6, np.zeros(k.workspace(37, 2, 64), np.uint8)\n"
+        "tail = offsets, examples, 2, 0.1, 5, 6, np.zeros(k.workspace(70, 37, 2, 64), np.uint8)\n"
         "k.forward(y, lse, qkv, *tail)\n"
         "k.backward(dqkv, dy, y, lse, qkv, *tail)\n"
         "hits = sum(sum(f.stats.cache_hits.values()) for f in (k._forward, k._backward))\n"
