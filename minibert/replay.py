@@ -46,6 +46,7 @@ class Replay:
     def __init__(self, bert: Bert, device: Recorder, run: Pass):
         self.bert, self.device, self.run = bert, device, run
         self.sizes: dict[tuple[int, int, bool], Recorded] = {}
+        self.given_up = False
 
     @staticmethod
     def suits(tokens: int) -> bool:
@@ -66,7 +67,8 @@ class Replay:
         return self._losses(found, key)[: len(numbers)]
 
     def forget(self) -> None:
-        """Drops all recordings, and what they keep."""
+        """Drops all recordings and what they keep, and makes no more: it is called when memory has run out."""
+        self.given_up = True
         self.sizes.clear()
         self.device.forget_recordings()
 
@@ -98,7 +100,7 @@ class Replay:
     def _room(self) -> bool:
         """Whether there is memory to spare for one more: recordings may have half of what is free."""
         free = self.device.free_memory()
-        return free is None or self.device.recorded_bytes <= free
+        return not self.given_up and (free is None or self.device.recorded_bytes <= free)
 
     def _place(self, layout: Layout) -> Recorded:
         device = self.device

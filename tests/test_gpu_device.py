@@ -240,6 +240,18 @@ def test_a_run_goes_on_when_memory_has_run_out(cupy):
     assert all(size.recording is None for size in t.replay.sizes.values())
 
 
+@gpus.needs_compiler
+def test_memory_that_suffices_without_recordings_suffices(cupy):
+    t = trainer(gpu.open(), batch_size=3, micro_batch=1)  # all of one size
+    t.replay._room = lambda: False
+    t.step(0)
+    cupy.pool.limit = cupy.pool.used + 10_000  # a recording would need ten times as much
+    del t.replay._room
+    for step in (1, 2):
+        t.step(step)
+    assert t.micro_tokens is None
+
+
 def test_devices_of_a_process_share_a_stream_and_take_turns(cupy):
     first, second = gpu.open(), gpu.open("bf16")
     assert first.stream is second.stream and cuda.driver is second._driver
