@@ -24,6 +24,7 @@ from .recording import Recorder, Recording
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 TIMED = 20  # calls that are timed together
 FP32, TF32 = 68, 77  # CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
@@ -71,8 +72,17 @@ class Gpu(Recorder):
         try:
             result = call()
         finally:
-            graph = self.stream.end_capture()
+            graph = self._captured()
         return Recording(lambda: graph.launch(self.stream), result)
+
+    def _captured(self) -> Any:
+        """The graph; MemoryError where there is none left for it, which CuPy tells of as of any failure."""
+        try:
+            return self.stream.end_capture()
+        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            raise MemoryError(f"no memory for a recording ({error})") from None
 
     def release(self) -> None:
         super().release()
