@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minibert import kernels
 from minibert.errors import BackendError
 
@@ -72,16 +74,26 @@ def _gpu(found: list[dict[str, str]]) -> dict[str, Any]:
 
     try:
         device = gpu.open(gpu.precision())
+        if device.numpy(_sum(device)).tolist() != [3.0]:
+            raise BackendError("kernels compile and give wrong results: the driver may not fit")
         runtime = device.cupy.cuda.runtime
         return {
             "usable": True, "capability": ".".join(map(str, gpu.found())), "precision": device.precision,
             "driver_cuda": runtime.driverGetVersion(), "runtime_cuda": runtime.runtimeGetVersion(),
             "free_memory": device.free_memory(),
         }  # fmt: skip
-    except BackendError as error:
+    except (BackendError, RuntimeError, OSError) as error:  # of what CuPy and CUDA cannot load, too
         if found and gpu.missing():
             return {"usable": False, "advice": f'CuPy is not installed: pip install ".[{found[0]["extra"]}]"'}
-        return {"usable": False, "advice": str(error) if found else "no NVIDIA card or driver was found"}
+        return {"usable": False, "advice": " ".join(str(error).split()) if found else "no NVIDIA card or driver was found"}
+
+
+def _sum(device: Any) -> Any:
+    """One and two, added by a kernel."""
+    a, b = (device.array(np.array([number], np.float32)) for number in (1, 2))
+    total = device.empty_like(a)
+    device.add.forward(total, a, b)
+    return total
 
 
 def operations() -> dict[str, list[str]]:

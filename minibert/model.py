@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
     device, found = bert.device, np.empty((len(features), bert.outputs), np.float32)
     order = np.argsort(np.diff(features.offsets), kind="stable")
     with device.session(), untaped():
-        waiting: list[tuple[np.ndarray, Any]] = []  # read a batch later, so that a device of its own never waits
+        waiting: list[tuple[np.ndarray, Callable[[], np.ndarray]]] = []  # read a batch later, so that a device of its own never waits
         for places in batch.in_order(len(features), BATCH):
             numbers = order[places]
             if device.backend == "tpu":
@@ -74,16 +73,14 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
 
                 found[numbers] = inference.logits(bert, features, numbers, BATCH)
                 continue
-            waiting.append((numbers, bert.logits(batch.pack(device, features, numbers, None)).data))
+            logits = bert.logits(batch.pack(device, features, numbers, None)).data
+            waiting.append((numbers, device.read_later(logits)))
             if len(waiting) > 1:
-                _read(found, device, *waiting.pop(0))
-        for numbers, logits in waiting:
-            _read(found, device, numbers, logits)
+                before, read = waiting.pop(0)
+                found[before] = read()
+        for numbers, read in waiting:
+            found[numbers] = read()
     return found
-
-
-def _read(found: np.ndarray, device: Device, numbers: np.ndarray, logits: Any) -> None:
-    found[numbers] = device.numpy(logits)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

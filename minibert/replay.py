@@ -38,6 +38,7 @@ class Recorded:
     shares: Any
     passes: int = 0
     recording: Recording | None = None
+    generation: int = 0
 
 
 class Replay:
@@ -46,6 +47,7 @@ class Replay:
     def __init__(self, bert: Bert, device: Recorder, run: Pass):
         self.bert, self.device, self.run = bert, device, run
         self.sizes: dict[tuple[int, int, bool], Recorded] = {}
+        self.given_up = False
 
     @staticmethod
     def suits(tokens: int) -> bool:
@@ -66,7 +68,8 @@ class Replay:
         return self._losses(found, key)[: len(numbers)]
 
     def forget(self) -> None:
-        """Drops all recordings, and what they keep."""
+        """Drops all recordings and what they keep, and makes no more: it is called when memory has run out."""
+        self.given_up = True
         self.sizes.clear()
         self.device.forget_recordings()
 
@@ -81,10 +84,13 @@ class Replay:
             cuda.opened().set_streams(0)
 
     def _launched(self, found: Recorded, key: Key | None) -> Any:
+        if found.generation != self.device.generation:  # somebody else's memory has run out
+            found.recording = None
         if self._watched() or (found.recording is None and (found.passes == 1 or not self._room())):
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
         if found.recording is None:
             found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
+            found.generation = self.device.generation
         found.recording.launch()
         losses = found.recording.result
         copy = self.device.empty_like(losses)
@@ -98,7 +104,7 @@ class Replay:
     def _room(self) -> bool:
         """Whether there is memory to spare for one more: recordings may have half of what is free."""
         free = self.device.free_memory()
-        return free is None or self.device.recorded_bytes <= free
+        return not self.given_up and (free is None or self.device.recorded_bytes <= free)
 
     def _place(self, layout: Layout) -> Recorded:
         device = self.device

@@ -43,7 +43,7 @@ def compiled(source: str, storage: str, arch: str, cuda: int = 13) -> dict[str, 
     library = _library(cuda)
     assert library is not None
     program = ctypes.c_void_p()
-    options = [f"--gpu-architecture={arch}", "-std=c++17", f"-DSTORAGE={storage}", "--ptxas-options=-v"]
+    options = [f"--gpu-architecture={arch}", "-std=c++17", f"-DSTORAGE={storage}", "--ptxas-options=-v", "-ftz=true"]
     encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     assert library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None) == 0
     try:

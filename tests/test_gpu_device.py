@@ -154,6 +154,13 @@ class Stream:
         return SimpleNamespace(launch=lambda stream: [launch() for launch in launches])
 
 
+class RuntimeFailure(RuntimeError):
+    """CuPy's, with cudaError's number."""
+
+    def __init__(self, status):
+        self.status = status
+
+
 @pytest.fixture
 def cupy(monkeypatch):
     """A module that stands for CuPy; the driver that would use it is the emulator."""
@@ -162,7 +169,7 @@ def cupy(monkeypatch):
         Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
         UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
         alloc_pinned_memory=lambda size: PinnedMemory(size),
-        runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34)),
+        runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34), CUDARuntimeError=RuntimeFailure),
     ), pool=pool)  # fmt: skip
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(gpu, "found", lambda: (8, 0))
@@ -238,6 +245,32 @@ def test_a_run_goes_on_when_memory_has_run_out(cupy):
     cupy.pool.failures = 2  # also when what was kept for later has been given back
     t.step(3)  # in vain, and again without recordings, whose memory is free now
     assert all(size.recording is None for size in t.replay.sizes.values())
+
+
+@gpus.needs_compiler
+def test_memory_that_suffices_without_recordings_suffices(cupy):
+    t = trainer(gpu.open(), batch_size=3, micro_batch=1)  # all of one size
+    t.replay._room = lambda: False
+    t.step(0)
+    cupy.pool.limit = cupy.pool.used + 10_000  # a recording would need ten times as much
+    del t.replay._room
+    for step in (1, 2):
+        t.step(step)
+    assert t.micro_tokens is None
+
+
+@gpus.needs_compiler
+@pytest.mark.parametrize(("status", "kind"), [(2, MemoryError), (700, RuntimeFailure)])
+def test_a_recording_that_fails(cupy, monkeypatch, status, kind):
+    device = gpu.open()
+
+    def fail(stream):
+        raise RuntimeFailure(status)
+
+    monkeypatch.setattr(Stream, "end_capture", fail)
+    with pytest.raises(kind):
+        device.record(lambda: device.empty((3,), "float32", "activations"))
+    assert device.in_use.total() == 0
 
 
 def test_devices_of_a_process_share_a_stream_and_take_turns(cupy):

@@ -31,12 +31,14 @@ PAGED = 1 << 20  # bytes from which on a block has pages of its own, which go ba
 
 
 class Block:
-    """Memory for one array at a time. `touched`: how much of it arrays have had, which is what the system has given."""
+    """Memory for one array at a time. `touched`: how much of it arrays have had, which is what the system has given;
+    `apart`: whether it is kept for recordings (recording.py).
+    """
 
-    __slots__ = ("memory", "size", "touched")
+    __slots__ = ("apart", "memory", "size", "touched")
 
     def __init__(self, size: int, memory: Any):
-        self.size, self.memory, self.touched = size, memory, 0
+        self.size, self.memory, self.touched, self.apart = size, memory, 0, False
 
 
 class Lease:
@@ -164,6 +166,10 @@ class Device:
     def numpy(self, array: Any) -> np.ndarray:
         """A device array as the host sees it: on the CPU itself, elsewhere a copy, made when all before it is done."""
         return array
+
+    def read_later(self, array: Any) -> Callable[[], np.ndarray]:
+        """Begins to bring a device array to the host; the function that is returned waits for it."""
+        return lambda: array
 
     def write(self, array: Any, host: np.ndarray) -> None:
         """Fills a device array from one of the host, of its shape and type."""

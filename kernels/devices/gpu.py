@@ -24,6 +24,8 @@ from .recording import Recorder, Recording
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+LITTLE = 8 << 20  # bytes: batches, not weights
 TIMED = 20  # calls that are timed together
 FP32, TF32 = 68, 77  # CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
@@ -74,8 +76,17 @@ class Gpu(Recorder):
         try:
             result = call()
         finally:
-            graph = self.stream.end_capture()
+            graph = self._captured()
         return Recording(lambda: graph.launch(self.stream), result)
+
+    def _captured(self) -> Any:
+        """The graph; MemoryError where there is none left for it, which CuPy tells of as of any failure."""
+        try:
+            return self.stream.end_capture()
+        except self.cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            raise MemoryError(f"no memory for a recording ({error})") from None
 
     @property
     def description(self) -> str:
@@ -111,9 +122,26 @@ class Gpu(Recorder):
     def numpy(self, array: Any) -> np.ndarray:
         return array.get()
 
+    def read_later(self, array: Any) -> Callable[[], np.ndarray]:
+        pinned = self.cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
+        array.data.copy_to_host_async(pinned.ptr, array.nbytes, self.stream)
+        done, host = self.stream.record(), np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)
+
+        def wait() -> np.ndarray:
+            done.synchronize()
+            return host
+
+        return wait
+
     def write(self, array: Any, host: np.ndarray) -> None:
-        """Copies by way of memory that stays in place, so that nobody waits."""
+        """Copies a little by way of memory that stays in place, so that nobody waits; what is large directly, because
+        such memory is never given back.
+        """
         if not array.nbytes:
+            return
+        if array.nbytes > LITTLE:
+            array.set(np.ascontiguousarray(host, array.dtype))
+            self.stream.synchronize()
             return
         while self._copies and self._copies[0][0].done:
             self._copies.popleft()
@@ -194,7 +222,7 @@ def library() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise BackendError(LIBRARIES if error.name == "cupy" else f"CuPy does not load ({error})") from None
+        raise BackendError(LIBRARIES if error.name == "cupy" else f"CuPy does not load ({_line(error)})") from None
     return cupy
 
 
@@ -240,6 +268,10 @@ def usable() -> bool:
 def precision() -> str:
     """The best that the card has: bf16 by tensor cores, or fp32."""
     return "bf16" if found() >= BF16 else "fp32"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from . import Block, Device
+from . import Block, Device, Lease
 
 
 class Recording(NamedTuple):
@@ -26,6 +26,7 @@ class Recorder(Device):
         self._apart_kept: dict[int, list[Block]] = {}
         self._apart_bytes = 0
         self._recording = False
+        self.generation = 0  # of recordings: those of an earlier one have lost their memory
 
     def record(self, call: Callable[[], Any]) -> Recording:
         """Records what call() asks of the device, without doing it."""
@@ -38,7 +39,8 @@ class Recorder(Device):
         return self._apart_bytes
 
     def forget_recordings(self) -> None:
-        """Gives back what was kept for them; none may be launched any more."""
+        """Gives back what was kept for them; none of this generation may be launched any more."""
+        self.generation += 1
         self.resident -= sum(block.touched for blocks in self._apart_kept.values() for block in blocks)
         self._apart_kept, self._apart_bytes = {}, 0
 
@@ -58,6 +60,19 @@ class Recorder(Device):
     def _swap(self) -> None:
         self._kept, self._apart_kept = self._apart_kept, self._kept
         self._kept_bytes, self._apart_bytes = self._apart_bytes, self._kept_bytes
+
+    def _block(self, size: int) -> Block:
+        block = super()._block(size)
+        block.apart = self._recording
+        return block
+
+    def _give_back(self, lease: Lease) -> None:
+        if lease.block.apart == self._recording:
+            super()._give_back(lease)
+            return
+        self._swap()  # an array that has outlived its recording, or dies during another one
+        super()._give_back(lease)
+        self._swap()
 
     def _drop(self, room: int) -> None:
         if not self._recording:
