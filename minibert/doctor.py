@@ -85,7 +85,10 @@ def _gpu(found: list[dict[str, str]]) -> dict[str, Any]:
     except (BackendError, RuntimeError, OSError) as error:  # of what CuPy and CUDA cannot load, too
         if found and gpu.missing():
             return {"usable": False, "advice": f'CuPy is not installed: pip install ".[{found[0]["extra"]}]"'}
-        return {"usable": False, "advice": " ".join(str(error).split()) if found else "no NVIDIA card or driver was found"}
+        return {
+            "usable": False,
+            "advice": " ".join(str(error).split()) if found else "no NVIDIA card or driver was found",
+        }
 
 
 def _sum(device: Any) -> Any:

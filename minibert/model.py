@@ -65,7 +65,9 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
     device, found = bert.device, np.empty((len(features), bert.outputs), np.float32)
     order = np.argsort(np.diff(features.offsets), kind="stable")
     with device.session(), untaped():
-        waiting: list[tuple[np.ndarray, Callable[[], np.ndarray]]] = []  # read a batch later, so that a device of its own never waits
+        waiting: list[
+            tuple[np.ndarray, Callable[[], np.ndarray]]
+        ] = []  # read a batch later, so that a device of its own never waits
         for places in batch.in_order(len(features), BATCH):
             numbers = order[places]
             if device.backend == "tpu":

@@ -184,6 +184,19 @@ def test_a_step_that_is_watched_has_the_same_bits(place):
     assert trained(True) == trained(False)
 
 
+def test_recordings_of_two_models_on_one_device(place):
+    """One runs out of memory: the other's recordings are made anew."""
+    device = place.open()
+    first, second = trainer(device, micro_batch=4), trainer(device, micro_batch=4)
+    alone = losses(trainer(device, micro_batch=4), 4)
+    found = losses(first, 2)
+    losses(second, 2)
+    second.replay.forget()
+    assert any(size.recording for size in first.replay.sizes.values())
+    assert found + [first.step(step).loss for step in (2, 3)] == alone
+    assert {size.generation for size in first.replay.sizes.values() if size.recording} <= {device.generation}
+
+
 def test_filled_steps_are_those_of_batches_as_they_are(place):
     found = []
     for replay in (True, False):

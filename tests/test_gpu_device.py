@@ -18,9 +18,9 @@ from minibert.kernels.devices import cublas, gpu
 from models import trainer, weights
 
 USED = {  # what must be there in the real CuPy, where it is installed
-    "": "ndarray empty zeros RawModule",
+    "": "ndarray empty zeros RawModule", "ndarray": "get set fill",
     "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime",
-    "cuda.MemoryPointer": "copy_from_host_async copy_from_device_async",
+    "cuda.MemoryPointer": "copy_from_host_async copy_to_host_async copy_from_device_async",
     "cuda.MemoryPool": "malloc free_bytes used_bytes get_limit set_limit free_all_blocks",
     "cuda.Stream": "begin_capture end_capture record use synchronize", "cuda.Event": "done record synchronize",
     "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
@@ -78,6 +78,9 @@ class Pointer:
     def copy_from_host_async(self, source, size, stream):
         ctypes.memmove(self.ptr, source, size)
 
+    def copy_to_host_async(self, to, size, stream):
+        ctypes.memmove(to, self.ptr, size)
+
 
 class Memory:
     """malloc's, aligned as the card's is."""
@@ -129,6 +132,10 @@ class Array(np.ndarray):
     def get(self):
         return np.array(self)
 
+    def set(self, host):
+        assert host.flags.c_contiguous and host.dtype == self.dtype and host.shape == self.shape
+        self[...] = host
+
 
 def ndarray(shape, dtype, pointer):
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -144,7 +151,9 @@ class Stream:
     def use(self): ...
 
     def record(self):
-        return SimpleNamespace(done=True)
+        return SimpleNamespace(done=True, synchronize=lambda: None)
+
+    def synchronize(self): ...
 
     def begin_capture(self):
         cuda.driver.recorded = []
@@ -212,6 +221,32 @@ def test_a_limit_holds_and_is_what_is_free(cupy):
     with pytest.raises(MemoryError):
         device.empty((1000,), np.uint8, "activations")
     del x
+
+
+def test_copies_both_ways(cupy, monkeypatch):
+    device, host = gpu.open(), np.arange(6, dtype=np.float64).reshape(2, 3)
+    for little in (gpu.LITTLE, 0):
+        monkeypatch.setattr(gpu, "LITTLE", little)
+        x = device.empty((3, 2), np.float32, "activations")
+        device.write(x, host.T)  # of another type and order
+        read = device.read_later(x)
+        x.fill(7)  # what comes later is not read
+        np.testing.assert_array_equal(read(), host.T)
+
+
+def test_what_outlives_its_recording_stays_with_recordings(cupy):
+    device, kept = gpu.open(), []
+    with device._apart():
+        kept.append(device.empty((1000,), np.uint8, "activations"))
+        place = kept[0].ctypes.data
+    assert device.recorded_bytes == 0
+    kept.clear()
+    gc.collect()
+    assert device.recorded_bytes >= 1000
+    assert device.empty((1000,), np.uint8, "activations").ctypes.data != place
+    before = device.generation
+    device.forget_recordings()
+    assert device.recorded_bytes == 0 and device.generation == before + 1
 
 
 def test_memory_that_is_not_there_is_a_memory_error(cupy):
