@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -76,17 +76,24 @@ class Gpu(Recorder):
         try:
             result = call()
         finally:
-            graph = self._captured()
-        return Recording(lambda: graph.launch(self.stream), result)
+            with self._memory_errors():
+                graph = self.stream.end_capture()
 
-    def _captured(self) -> Any:
-        """The graph; MemoryError where there is none left for it, which CuPy tells of as of any failure."""
+        def launch() -> None:
+            with self._memory_errors():  # the first launch brings the graph to the card
+                graph.launch(self.stream)
+
+        return Recording(launch, result)
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure."""
         try:
-            return self.stream.end_capture()
+            yield
         except self.cupy.cuda.runtime.CUDARuntimeError as error:
             if error.status != OUT_OF_MEMORY:
                 raise
-            raise MemoryError(f"no memory for a recording ({error})") from None
+            raise MemoryError(str(error)) from None
 
     @property
     def description(self) -> str:
@@ -145,7 +152,8 @@ class Gpu(Recorder):
             return
         while self._copies and self._copies[0][0].done:
             self._copies.popleft()
-        pinned = self.cupy.cuda.alloc_pinned_memory(array.nbytes)
+        with self._memory_errors():
+            pinned = self.cupy.cuda.alloc_pinned_memory(array.nbytes)
         np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)[...] = host
         array.data.copy_from_host_async(pinned.ptr, array.nbytes, self.stream)
         self._copies.append((self.stream.record(), pinned))
