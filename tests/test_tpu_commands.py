@@ -211,10 +211,6 @@ def test_without_a_tpu_it_is_one_line(folder, tmp_path):
     for arguments in commands:
         done = minibert_process(*arguments, env={"JAX_PLATFORMS": None})
         assert_one_line(done, 1, "no TPU on this machine", "JAX_PLATFORMS=cpu")
-    done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "here,2"})
-    assert_one_line(done, 1, "MINIBERT_HOSTS=here,2", "ADDRESS:PORT,COUNT,NUMBER")
-    done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "localhost:1,2,2"})
-    assert_one_line(done, 1, "MINIBERT_HOSTS=localhost:1,2,2", "did not come together")
 
 
 def test_without_jax_it_says_what_to_install(folder, tmp_path):
