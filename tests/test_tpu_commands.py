@@ -64,6 +64,7 @@ def test_a_run_is_that_of_the_cpu(folder, run, tmp_path):
     assert contents(run).keys() == contents(tmp_path / "cpu").keys()
     ours, theirs = (json.loads((path / "run.json").read_text()) for path in (run, tmp_path / "cpu"))
     assert ours["settings"] | {"device": "cpu"} == theirs["settings"] and ours["settings"]["device"] == "tpu"
+    assert "jax" in ours["versions"] and "numba" in theirs["versions"]
     ours, theirs = (json.loads((path / "eval_results.json").read_text()) for path in (run, tmp_path / "cpu"))
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
 
