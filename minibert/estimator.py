@@ -213,7 +213,8 @@ def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Repor
         return done
     report.say(
         f"***** Running training *****\n  Num examples = {len(data.features)}\n"
-        f"  Batch size = {trainer.settings.batch_size}\n  Num steps = {trainer.total}"
+        f"  Batch size = {trainer.settings.batch_size}\n  Num steps = {trainer.total}\n"
+        f"  {trainer.settings.precision} on {directory.bert.device.description}"
     )
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)

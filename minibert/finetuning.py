@@ -133,7 +133,7 @@ def finetune(
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
         "seed": config.seed,
-        "versions": versions(),
+        "versions": versions(config.device),
     }
     bert = _build(found, task, config, device, report)
     del found  # what its arrays hold is in the model now
@@ -335,9 +335,10 @@ def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
     return {name: {"path": remote.name(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
 
 
-def versions() -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
+    """Of what computes on a device."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("minibert", "numpy", "numba", "tokenizers"):
+    for name in ("minibert", "numpy", "jax" if device == "tpu" else "numba", "tokenizers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # a checkout that is not installed

@@ -64,6 +64,7 @@ def test_a_run_is_that_of_the_cpu(folder, run, tmp_path):
     assert contents(run).keys() == contents(tmp_path / "cpu").keys()
     ours, theirs = (json.loads((path / "run.json").read_text()) for path in (run, tmp_path / "cpu"))
     assert ours["settings"] | {"device": "cpu"} == theirs["settings"] and ours["settings"]["device"] == "tpu"
+    assert "jax" in ours["versions"] and "numba" in theirs["versions"]
     ours, theirs = (json.loads((path / "eval_results.json").read_text()) for path in (run, tmp_path / "cpu"))
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
 
@@ -211,10 +212,6 @@ def test_without_a_tpu_it_is_one_line(folder, tmp_path):
     for arguments in commands:
         done = minibert_process(*arguments, env={"JAX_PLATFORMS": None})
         assert_one_line(done, 1, "no TPU on this machine", "JAX_PLATFORMS=cpu")
-    done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "here,2"})
-    assert_one_line(done, 1, "MINIBERT_HOSTS=here,2", "ADDRESS:PORT,COUNT,NUMBER")
-    done = minibert_process("finetune", "mrpc", *options, "--device", "tpu", env={"MINIBERT_HOSTS": "localhost:1,2,2"})
-    assert_one_line(done, 1, "MINIBERT_HOSTS=localhost:1,2,2", "did not come together")
 
 
 def test_without_jax_it_says_what_to_install(folder, tmp_path):

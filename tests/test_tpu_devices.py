@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
 from commands import environment  # noqa: E402 - only where JAX is
-from minibert.errors import RunError  # noqa: E402
+from minibert.errors import BackendError, RunError  # noqa: E402
 from minibert.tpu import device as tpu  # noqa: E402
 from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
 
@@ -46,6 +46,15 @@ def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int,
 slowly = partial(pytest.param, marks=pytest.mark.slow)  # each of these takes some ten seconds
 
 
+@pytest.mark.parametrize(
+    ("hosts", "words"), [("here,2", "neither auto nor ADDRESS:PORT"), ("localhost:1,2,2", "did not come together")]
+)
+def test_processes_that_are_named_wrongly_are_told(hosts, words, monkeypatch):
+    monkeypatch.setenv(tpu.HOSTS, hosts)
+    with pytest.raises(BackendError, match=f"MINIBERT_HOSTS={hosts}: .*{words}"):
+        tpu._join()
+
+
 def test_processes_that_do_not_agree_stop(monkeypatch):
     monkeypatch.setattr(tpu.jax, "process_count", lambda: 2)
     gather = "process_allgather"
@@ -67,5 +76,5 @@ def test_two_processes(one, tmp_path, how):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     target = tmp_path / "found.npz"
-    workers = [start(target, 3, *how, MINIBERT_HOSTS=f"{address},2,{number}") for number in range(2)]
-    assert_same(workers, target, (6, 2), one)
+    workers = [start(target, 1, *how, MINIBERT_HOSTS=f"{address},2,{number}") for number in range(2)]
+    assert_same(workers, target, (2, 2), one)

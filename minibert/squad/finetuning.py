@@ -129,7 +129,7 @@ def finetune_squad(
         "labels": [],
         "columns": None,
         "seed": config.seed,
-        "versions": finetuning.versions(),
+        "versions": finetuning.versions(config.device),
         "threads": reader.device.threads,
     }
     del found  # what its arrays hold is in the model now

@@ -92,7 +92,10 @@ def _join() -> None:
     if hosts != "auto" and not (len(numbers) == 2 and all(number.isdecimal() for number in numbers)):
         raise BackendError(f"{HOSTS}={hosts}: is neither auto nor ADDRESS:PORT,COUNT,NUMBER")
     try:
-        jax.distributed.initialize(*([] if hosts == "auto" else [address, *map(int, numbers)]))
+        if hosts == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BackendError(f"{HOSTS}={hosts}: the processes did not come together ({reason[:200]})") from None
