@@ -49,7 +49,7 @@ def compile(  # noqa: A001 - the command's name
     """Compiles the training step with Google's own compiler for a slice of TPUs, on any Linux machine, and prints what
     each core would hold. Where that is too much, it goes on until it has found a way to compute the batch that fits.
 
-    A program takes half a minute to two minutes on two free cores; what was compiled once is remembered.
+    A program takes half a minute to four minutes on free cores; what was compiled once is remembered.
     """
     from minibert.progress import Reporter
     from minibert.settings import TrainConfig
