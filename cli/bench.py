@@ -13,7 +13,8 @@ WIDTH = 20  # of a bar
 @click.command(epilog="\b\nExample:\n  minibert bench --shape minilm")
 @click.option("--shape", type=click.Choice(["base", "minilm"]), default="base", show_default=True,
               help="Whose sizes: BERT-Base or MiniLM.")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+              help="auto: the GPU where there is one.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto", show_default=True,
               help="auto: bf16 where the device multiplies it.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
