@@ -105,7 +105,9 @@ def tops(logits: list[np.ndarray]):
 
 @parts
 @whole
-@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize(
+    "threshold", [THRESHOLDS[0], *(pytest.param(t, marks=pytest.mark.slow) for t in THRESHOLDS[1:])]
+)
 def test_files_are_the_transcription_s_to_the_byte(shared, vocab, tmp_path, name, every, threshold):
     negative, parsed = FILES[name], some(shared, name, every)
     questions, ours, tokenizer = made(parsed, tmp_path, vocab, None)

@@ -70,7 +70,7 @@ def test_eight_devices(one, tmp_path, how):
     assert_same([start(tmp_path / "found.npz", 8, *how)], tmp_path / "found.npz", (8, 1), one)
 
 
-@pytest.mark.parametrize("how", [slowly(()), ("shared",)], ids=["replicated", "shared"])
+@pytest.mark.parametrize("how", [slowly(()), slowly(("shared",))], ids=["replicated", "shared"])
 def test_two_processes(one, tmp_path, how):
     with socket.socket() as free:
         free.bind(("localhost", 0))

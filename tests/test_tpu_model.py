@@ -169,7 +169,9 @@ def of_jax(head: str, fill: int = 0) -> tuple[float, dict[str, np.ndarray]]:
     return float(loss), model.to_arrays(gradients)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", ["spans", *(pytest.param(h, marks=pytest.mark.slow) for h in ("classes", "regression"))]
+)
 def test_gradients_with_dropout_are_those_of_the_definition_and_of_the_cpu(head):
     loss, found = of_jax(head)
     for device in (devices.open("reference", float_type="float64"), devices.open("cpu")):

@@ -196,6 +196,7 @@ def test_threads_and_packing_change_no_bit():
         np.testing.assert_array_equal(got, wanted[-127:])
 
 
+@pytest.mark.slow  # test_install.py has all kernels of a run
 def test_same_bits_compiled_and_from_the_cache(tmp_path):
     code = (
         "import hashlib, numpy as np\n"

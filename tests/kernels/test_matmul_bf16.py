@@ -177,6 +177,7 @@ def test_same_bits_for_any_count_of_threads(shape):
     assert_same_bits(lambda: (on_unit(w), forward(x, w, bias), *backward(dy, x, w)))
 
 
+@pytest.mark.slow  # test_install.py has all kernels of a run
 def test_same_bits_compiled_and_from_the_cache(tmp_path):
     """The functions that kernels are given to finish with are part of what they are cached by."""
     code = (
