@@ -10,6 +10,7 @@ from minibert.kernels.common.cuda import Kernels, blocks, multiply
 from minibert.kernels.common.sums_gpu import add_rows, partials_bytes
 
 THREADS, FEW, ROWS = 256, 64, 16  # of a block; of one that fills rows, and these
+MOST = 4096  # rows that are rounded at a time, so that a large batch takes no scratch for what only its head needs
 LINE = 256  # bytes
 _kernels = Kernels(__file__)
 
@@ -24,24 +25,34 @@ def prepare(prepared: Any, w: Any) -> None:
 
 
 def workspace(t: int, f: int, c: int) -> int:
-    """Bytes of scratch: x and dy rounded, each from a line on; the partial sums of dbias."""
-    return rounded_bytes(t, c) + rounded_bytes(t, f) + partials_bytes(t, f)
+    """Bytes of scratch: MOST rows of x and dy rounded, each from a line on; the partial sums of dbias."""
+    return rounded_bytes(min(t, MOST), c) + rounded_bytes(min(t, MOST), f) + partials_bytes(t, f)
 
 
 def forward(y: Any, x: Any, w: Any, bias: Any, scratch: Any) -> None:
     if bias is not None:
         fill_rows(y, bias)
-    multiply(y, like(w, x, scratch), w, transposed="b", add=bias is not None)
+    for r in _pieces(w, x):
+        multiply(y[r], like(w, x[r], scratch), w, transposed="b", add=bias is not None)
 
 
 def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, scratch: Any) -> None:
-    room = scratch[rounded_bytes(*x.shape) :]
+    rows = min(len(x), MOST)
+    room = scratch[rounded_bytes(rows, x.shape[1]) :]
     if dbias is not None:
-        add_rows(dbias, dy, room[rounded_bytes(*dy.shape) :])
-    dy, x = like(w, dy, room), like(w, x, scratch)
-    if dx is not None:
-        multiply(dx, dy, w)
-    multiply(dw, dy, x, transposed="a", add=True)
+        add_rows(dbias, dy, room[rounded_bytes(rows, dy.shape[1]) :])
+    for r in _pieces(w, dy, x):
+        slopes, inputs = like(w, dy[r], room), like(w, x[r], scratch)
+        if dx is not None:
+            multiply(dx[r], slopes, w)
+        multiply(dw, slopes, inputs, transposed="a", add=True)
+
+
+def _pieces(w: Any, *operands: Any) -> list[slice]:
+    """The rows that are multiplied at a time: all, unless some of the operands have to be rounded."""
+    t = len(operands[0])
+    step = t if all(x.dtype == w.dtype for x in operands) else MOST
+    return [slice(start, start + step) for start in range(0, t, step)] if t else [slice(0, 0)]
 
 
 def fill_rows(y: Any, bias: Any) -> None:

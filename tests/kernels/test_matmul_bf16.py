@@ -163,6 +163,23 @@ def test_as_accurate_as_bf16_allows(shape, shift, activation, backend):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
 
 
+@gpus.needs_compiler
+def test_rows_of_the_head_are_rounded_a_few_at_a_time(monkeypatch):
+    """Scratch of the same size however many there are, and the same results."""
+    backend, (x, w, bias, dy) = gpus.Emulated("matmul"), inputs(50, 16, 24)
+    x, dy = numbers(x), numbers(dy)
+    whole = forward(x, w, bias, backend), *backward(dy, x, w, 0.5, backend)
+    for stored in (x, to_bits(x)):  # a reader's head has only dy in float32
+        monkeypatch.setattr(backend.module, "MOST", 7)
+        parts = backward(dy, stored, w, 0.5, backend)
+        monkeypatch.undo()
+        for got, wanted in zip(parts, whole[1:], strict=True):
+            np.testing.assert_allclose(numbers(got), wanted, rtol=1e-2 if got.dtype == np.uint16 else 1e-5, atol=1e-2)
+    monkeypatch.setattr(backend.module, "MOST", 7)
+    np.testing.assert_allclose(forward(x, w, bias, backend), whole[0], rtol=1e-5)
+    assert backend.workspace(50, 16, 24) < 2 * 50 * 24 + backend.module.partials_bytes(50, 16)
+
+
 def test_no_bias_and_unwanted_gradients():
     x, w, bias, dy = inputs(70, 24, 300)
     np.testing.assert_array_equal(forward(x, w, None), forward(x, w, np.zeros_like(bias)))
