@@ -3,10 +3,15 @@
     python benches/memory_plan.py sample --log sample.jsonl      # 60 cases drawn from the whole grid
     python benches/memory_plan.py table --log table.jsonl        # the chapter's table at full size, within 12.0e9 bytes
     python benches/memory_plan.py show sample.jsonl
+    python benches/memory_plan.py bits table.jsonl
 
 A process compiles or loads its kernels with a tiny model first; then its mark is reset and read, a model is built and
 trained for a step, and the mark is read again: the difference is what is compared with the plan, and beside it stands
 our own counter. Cases that the log has already are not run again. Linux only.
+
+Each row tells the weights after the step by a digest. The table's cells are run at an eighth of their size too, keeping
+everything and with `layers`, and at full size a second time, with another policy; `bits` tells whether the digests of a
+size are one.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import argparse
 import ctypes
 import dataclasses
 import gc
+import hashlib
 import itertools
 import json
 import subprocess
@@ -58,13 +64,17 @@ def sample(precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def table(precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Every cell of the table, with the policy that the plan finds for it."""
-    for precision, (shape, cells) in itertools.product(precisions, FULL.items()):
-        for length, batch in cells.items():
-            yield {
-                "shape": shape, "task": "mrpc", "length": length, "batch": batch, "policy": "auto", "optimizer": "adam",
-                "precision": precision, "layerwise": False, "steps": 1, "budget": BUDGET,
-            }  # fmt: skip
+    """Every cell of the table, in the policy that the plan finds for it; at an eighth of its size keeping everything
+    and with `layers`; and at full size with `segments:2`.
+    """
+    for part, policy in ((1, "auto"), (8, "none"), (8, "layers"), (1, "segments:2")):
+        for precision, (shape, cells) in itertools.product(precisions, FULL.items()):
+            for length, batch in cells.items():
+                case = {
+                    "shape": shape, "task": "mrpc", "length": length, "batch": -(-batch // part), "policy": policy,
+                    "optimizer": "adam", "precision": precision, "layerwise": False, "steps": 1,
+                }  # fmt: skip
+                yield case | ({"budget": BUDGET} if policy == "auto" else {})
 
 
 def reset_high_water() -> None:
@@ -123,13 +133,18 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         for step in range(case["steps"]):
             real.step(step)
     seconds = (time.perf_counter() - began) / case["steps"]
+    reached = high_water()
+    digest = hashlib.sha256()
+    for group in real.bert.groups:
+        digest.update(np.ascontiguousarray(group.weights))
     return case | {
         "recompute": policy,
         "predicted": use.process - PROCESS,
         "counted": device.peak.total(),
-        "measured": high_water() - before,
-        "process": high_water(),
+        "measured": reached - before,
+        "process": reached,
         "seconds": round(seconds, 1),
+        "weights": digest.hexdigest()[:16],
     }
 
 
@@ -190,9 +205,19 @@ def show(log: Path) -> None:
     print(f"\n{len(rows)} cases: predicted over measured {min(ratios):.3f} to {max(ratios):.3f}")
 
 
+def bits(log: Path) -> None:
+    """Whether all policies that a size was run in made the same weights of it."""
+    sizes: dict[tuple, list[dict]] = {}
+    for row in (json.loads(line) for line in log.read_text().splitlines()):
+        sizes.setdefault(tuple(row[name] for name in ("shape", "precision", "length", "batch")), []).append(row)
+    for (shape, precision, length, batch), rows in sizes.items():
+        same = "one digest" if len({row["weights"] for row in rows}) == 1 else "DIFFERENT"
+        print(f"{shape} {precision} {batch} x {length}: {same} of {', '.join(row['recompute'] for row in rows)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sample", "table", "show", "case"))
+    parser.add_argument("what", choices=("sample", "table", "show", "bits", "case"))
     parser.add_argument("argument", nargs="?")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -201,6 +226,8 @@ def main() -> None:
         print(json.dumps(measure(json.loads(arguments.argument))))
     elif arguments.what == "show":
         show(Path(arguments.argument))
+    elif arguments.what == "bits":
+        bits(Path(arguments.argument))
     else:
         cases = {"sample": sample, "table": table}[arguments.what](tuple(arguments.precisions))
         run(cases, arguments.log)

@@ -21,7 +21,8 @@ from minibert.kernels.devices import Device
 
 SIZES = {"base": (768, 12, 3072), "minilm": (384, 12, 1536)}  # hidden, heads, feed-forward
 DROPOUT = (0.1, 7, 3)  # rate, seed, stream
-GOOGLE = (1.0, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)  # Adam's scalars: from scale and rate to the corrections
+UNCLIPPED = np.ones(1, np.float32)  # the optimizers' scale
+GOOGLE = (UNCLIPPED, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)  # Adam's, from scale and rate to the corrections
 # From the reference, by how activations are stored: a wrong index is farther. Codes are rounded: some to a neighbour.
 FAR = {"float32": 1e-5, "uint16": 1e-2, "uint8": 1e-3}
 
@@ -250,6 +251,6 @@ def _optimizer(make: _Make) -> Iterator[Case]:
     yield _adam8bit(make, p, g)
     rows, columns = np.abs(make(12 * make.c)), np.abs(make(make.c))
     matrices = p.reshape(-1, make.c), rows, columns, g.reshape(-1, make.c)
-    scalars, name = (1.0, 1e-4, 0.9, 1e-30, 1.0, 0.01), _name("adafactor", "update", matrices[0].shape)
+    scalars, name = (UNCLIPPED, 1e-4, 0.9, 1e-30, 1.0, 0.01), _name("adafactor", "update", matrices[0].shape)
     yield Case(name, "adafactor", "update", 4, (*matrices, *scalars), moved=6 * p.nbytes, room=matrices[0].shape)
     yield Case(_name("sum_squares", "forward", g.shape), "sum_squares", "forward", 1, (np.zeros(1), g), room=(g.size,))

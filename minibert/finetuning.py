@@ -257,14 +257,14 @@ def check_for_tpu(config: TrainConfig, **given: object) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is about the memory of this machine: not with --device tpu")
 
 
-def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Step]:
-    """Takes a training step and reports where its memory went."""
+def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Callable[[], Step]]:
+    """Begins a training step and reports where its memory went."""
 
-    def observe(trainer: Trainer, step: int) -> Step:
-        done, found = memory_report.observed(trainer, step)
+    def observe(trainer: Trainer, step: int) -> Callable[[], Step]:
+        begun, found = memory_report.observed(trainer, step)
         written = memory_report.write(run.path, found)
         report.say("\n".join([*memory_report.lines(found), f"written: {', '.join(map(str, written))}"]))
-        return done
+        return begun
 
     return observe
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minibert import files
 from minibert.parameters import Group
-from minibert.training import Step, Trainer
+from minibert.training import Step, Trainer, count_tokens
 
 JSON, PICTURE = "memory.json", "memory.png"
 MARK = "mark"  # the kind of an entry of the log that marks a place
 
 
-def observed(trainer: Trainer, step: int) -> tuple[Step, dict[str, Any]]:
-    """Takes a training step; returns what it did, and what the device saw, as memory.json has it: docs/files.md."""
+def observed(trainer: Trainer, step: int) -> tuple[Callable[[], Step], dict[str, Any]]:
+    """Begins a training step; what waits for it, and what the device saw, as memory.json has it: docs/files.md."""
     device, bert = trainer.bert.device, trainer.bert
     marks: list[tuple[str, bool]] = []
 
@@ -30,7 +31,7 @@ def observed(trainer: Trainer, step: int) -> tuple[Step, dict[str, Any]]:
     device.log = log
     bert.watchers.append(mark)
     try:
-        done = trainer.step(step)
+        begun = trainer.begin(step)
     finally:
         bert.watchers.remove(mark)
         device.log = None
@@ -58,7 +59,9 @@ def observed(trainer: Trainer, step: int) -> tuple[Step, dict[str, Any]]:
         }
         for group in bert.groups
     ]
-    return done, {"tokens": done.tokens, "peak": peak, "layers": layers, "marks": places, "curve": curve}
+    stage, number = trainer.at(step)
+    tokens = count_tokens(stage.numbers(number), stage.data)
+    return begun, {"tokens": tokens, "peak": peak, "layers": layers, "marks": places, "curve": curve}
 
 
 def _moments(trainer: Trainer) -> Counter[str]:

@@ -6,7 +6,6 @@ unless asked for, eps outside the root, decay times the learning rate, and no de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,13 +36,12 @@ def learning_rate(schedule: str, step: int, peak: float, total: int, warmup: int
     return peak * (1 - step / total)
 
 
-def clipping(norm: float) -> float:
-    """What gradients of that norm are multiplied by: clipped to a norm of 1."""
-    return MAX_NORM / max(norm, MAX_NORM)
-
-
 class Optimizer:
     """Google's clipping, and the update of groups of parameters with their accumulated gradients.
+
+    All of it happens on the device: `measure` and `clip` find the gradients' `norm` (1,) and what they are to be
+    multiplied by, `scale` (1,), from there `update` takes it, and the host may read the norm when it likes. Where a
+    norm or a loss is not finite, nothing is updated any more until `scale` is written (kernels/clip).
 
     A subclass keeps its own arrays of kind "moments", tells them by `state` and updates one group in `update_group`.
     `bias_correction` is for Adam and its kin.
@@ -55,6 +53,9 @@ class Optimizer:
         largest = max(group.weights.size for group in groups)
         self._partial = device.scratch(device.sum_squares.workspace(largest))
         self._totals = device.zeros((len(groups),), "float64", "workspace")
+        self.norm = device.zeros((1,), "float64", "workspace")
+        self.scale = device.empty((1,), device.float_type, "workspace")
+        self.scale.fill(1)
 
     def state(self) -> Iterator[tuple[str, Any]]:
         """Every array that a saved state needs beside the weights, by name."""
@@ -65,28 +66,28 @@ class Optimizer:
         for _, array in self.state():
             array.fill(0)
 
-    def squares(self, i: int) -> float:
-        """The sum of squares of group number i's gradients."""
-        self._sum_squares(i)
-        return float(self.groups[i].device.numpy(self._totals)[i])
-
-    def gradient_norm(self) -> float:
-        """The norm of all gradients as one vector; the host waits for the device once."""
+    def measure(self) -> None:
+        """Sums the squares of every group's gradients."""
         for i in range(len(self.groups)):
-            self._sum_squares(i)
-        return math.sqrt(sum(self.groups[0].device.numpy(self._totals).tolist()))
+            self.measure_group(i)
 
-    def _sum_squares(self, i: int) -> None:
+    def measure_group(self, i: int) -> None:
+        """The same of group number i alone."""
         group = self.groups[i]
         group.device.sum_squares.forward(self._totals[i : i + 1], group.gradients, self._partial)
 
-    def update(self, step: int, rate: float, norm: float) -> None:
-        """Update number `step` (from 0) with the gradients clipped from `norm` to 1; they are zero afterwards."""
-        for i in range(len(self.groups)):
-            self.update_group(i, step, rate, clipping(norm))
+    def clip(self, losses: Any) -> None:
+        """The gradients' norm as one vector, all groups having been measured, and what clips it to 1; `losses` are
+        those that they are the gradients of."""
+        self.groups[0].device.clip.forward(self.scale, self.norm, self._totals, losses, MAX_NORM)
 
-    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
-        """The same of group number i alone, with its gradients times `scale`."""
+    def update(self, step: int, rate: float) -> None:
+        """Update number `step` (from 0) with the gradients times `scale`; they are zero afterwards."""
+        for i in range(len(self.groups)):
+            self.update_group(i, step, rate)
+
+    def update_group(self, i: int, step: int, rate: float) -> None:
+        """The same of group number i alone."""
         raise NotImplementedError
 
     def corrections(self, step: int) -> tuple[float, float]:
@@ -111,12 +112,12 @@ class Adam(Optimizer):
             for group, buffer in zip(self.groups, buffers, strict=True):
                 yield f"{kind}/{group.name}", buffer
 
-    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
+    def update_group(self, i: int, step: int, rate: float) -> None:
         group, m, v = self.groups[i], self.m[i], self.v[i]
-        copy = group.rounded
+        copy, corrections = group.rounded, self.corrections(step)
         for part, decay in ((slice(0, group.decayed), WEIGHT_DECAY), (slice(group.decayed, None), 0.0)):
             group.device.adam.update(
                 group.weights[part], m[part], v[part], group.gradients[part],
-                scale, rate, BETA1, BETA2, EPS, decay, *self.corrections(step), None if copy is None else copy[part],
+                self.scale, rate, BETA1, BETA2, EPS, decay, *corrections, None if copy is None else copy[part],
             )  # fmt: skip
         group.changed(rounded=copy is not None)

@@ -45,16 +45,16 @@ class Adam8bit(Optimizer):
             for kind, array in moments._asdict().items():
                 yield f"{kind}/{group.name}", array
 
-    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
+    def update_group(self, i: int, step: int, rate: float) -> None:
         group, moments, adam = self.groups[i], self.moments[i], (BETA1, BETA2, EPS)
         decayed, rest = slice(0, group.decayed), slice(group.decayed, None)
         group.device.adam8bit.update(
             group.weights[decayed], *moments[:4], group.gradients[decayed],
-            scale, rate, *adam, WEIGHT_DECAY, *self.corrections(step),
+            self.scale, rate, *adam, WEIGHT_DECAY, *self.corrections(step),
         )  # fmt: skip
         group.device.adam.update(
             group.weights[rest], *moments[4:], group.gradients[rest],
-            scale, rate, *adam, 0.0, *self.corrections(step),
+            self.scale, rate, *adam, 0.0, *self.corrections(step),
         )  # fmt: skip
         group.changed()
 
@@ -86,13 +86,13 @@ class Adafactor(Optimizer):
                 yield f"rows/{group.name}/{param.name}", rows
                 yield f"columns/{group.name}/{param.name}", columns
 
-    def update_group(self, i: int, step: int, rate: float, scale: float) -> None:
+    def update_group(self, i: int, step: int, rate: float) -> None:
         group, beta2 = self.groups[i], 1 - (step + 1) ** BETA2_FALLS
         for param, rows, columns in self.factors[i]:
             shape, decay = _matrix(param), WEIGHT_DECAY if is_decayed(param.name) else 0.0
             group.device.adafactor.update(
                 param.data.reshape(shape), rows, columns, param.grad.reshape(shape),
-                scale, rate, beta2, EPS1, CLIP, decay, self._scratch,
+                self.scale, rate, beta2, EPS1, CLIP, decay, self._scratch,
             )  # fmt: skip
         group.changed()
 

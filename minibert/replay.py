@@ -55,7 +55,9 @@ class Replay:
         return tokens < MOST
 
     def losses(self, features: Features, numbers: np.ndarray, labels: np.ndarray, key: Key | None, share: float) -> Any:
-        """The losses of these examples, each of whose gradients has been added times `share`."""
+        """The losses of these examples, each of whose gradients has been added times `share`: to be read or copied
+        before the next call, which may write there.
+        """
         tokens = int((features.offsets[numbers + 1] - features.offsets[numbers]).sum())
         layout = lay_out(features, numbers, labels, filling=STEP - tokens % STEP)
         size = len(layout.integers), len(numbers), key is not None
@@ -92,10 +94,7 @@ class Replay:
             found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
             found.generation = self.device.generation
         found.recording.launch()
-        losses = found.recording.result
-        copy = self.device.empty_like(losses)
-        copy[...] = losses  # the next launch writes there
-        return copy
+        return found.recording.result
 
     def _watched(self) -> bool:
         """Whether somebody hears what Python does, which a recording would do only once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +22,10 @@ from minibert.evaluation import Split, evaluate
 from minibert.kernels.devices.recording import Recorder
 from minibert.optimizers import OPTIMIZERS
 from minibert.parameters import Group
-from minibert.progress import Reporter
+from minibert.progress import Progress, Reporter
 from minibert.random import Key, order
 from minibert.replay import Replay
-from minibert.runs import RunDirectory
+from minibert.runs import Metrics, RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 
@@ -102,25 +103,24 @@ class Trainer:
             step -= stage.total
         return self.stages[-1], step
 
-    def gradients(self, numbers: np.ndarray, key: Key | None, data: Split | None = None) -> tuple[float, int]:
-        """Adds the gradients of the mean loss over these examples, in micro-batches; returns that loss and the tokens.
+    def gradients(self, numbers: np.ndarray, key: Key | None, data: Split | None = None) -> Any:
+        """Adds the gradients of the mean loss over these examples, in micro-batches; returns their losses (N,), on the
+        device.
 
         The examples are those of `data`, or of the first stage.
 
         Each example weighs 1/len(numbers) whichever micro-batch it is in, so that ragged ones add up exactly.
         """
-        data = data or self.stages[0].data
-        found = [self._losses(part, data, key, 1 / len(numbers)) for part in self._parts(numbers, data)]
-        # Read when everything is under way: here the host waits for a device of its own.
-        read = self.bert.device.numpy
-        loss = sum(float(read(losses).sum(dtype=np.float64)) / len(numbers) for losses in found)
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss}")
-        return loss, _tokens(numbers, data)
+        data, device, done = data or self.stages[0].data, self.bert.device, 0
+        losses = device.empty((len(numbers),), device.float_type, "activations")
+        for part in self._parts(numbers, data):
+            losses[done : done + len(part)] = self._losses(part, data, key, 1 / len(numbers))
+            done += len(part)
+        return losses
 
     def _losses(self, numbers: np.ndarray, data: Split, key: Key | None, share: float) -> Any:
         """The losses of a micro-batch, each of whose gradients is added times `share`."""
-        if self.replay and self.replay.suits(_tokens(numbers, data)):
+        if self.replay and self.replay.suits(count_tokens(numbers, data)):
             return self.replay.losses(data.features, numbers, data.labels, key, share)
         device = self.bert.device
         shares = device.array(np.full(len(numbers), share, device.float_type))
@@ -139,7 +139,13 @@ class Trainer:
         return [numbers[part] for part in batch.cut(lengths, self.settings.micro_batch, self.micro_tokens)]
 
     def step(self, step: int) -> Step:
-        """Update number `step`, from 0. Raises NotFinite, with the weights as they were.
+        """Update number `step`, from 0. Raises NotFinite, with the weights as they were."""
+        return self.begin(step)()
+
+    def begin(self, step: int) -> Callable[[], Step]:
+        """Asks the device for update number `step`; the function that is returned waits for it and raises NotFinite.
+
+        Further steps may be asked for meanwhile: they update nothing where this one was not finite.
 
         Where memory runs out nothing has been updated yet, so the step is taken again: first as it was, because what
         the device had kept for later is free now, then in micro-batches of half the tokens.
@@ -173,35 +179,43 @@ class Trainer:
             )
         self.micro_tokens = tokens // 2
 
-    def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
-        """Update number `number` of a stage, with these of its examples."""
-        return (self._layerwise if self.settings.layerwise_update else self._whole)(stage, number, numbers, key)
+    def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
+        """Asks for update number `number` of a stage, with these of its examples, as `begin` does."""
+        ask = self._layerwise if self.settings.layerwise_update else self._whole
+        read = [self.bert.device.read_later(array) for array in (ask(stage, number, numbers, key), self.optimizer.norm)]
 
-    def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
-        """All gradients, their norm, and then the update of everything."""
-        loss, tokens = self.gradients(numbers, key, stage.data)
-        norm = _finite(self.optimizer.gradient_norm())
+        def wait() -> Step:
+            losses, norm = (array() for array in read)
+            loss, tokens = float(losses.mean(dtype=np.float64)), count_tokens(numbers, stage.data)
+            try:
+                return finite(Step(loss, stage.rate(number), float(norm[0]), tokens))
+            except NotFinite:
+                self.optimizer.scale.fill(1)  # it has been looked at
+                raise
+
+        return wait
+
+    def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Any:
+        """All gradients, their norm, and then the update of everything; the losses."""
+        losses, optimizer = self.gradients(numbers, key, stage.data), self.optimizer
+        optimizer.measure()
+        optimizer.clip(losses)
         if number == 0:
-            self.optimizer.forget()
-        self.optimizer.update(number, stage.rate(number), norm)
-        return Step(loss, stage.rate(number), norm, tokens)
+            optimizer.forget()
+        optimizer.update(number, stage.rate(number))
+        return losses
 
-    def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
+    def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Any:
         """The gradients twice, each group's for as long as it is needed: for the norm, then for the update."""
-        optimizer, rate = self.optimizer, stage.rate(number)
-        squares = [0.0] * len(optimizer.groups)
-        begun = False
-
-        def measure(i: int) -> None:
-            squares[i] = optimizer.squares(i)
+        optimizer, rate, begun = self.optimizer, stage.rate(number), False
 
         def update(i: int) -> None:
             nonlocal begun
             begun = True
-            optimizer.update_group(i, number, rate, optim.clipping(norm))
+            optimizer.update_group(i, number, rate)
 
-        loss, tokens = self._group_by_group(numbers, key, stage.data, measure)
-        norm = _finite(math.sqrt(sum(squares)))
+        losses = self._group_by_group(numbers, key, stage.data, optimizer.measure_group)
+        optimizer.clip(losses)
         if number == 0:
             optimizer.forget()
         try:
@@ -213,11 +227,9 @@ class Trainer:
                     "on from the last saved state"
                 ) from None
             raise
-        return Step(loss, rate, norm, tokens)
+        return losses
 
-    def _group_by_group(
-        self, numbers: np.ndarray, key: Key, data: Split, use: Callable[[int], None]
-    ) -> tuple[float, int]:
+    def _group_by_group(self, numbers: np.ndarray, key: Key, data: Split, use: Callable[[int], None]) -> Any:
         """As `gradients`, in one micro-batch; calls use(i) when group i's are complete, and frees them after it."""
         places = {group.name: i for i, group in enumerate(self.optimizer.groups)}
 
@@ -228,11 +240,11 @@ class Trainer:
 
         self.bert.watchers.append(complete)
         try:
-            done = self.gradients(numbers, key, data)
+            losses = self.gradients(numbers, key, data)
             complete(self.bert.embeddings, True)
         finally:
             self.bert.watchers.remove(complete)
-        return done
+        return losses
 
 
 def trainer(bert: Bert, data: Split, settings: TrainConfig, later: Sequence[tuple[Split, float]] = ()) -> Trainer:
@@ -244,14 +256,43 @@ def trainer(bert: Bert, data: Split, settings: TrainConfig, later: Sequence[tupl
     return Trainer(bert, data, settings, later)
 
 
-def _tokens(numbers: np.ndarray, data: Split) -> int:
+def count_tokens(numbers: np.ndarray, data: Split) -> int:
+    """How many tokens these examples have."""
     return int((data.features.offsets[numbers + 1] - data.features.offsets[numbers]).sum())
 
 
-def _finite(norm: float) -> float:
-    if not math.isfinite(norm):
-        raise NotFinite(f"the gradients' norm is {norm}")
-    return norm
+def finite(step: Step) -> Step:
+    """The step; NotFinite if it is none that weights could have been updated by."""
+    for what, value in (("loss", step.loss), ("gradients' norm", step.norm)):
+        if not math.isfinite(value):
+            raise NotFinite(f"the {what} is {value}")
+    return step
+
+
+class UnderWay:
+    """The steps that the device has been asked for and that nobody has been told of."""
+
+    def __init__(self, log: Metrics, progress: Progress):
+        self.log, self.progress = log, progress
+        self.steps: deque[tuple[int, Callable[[], Step]]] = deque()
+
+    def add(self, step: int, wait: Callable[[], Step]) -> None:
+        self.steps.append((step, wait))
+
+    @property
+    def oldest(self) -> int:
+        return self.steps[0][0]
+
+    def settle(self, most: int = 0) -> None:
+        """Waits for all but the last `most` and tells of them. NotFinite, that of the oldest."""
+        while len(self.steps) > most:
+            step, wait = self.steps[0]
+            done = wait()
+            self.log.write(
+                step + 1, loss=done.loss, learning_rate=done.rate, gradient_norm=done.norm, tokens=done.tokens
+            )
+            self.progress.step(done.loss, done.rate, done.tokens)
+            self.steps.popleft()
 
 
 def train(
@@ -262,48 +303,46 @@ def train(
     eval_every: int | None,
     save_every: int,
     report: Reporter,
-    observe: Callable[[Trainer, int], Step] | None = None,
+    observe: Callable[[Trainer, int], Callable[[], Step]] | None = None,
 ) -> None:
     """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets.
 
-    `observe` takes one step in place of the trainer: the second, by which time everything is there that stays.
+    `observe` begins one step in place of the trainer: the second, by which time everything is there that stays.
     """
     first = run.load_state(trainer.optimizer)
     if first:
         report.say(f"going on after step {first}")
-    step = first
     with (
         trainer.bert.device.session(),
         run.metrics(first) as log,
         report.steps(trainer.total, first) as progress,
         _interrupts() as interrupted,
     ):
+        under_way = UnderWay(log, progress)
         try:
             for step in range(first, trainer.total):
+                if trainer.at(step)[1] == 0:
+                    under_way.settle()  # a stage begins by forgetting moments, but not after a step that was not finite
                 before = trainer.micro_tokens
                 second = step == min(first + 1, trainer.total - 1)
-                done = observe(trainer, step) if observe and second else trainer.step(step)
+                under_way.add(step, observe(trainer, step) if observe and second else trainer.begin(step))
                 if trainer.micro_tokens != before:
                     _note_smaller(trainer, run, report)
-                log.write(
-                    step + 1,
-                    loss=done.loss,
-                    learning_rate=done.rate,
-                    gradient_norm=done.norm,
-                    tokens=done.tokens,
-                )
-                progress.step(done.loss, done.rate, done.tokens)
-                if task and dev and eval_every and (step + 1) % eval_every == 0:
+                evaluating = eval_every and (step + 1) % eval_every == 0
+                saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or bool(interrupted)
+                under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
+                if evaluating and task and dev:
                     trainer.fetch()
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
-                if (step + 1) % save_every == 0 or step + 1 == trainer.total or interrupted:
+                if saving:
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
-                if interrupted:
+                if interrupted and saving:
                     raise KeyboardInterrupt(
                         f"{run.name}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
                     )
         except NotFinite as error:
+            step = under_way.oldest
             trainer.fetch()
             run.save_state(step, trainer.optimizer)
             raise RunError(

@@ -34,6 +34,11 @@ def unwritten(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     return np.full(shape, BF16_NAN if dtype == np.uint16 else np.nan, dtype)
 
 
+def one(number: float, dtype=np.float32) -> np.ndarray:
+    """A number where a kernel takes an array of one."""
+    return np.array([number], dtype)
+
+
 BF16_NAN = 0x7FC0
 
 

@@ -39,6 +39,8 @@ static inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned 
     return {x, y, z, w};
 }
 
+using std::isfinite;
+using std::isnan;
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }

@@ -122,6 +122,12 @@ def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[E
 class Emulated(Recorder):
     """The GPU's kernels with the host's memory."""
 
+    ahead = 1
+
+    def read_later(self, array: np.ndarray) -> Callable[[], np.ndarray]:
+        copy = array.copy()
+        return lambda: copy
+
     def _capture(self, call: Callable[[], Any]) -> Recording:
         emulator = cuda.driver
         emulator.recorded = launches = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from minibert.bert import Bert
@@ -9,6 +11,7 @@ from minibert.checkpoint import names
 from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
+from minibert.optim import Optimizer
 from minibert.random import truncated_normal
 from minibert.settings import TrainConfig
 from minibert.tokenizer import Features
@@ -54,3 +57,14 @@ def trainer(device: devices.Device | None = None, count: int = 48, config: BertC
 
 def weights(trainer: Trainer) -> dict[str, np.ndarray]:
     return {name: array.copy() for name, array in trainer.bert.arrays().items()}
+
+
+def mean(device: devices.Device, losses: Any) -> float:
+    """The mean of losses on a device, on the host."""
+    return float(device.numpy(losses).mean(dtype=np.float64))
+
+
+def clip(optimizer: Optimizer) -> None:
+    """Finds what clips the gradients of all groups, as a training step does."""
+    optimizer.measure()
+    optimizer.clip(np.zeros(1, np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections import deque
 from functools import cache
 from types import SimpleNamespace
 
@@ -22,8 +23,10 @@ USED = {  # what must be there in the real CuPy, where it is installed
     "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory get_elapsed_time runtime",
     "cuda.MemoryPointer": "copy_from_host_async copy_to_host_async copy_from_device_async",
     "cuda.MemoryPool": "malloc free_bytes used_bytes get_limit set_limit free_all_blocks",
-    "cuda.Stream": "begin_capture end_capture record use synchronize", "cuda.Event": "done record synchronize",
+    "cuda.Stream": "begin_capture end_capture record use synchronize wait_event",
+    "cuda.Event": "done record synchronize",
     "cuda.Graph": "launch", "cuda.runtime": "memGetInfo CUDARuntimeError",
+    "cuda.driver": "CUDADriverError",
     "RawModule": "get_function get_global",
     "RawKernel": "max_dynamic_shared_size_bytes",
 }  # fmt: skip
@@ -71,32 +74,44 @@ def test_products_have_a_handle_with_a_workspace_on_the_stream(monkeypatch):
         products.multiply(*range(18))
 
 
-class Pointer:
+class Copies:
+    """What a pointer to a device's memory can do."""
+
+    def copy_from_host_async(self, source, size, stream):
+        stream.do(lambda: ctypes.memmove(self.ptr, source, size))
+
+    def copy_from_device_async(self, source, size, stream):
+        stream.do(lambda: ctypes.memmove(self.ptr, source.ptr, size))
+
+    def copy_to_host_async(self, to, size, stream):
+        stream.do(lambda: ctypes.memmove(to, self.ptr, size))
+
+
+class Pointer(Copies):
     def __init__(self, memory, offset=0):
         self.memory, self.ptr = memory, memory.ptr + offset
 
-    def copy_from_host_async(self, source, size, stream):
-        ctypes.memmove(self.ptr, source, size)
 
-    def copy_to_host_async(self, to, size, stream):
-        ctypes.memmove(to, self.ptr, size)
-
-
-class Memory:
-    """malloc's, aligned as the card's is."""
+class Memory(Copies):
+    """malloc's, aligned as the card's is; or what was handed out before and has come back, in sizes of 512 bytes."""
 
     def __init__(self, pool, size):
-        self.pool, self.bytes = pool, np.full(size + 512, 0xFF, np.uint8)
+        self.kept = pool.kept.setdefault(-(-size // 512), [])
+        self.pool, self.bytes = pool, self.kept.pop() if self.kept else np.full(size + 1024, 0xFF, np.uint8)
         self.ptr = self.bytes.ctypes.data + -self.bytes.ctypes.data % 512
         pool.used += size
         self.size = size
 
     def __del__(self):
         self.pool.used -= self.size
+        self.kept.append(self.bytes)
 
 
 class Pool:
     limit, used, failures = 1 << 40, 0, 0
+
+    def __init__(self):
+        self.kept = {}
 
     def malloc(self, size):
         if self.failures:
@@ -107,7 +122,7 @@ class Pool:
         return Memory(self, size)
 
     def free_all_blocks(self):
-        """Nothing is kept."""
+        """As if nothing were kept."""
 
     def free_bytes(self):
         return 0
@@ -150,8 +165,13 @@ class Stream:
 
     def use(self): ...
 
+    def do(self, call):
+        call()
+
     def record(self):
         return SimpleNamespace(done=True, synchronize=lambda: None)
+
+    def wait_event(self, event): ...
 
     def synchronize(self): ...
 
@@ -170,6 +190,13 @@ class RuntimeFailure(RuntimeError):
         self.status = status
 
 
+class DriverFailure(RuntimeError):
+    """The same of the driver's own interface, by which kernels are loaded."""
+
+    def __init__(self, status):
+        self.status = status
+
+
 @pytest.fixture
 def cupy(monkeypatch):
     """A module that stands for CuPy; the driver that would use it is the emulator."""
@@ -177,21 +204,39 @@ def cupy(monkeypatch):
     fake = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(
         Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
         UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
-        alloc_pinned_memory=lambda size: PinnedMemory(size),
+        alloc_pinned_memory=PinnedMemory.alloc,
         runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34), CUDARuntimeError=RuntimeFailure),
+        driver=SimpleNamespace(CUDADriverError=DriverFailure),
     ), pool=pool)  # fmt: skip
+    monkeypatch.setattr(PinnedMemory, "all", [])
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(gpu, "found", lambda: (8, 0))
     monkeypatch.setattr(gpu, "stream", cache(gpu.stream.__wrapped__))
+    monkeypatch.setattr(gpu, "products", lambda: None)
     monkeypatch.setattr(gpu, "CupyDriver", lambda *_: emulator.Emulator())
     monkeypatch.setattr(cuda, "driver", None)
     return fake
 
 
-class PinnedMemory(bytearray):
+DRIVER = gpu.CupyDriver
+
+
+class PinnedMemory(np.ndarray):
+    """Of which somebody else makes use as soon as it is given up."""
+
+    all = []
+
+    @classmethod
+    def alloc(cls, size):
+        cls.all.append(bytearray(size))
+        return np.ndarray.__new__(cls, size, np.uint8, cls.all[-1])
+
     @property
     def ptr(self):
-        return (ctypes.c_char * len(self)).from_buffer(self)
+        return self.ctypes.data
+
+    def __del__(self):
+        self[...] = 0xEE
 
 
 def test_arrays_come_and_go_as_they_are_counted(cupy):
@@ -232,6 +277,78 @@ def test_copies_both_ways(cupy, monkeypatch):
         read = device.read_later(x)
         x.fill(7)  # what comes later is not read
         np.testing.assert_array_equal(read(), host.T)
+
+
+class Late(Stream):
+    """Does what it is asked for by and by, each stream at a pace of its own; `rng` draws it."""
+
+    rng, all = np.random.default_rng(0), []
+
+    def __init__(self, non_blocking):
+        self.asked = deque()
+        self.all.append(self)
+
+    def do(self, call):
+        self.asked.append(call)
+
+    def record(self):
+        event = Event()
+        self.do(lambda: setattr(event, "passed", True))
+        return event
+
+    def wait_event(self, event):
+        self.do(lambda: event.passed)
+
+    @classmethod
+    def go_on(cls, most):
+        for _ in range(most):
+            stream = cls.all[cls.rng.integers(len(cls.all))]
+            while stream.asked and cls.rng.random() < 0.8:
+                if stream.asked[0]() is False:  # it waits for another
+                    break
+                stream.asked.popleft()
+
+
+class Event:
+    passed = False
+
+    @property
+    def done(self):
+        Late.go_on(1)  # time passes
+        return self.passed
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_that_run_ahead_are_seen_in_time_and_disturb_nobody(cupy, monkeypatch, seed):
+    """Each kernel sees what was written last before it, also where memory had another use a moment ago."""
+    monkeypatch.setattr(Late, "all", [])
+    monkeypatch.setattr(Late, "rng", np.random.default_rng(seed))
+    cupy.cuda.Stream = Late
+    device = gpu.open()
+    places = [device.empty((n,), np.int32, "activations") for n in (5, 40, 300)]
+    seen, wanted, others = [], [], []
+    for i in range(400):
+        which = int(Late.rng.integers(3))
+        device.write(places[which], np.full(places[which].shape, i, np.int32))
+        device.stream.do(lambda which=which: seen.append(places[which].tolist()))
+        wanted.append([i] * len(places[which]))
+        passing = device.empty((places[which].nbytes,), np.uint8, "activations")
+        at, size = passing.ctypes.data, passing.nbytes
+        device.stream.do(lambda at=at, size=size: ctypes.memset(at, 255, size) and None)
+        device.stream.do(lambda at=at, size=size: others.append(set(ctypes.string_at(at, size))))
+        del passing
+        if i % 3 == 0:
+            device.release()
+        Late.go_on(int(Late.rng.integers(4)))
+    while any(stream.asked for stream in Late.all):
+        Late.go_on(10)
+    assert seen == wanted
+    assert all(other == {255} for other in others)
+    rooms = len(device._staged)
+    for place in places * 5:
+        device.write(place, np.zeros(place.shape, np.int32))
+        Late.go_on(1000)
+    assert len(device._staged) == rooms
 
 
 def test_what_outlives_its_recording_stays_with_recordings(cupy):
@@ -306,6 +423,23 @@ def test_a_recording_that_fails(cupy, monkeypatch, status, kind):
     with pytest.raises(kind):
         device.record(lambda: device.empty((3,), "float32", "activations"))
     assert device.in_use.total() == 0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(2, MemoryError), (700, DriverFailure)])
+def test_kernels_that_find_no_room(cupy, status, kind):
+    """When they are loaded, or when they are launched for the first time."""
+
+    def fail(*_, **__):
+        raise DriverFailure(status)
+
+    driver = DRIVER(SimpleNamespace(
+        RawModule=lambda code, options: SimpleNamespace(get_function=fail if code == "loaded" else lambda name: fail),
+        zeros=np.zeros,
+    ), (8, 0), 68)  # fmt: skip
+    with pytest.raises(kind):
+        driver.compile("loaded", "float")("kernel")
+    with pytest.raises(kind):
+        driver.compile("launched", "float")("kernel")((1, 1, 1), (32, 1, 1), [], 0)
 
 
 def test_devices_of_a_process_share_a_stream_and_take_turns(cupy):

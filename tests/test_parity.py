@@ -19,6 +19,7 @@ from minibert.kernels import devices
 from minibert.settings import TrainConfig
 from minibert.tokenizer import Features, Tokenizer
 from minibert.training import Trainer
+from models import mean
 
 
 @pytest.fixture(params=parity.CASES)
@@ -49,8 +50,8 @@ def gradients(bert: Bert, sequences: parity.Sequences) -> tuple[float, dict[str,
     """The mean loss over the sequences and every parameter's gradient."""
     trainer = Trainer(bert, split_of(sequences), TrainConfig(task="mrpc", batch_size=len(sequences.labels)))
     with bert.device.session():
-        loss, _ = trainer.gradients(np.arange(len(sequences.labels)), key=None)
-    return loss, bert.arrays(gradients=True)
+        losses = trainer.gradients(np.arange(len(sequences.labels)), key=None)
+    return mean(bert.device, losses), bert.arrays(gradients=True)
 
 
 def losses(bert: Bert, split: Split, steps: int, **settings) -> list[float]:

@@ -150,8 +150,8 @@ def of_engine(head: str, device: devices.Device) -> tuple[float, dict[str, np.nd
     bert.fill(weights_of(head))
     trainer = Trainer(bert, data_of(head), TrainConfig(task="test", batch_size=7, epochs=1, precision="fp32"))
     with device.session():
-        loss, _ = trainer.gradients(np.arange(7), KEY)
-    return loss, bert.arrays(gradients=True)
+        losses = trainer.gradients(np.arange(7), KEY)
+    return models.mean(device, losses), bert.arrays(gradients=True)
 
 
 def of_jax(head: str, fill: int = 0) -> tuple[float, dict[str, np.ndarray]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+import emulator
+import gpus
 from minibert import batch, optim
 from minibert.autograd import Tape
 from minibert.errors import ConfigError, RunError
@@ -17,8 +20,8 @@ from minibert.random import Key, order
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
-from minibert.training import train
-from models import CONFIG, bert, split, trainer, weights
+from minibert.training import NotFinite, Trainer, train
+from models import CONFIG, bert, clip, mean, split, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)
 
@@ -60,7 +63,7 @@ def test_every_gradient_of_the_model_follows_its_slope_in_float64(key):
     t.gradients(numbers, key)
 
     def loss():
-        return t.gradients(numbers, key)[0]
+        return mean(t.bert.device, t.gradients(numbers, key))
 
     found = {name: g.copy() for name, g in t.bert.arrays(gradients=True).items()}
     for name, array in t.bert.arrays().items():
@@ -163,7 +166,8 @@ def test_the_mean_of_means_would_fail_the_comparison_of_parameters():
                 means.gradients(part, key)  # adds the mean over the part
             for group in means.bert.groups:
                 group.gradients[...] /= 2
-            means.optimizer.update(step, 1e-3 * (1 - step / means.total), means.optimizer.gradient_norm())
+            clip(means.optimizer)
+            means.optimizer.update(step, 1e-3 * (1 - step / means.total))
     assert moved(weights(exact), weights(means)) > 1e-3 * moved(before, weights(exact))
 
 
@@ -206,9 +210,71 @@ def test_dropout_differs_from_step_to_step_and_not_in_evaluation():
     t = trainer()
     numbers = np.arange(4)
     with t.bert.device.session():
-        first, again, second = (t.gradients(numbers, Key(1, step))[0] for step in (0, 0, 1))
-        plain = {t.gradients(numbers, None)[0] for _ in range(2)}
-    assert first == again != second and len(plain) == 1
+        first, again, second, *plain = (
+            mean(t.bert.device, t.gradients(numbers, key)) for key in (Key(1, 0), Key(1, 0), Key(1, 1), None, None)
+        )
+    assert first == again != second and plain[0] == plain[1]
+
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=gpus.needs_compiler)])
+def place(request):
+    """A device; on the second the host is a step ahead."""
+    if request.param == "cpu":
+        yield devices.open("cpu")
+        return
+    with emulator.emulated():
+        yield emulator.device()
+
+
+def broken(t, step: int, at: int):
+    """trainer.begin, but that gradients of step `at` hold a NaN by then."""
+    if step == at:
+        t.bert.head["classifier.bias"].grad[0] = np.nan
+    return Trainer.begin(t, step)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 5, 6, 11])
+def test_a_step_that_is_not_finite_leaves_the_state_before_it(at, layerwise, place, tmp_path):
+    """Also where the device has been asked for the next step, and where that one begins a stage."""
+
+    def run_to(folder, stop):
+        model, data = bert(place), split(48)
+        settings = {"batch_size": 8, "epochs": 1, "learning_rate": 1e-3, "warmup": 0.0, "layerwise_update": layerwise}
+        t = Trainer(model, data, TrainConfig(task="test", **settings), [(data, 1)])
+        t.begin = lambda step: broken(t, step, stop)
+        description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
+        with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
+            train(t, run, TASK, None, None, 100, Reporter())
+        return t
+
+    straight = run_to(tmp_path / "straight", None)
+    with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 12; the state before it is kept"):
+        run_to(tmp_path / "run", at)
+    told = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in told] == list(range(1, at + 1))
+    resumed = run_to(tmp_path / "run", None)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
+    for name, array in weights(straight).items():
+        np.testing.assert_array_equal(weights(resumed)[name], array, err_msg=name)
+
+
+def test_steps_asked_for_after_one_that_is_not_finite_update_nothing_until_it_is_known(place):
+    t = trainer(place)
+    with place.session():
+        t.step(0)
+        before = weights(t)
+        second, third = broken(t, 1, 1), t.begin(2)
+        with pytest.raises(NotFinite):
+            second()
+        for name, array in weights(t).items():
+            np.testing.assert_array_equal(array, before[name], err_msg=name)
+        with pytest.raises(NotFinite):
+            third()
+        for group in t.bert.groups:
+            group.gradients.fill(0)
+        t.step(1)
+    assert all(not np.array_equal(array, before[name]) for name, array in weights(t).items())
 
 
 class Killed(BaseException):
@@ -219,14 +285,14 @@ def run_to(folder, stop, save_every, total=24):
     """Trains in `folder` from its state on until the process is "killed" in step `stop`, or to the end."""
     t = trainer(epochs=total * 8 / 48)
     assert t.total == total
-    plain_step = t.step
+    plain = t.begin
 
-    def step(n):
+    def begin(n):
         if n == stop:
             raise Killed
-        return plain_step(n)
+        return plain(n)
 
-    t.step = step
+    t.begin = begin
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
         train(t, run, TASK, None, None, save_every, Reporter())
@@ -441,5 +507,6 @@ def test_nothing_is_allocated_once_an_update_has_begun():
         t.gradients(np.arange(8), Key(1, 1))
         allocated = t.bert.device.count
         t.bert.device.failing = set(range(allocated, 10_000))
-        t.optimizer.update(1, 1e-3, t.optimizer.gradient_norm())
+        clip(t.optimizer)
+        t.optimizer.update(1, 1e-3)
     assert t.bert.device.count == allocated

@@ -115,7 +115,9 @@ class Pretrainer:
         if telling:
             measured |= self._tell(text, self._corrupt(text, guesses))
         rate = learning_rate("google", step, RATE, self.steps, int(WARMUP * self.steps))
-        self.optimizer.update(step, rate, self.optimizer.gradient_norm())
+        self.optimizer.measure()
+        self.optimizer.clip(np.zeros(0, np.float32))
+        self.optimizer.update(step, rate)
         return measured
 
     def _choose(self, text: Features, one_sentence: bool) -> np.ndarray:

@@ -50,10 +50,10 @@ class Training(Model):
 
     def loss(self, number: int) -> float:
         """Without dropout."""
-        value, _ = self.trainer.gradients(self.examples.training_batch(number), key=None)
+        losses = self.trainer.gradients(self.examples.training_batch(number), key=None)
         for group in self.bert.groups:
             group.gradients.fill(0)
-        return value
+        return float(self.bert.device.numpy(losses).mean())
 
     def warm(self, calls: list[Call]) -> None:
         # One step compiles for all sizes; a card records each size when it comes for the second time.

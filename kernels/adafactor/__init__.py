@@ -1,7 +1,7 @@
 """One update of Adafactor without momentum, in place, for p and g (F, C), rows (F,) and columns (C,); g is zero
 afterwards.
 
-    g' = scale g                      scale: gradient clipping and the division by the batch in one factor
+    g' = scale g                      scale (1,): what clips the gradients (kernels/clip); NaN: nothing is done
     rows    = beta2 rows    + (1 - beta2) (mean of g'^2 over columns + eps)
     columns = beta2 columns + (1 - beta2) (mean of g'^2 over rows + eps)
     u = g' / sqrt(rows columns / mean(rows))      the second moment of element (f, c) is rows[f] columns[c] / mean(rows)

@@ -18,7 +18,7 @@ def update(
     rows: np.ndarray,
     columns: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta2: float,
     eps: float,
@@ -26,19 +26,19 @@ def update(
     decay: float,
     scratch: np.ndarray,
 ) -> None:
-    if not p.size:
-        return  # it has no mean
+    if not p.size or np.isnan(scale[0]):
+        return  # what is empty has no mean
     (f, c), count = p.shape, chunks(len(p))
     sums, floats = scratch[: 8 * count].view(np.float64), scratch[8 * count : workspace(f, c)].view(np.float32)
     factors, partials = floats[:c], floats[c:].reshape(count, c)
     moved = (*map(np.float32, (beta2, 1 - beta2, eps)),)
-    run(_squares, count, rows, partials, g, np.float32(scale), *moved)
+    run(_squares, count, rows, partials, g, scale[0], *moved)
     factors.fill(0)
     add_partials(factors, partials)
     mean = _finish(columns, factors, rows, *moved)
-    run(_lengths, count, sums, g, rows, factors, np.float32(scale), mean)
+    run(_lengths, count, sums, g, rows, factors, scale[0], mean)
     clipped = lr / max(1.0, (sums.sum() / p.size) ** 0.5 / clip)
-    run(_move, count, p, g, rows, factors, np.float32(scale * clipped), np.float32(lr * decay), mean)
+    run(_move, count, p, g, rows, factors, np.float32(scale[0] * clipped), np.float32(lr * decay), mean)
 
 
 @jit

@@ -44,9 +44,11 @@ __device__ __forceinline__ float clipped(float lr, float clip, double length, do
 
 // All of it in one launch by one block for a matrix of one row, whose factor is 1: of a model's arrays most are vectors.
 extern "C" __global__ void __launch_bounds__(1024) update_vector(
-    float* p, float* rows, float* columns, float* g, float scale, float lr, float keep, float fresh, float eps,
+    float* p, float* rows, float* columns, float* g, const float* clipping, float lr, float keep, float fresh, float eps,
     float clip, float decay, int c) {
     __shared__ double room[32];
+    float scale = *clipping;
+    if (isnan(scale)) return;
     double sum = 0.0, length = 0.0;
     for (int i = threadIdx.x; i < c; i += blockDim.x) {
         float gradient = g[i] * scale, moved = keep * columns[i] + fresh * (gradient * gradient + eps);
@@ -67,10 +69,11 @@ extern "C" __global__ void __launch_bounds__(1024) update_vector(
 
 // Sums of g'^2: row_sums (column blocks, f) over a block's columns, column_sums (row blocks, c) over its rows.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) squares(
-    float* row_sums, float* column_sums, const float* g, float scale, int f, int c) {
+    float* row_sums, float* column_sums, const float* g, const float* clipping, int f, int c) {
     __shared__ float sums[WARPS][COLUMNS];
     Columns columns(g, g, c);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, end = min((int)(blockIdx.y + 1) * ROWS, f);
+    float scale = *clipping;
     float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f), scales = make_float4(scale, scale, scale, scale);
 #pragma unroll 4
     for (int row = blockIdx.y * ROWS + warp; row < end; row += WARPS) {
@@ -92,9 +95,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) squares(
 // leave their sums in rows_total, one a block.
 extern "C" __global__ void __launch_bounds__(32 * FINISH_WARPS) finish(
     float* rows, float* columns, float* factors, double* rows_total, const float* row_sums, const float* column_sums,
-    float keep, float fresh, float eps, int f, int c) {
+    const float* clipping, float keep, float fresh, float eps, int f, int c) {
     __shared__ double room[32];
     __shared__ float sums[FINISH_WARPS][32];
+    if (isnan(*clipping)) return;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column_blocks = (c + 31) / 32;
     if (blockIdx.x < column_blocks) {
         int column = blockIdx.x * 32 + lane;
@@ -136,11 +140,11 @@ __device__ __forceinline__ float mean_of_rows(const double* rows_total, int f, d
 
 // lengths (row blocks, column blocks): sums of u^2
 extern "C" __global__ void __launch_bounds__(32 * WARPS) lengths(
-    double* lengths, const float* g, const float* rows, const float* factors, const double* rows_total, float scale,
-    int f, int c) {
+    double* lengths, const float* g, const float* rows, const float* factors, const double* rows_total,
+    const float* clipping, int f, int c) {
     __shared__ double room[32];
     Columns columns(g, factors, c);
-    float mean = mean_of_rows(rows_total, f, room);
+    float mean = mean_of_rows(rows_total, f, room), scale = *clipping;
     int end = min((int)(blockIdx.y + 1) * LONG_ROWS, f);
     float4 shares = columns.load(factors);
     shares = make_float4(shares.x * scale, shares.y * scale, shares.z * scale, shares.w * scale);
@@ -156,8 +160,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) lengths(
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) move(
     float* p, float* g, const float* rows, const float* factors, const double* rows_total, const double* lengths,
-    float scale, float lr, float clip, float decay, int f, int c) {
+    const float* clipping, float lr, float clip, float decay, int f, int c) {
     __shared__ double room[32];
+    float scale = *clipping;
+    if (isnan(scale)) return;
     Columns columns(p, g, c);
     float mean = mean_of_rows(rows_total, f, room);
     double length = sum_of(lengths, (f + LONG_ROWS - 1) / LONG_ROWS * gridDim.x, room);

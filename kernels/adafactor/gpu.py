@@ -34,15 +34,15 @@ def _parts(f: int, c: int) -> tuple[int, ...]:
 
 
 def update(
-    p: Any, rows: Any, columns: Any, g: Any, scale: float, lr: float, beta2: float, eps: float, clip: float,
+    p: Any, rows: Any, columns: Any, g: Any, scale: Any, lr: float, beta2: float, eps: float, clip: float,
     decay: float, scratch: Any,
 ) -> None:  # fmt: skip
     if not p.size:
         return  # it has no mean
     (f, c), keep, fresh, shrink = p.shape, beta2, 1 - beta2, lr * decay
     if f == 1:
-        scalars = scale, lr, keep, fresh, eps, clip, shrink
-        _kernels.launch("update_vector", 1, VECTOR_THREADS, p, rows, columns, g, *scalars, c)
+        scalars = lr, keep, fresh, eps, clip, shrink
+        _kernels.launch("update_vector", 1, VECTOR_THREADS, p, rows, columns, g, scale, *scalars, c)
         return
     tiles, rooms, start = blocks(c, COLUMNS), [], 0
     for size in _parts(f, c):
@@ -53,7 +53,7 @@ def update(
     _kernels.launch("squares", (tiles, blocks(f, ROWS)), THREADS, row_sums, column_sums, g, scale, f, c)
     _kernels.launch(
         "finish", blocks(c, 32) + blocks(f, FINISH_THREADS), FINISH_THREADS, rows, columns, factors, rows_total,
-        row_sums, column_sums, keep, fresh, eps, f, c,
+        row_sums, column_sums, scale, keep, fresh, eps, f, c,
     )  # fmt: skip
     found = rows, factors, rows_total
     _kernels.launch("lengths", (tiles, blocks(f, LONG_ROWS)), THREADS, squares, g, *found, scale, f, c)

@@ -14,7 +14,7 @@ def update(
     rows: np.ndarray,
     columns: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta2: float,
     eps: float,
@@ -22,8 +22,8 @@ def update(
     decay: float,
     scratch: np.ndarray,
 ) -> None:
-    if not p.size:
-        return  # it has no mean
+    if not p.size or np.isnan(scale[0]):
+        return  # what is empty has no mean
     scaled = g * scale
     rows[...] = beta2 * rows + (1 - beta2) * ((scaled**2).mean(1) + eps)
     columns[...] = beta2 * columns + (1 - beta2) * ((scaled**2).mean(0) + eps)

@@ -1,7 +1,7 @@
 """One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape; g is zero
 afterwards.
 
-    g' = scale g                      scale: gradient clipping and the division by the batch in one factor
+    g' = scale g                      scale (1,): what clips the gradients (kernels/clip); NaN: nothing is done
     m  = beta1 m + (1 - beta1) g'     v = beta2 v + (1 - beta2) g'^2
     p -= lr (m / correction1 / (sqrt(v / correction2) + eps) + decay p)
 

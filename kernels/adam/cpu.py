@@ -14,7 +14,7 @@ def update(
     m: np.ndarray,
     v: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta1: float,
     beta2: float,
@@ -24,8 +24,10 @@ def update(
     correction2: float,
     copy: None = None,
 ) -> None:
+    if np.isnan(scale[0]):
+        return
     # 1 - beta and the like in double: 1 - float32(0.999) is off by 2e-5 of itself.
-    scalars = scale, lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, 1 / correction1, 1 / correction2
+    scalars = scale[0], lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, 1 / correction1, 1 / correction2
     flat = (array.reshape(-1) for array in (p, m, v, g))
     run(_update, -(-p.size // PIECE), *flat, *map(np.float32, scalars))
 

@@ -11,7 +11,7 @@ def update(
     m: np.ndarray,
     v: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta1: float,
     beta2: float,
@@ -21,6 +21,8 @@ def update(
     correction2: float,
     copy: np.ndarray | None = None,
 ) -> None:
+    if np.isnan(scale[0]):
+        return
     scaled = g * scale
     m[...] = beta1 * m + (1 - beta1) * scaled
     v[...] = beta2 * v + (1 - beta2) * scaled * scaled

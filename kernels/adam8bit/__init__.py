@@ -2,7 +2,7 @@
 
 m and root (blocks, 256), uint8, hold codes of the first moment and of the square root of the second, for 256 elements a
 block, the last one filled up with zeros; m_largest and root_largest (blocks,) are what a block's numbers are shares of.
-codes.py has the numbers of all codes: `SIGNED` those of m, `UNSIGNED` those of root.
+codes.py has the numbers of all codes: `SIGNED` those of m, `UNSIGNED` those of root. scale (1,): as in adam.
 
     M  = beta1 SIGNED[m] m_largest + (1 - beta1) g'              g' = scale g
     V  = beta2 (UNSIGNED[root] root_largest)^2 + (1 - beta2) g'^2

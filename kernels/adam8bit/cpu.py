@@ -25,7 +25,7 @@ def update(
     m_largest: np.ndarray,
     root_largest: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta1: float,
     beta2: float,
@@ -34,8 +34,10 @@ def update(
     correction1: float,
     correction2: float,
 ) -> None:
+    if np.isnan(scale[0]):
+        return
     # 1 - beta and the like in double, as in adam/cpu.py.
-    scalars = scale, lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, 1 / correction1, correction2**-0.5
+    scalars = scale[0], lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, 1 / correction1, correction2**-0.5
     arrays = p, m.reshape(-1), root.reshape(-1), m_largest, root_largest, g
     run(_update, len(m), *arrays, tuple(map(np.float32, scalars)), grain=16)
 

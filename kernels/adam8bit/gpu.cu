@@ -42,9 +42,11 @@ __device__ __forceinline__ unsigned int byte_of(uint2 eight, int e) {
 }
 
 extern "C" __global__ void update(
-    float* p, unsigned char* m, unsigned char* root, float* m_largest, float* root_largest, float* g, float scale,
-    float lr, float keep1, float new1, float keep2, float new2, float eps, float decay, float unbias1, float unbias2,
-    long long n) {
+    float* p, unsigned char* m, unsigned char* root, float* m_largest, float* root_largest, float* g,
+    const float* clipping, float lr, float keep1, float new1, float keep2, float new2, float eps, float decay,
+    float unbias1, float unbias2, long long n) {
+    float scale = *clipping;
+    if (isnan(scale)) return;
     int block = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
     long long first = (long long)block * BLOCK + 8 * (threadIdx.x % 32);
     if ((long long)block * BLOCK >= n) return;

@@ -16,7 +16,7 @@ def update(
     m_largest: np.ndarray,
     root_largest: np.ndarray,
     g: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     lr: float,
     beta1: float,
     beta2: float,
@@ -25,6 +25,8 @@ def update(
     correction1: float,
     correction2: float,
 ) -> None:
+    if np.isnan(scale[0]):
+        return
     scaled = np.zeros(m.shape, p.dtype)  # the last block is filled up with zeros
     scaled.reshape(-1)[: p.size] = g * scale
     m_now = beta1 * SIGNED.astype(p.dtype)[m] * m_largest[:, None] + (1 - beta1) * scaled

@@ -68,6 +68,7 @@ class Device:
     """
 
     process = PROCESS
+    ahead = 0  # training steps that the host may have asked for beyond the one whose result it waits for
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
         self.backend, self.precision = backend, "fp32"

@@ -1,7 +1,8 @@
 """NVIDIA's GPUs, through CuPy: arrays, copies, the compiler of kernels and cuBLAS.
 
-CuPy is imported when a device is opened. Everything runs on one stream, in the order it was asked for: the host runs
-ahead and waits only where it reads a number (`numpy`).
+CuPy is imported when a device is opened. Everything is computed on one stream, in the order it was asked for: the host
+runs ahead and waits only where it reads a number (`numpy`), in training that of the step before. What it writes goes by
+a stream of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from .recording import Recorder, Recording
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
-OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
 LITTLE = 8 << 20  # bytes: batches, not weights
 TIMED = 20  # calls that are timed together
 FP32, TF32 = 68, 77  # CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32
@@ -40,7 +41,7 @@ LIBRARIES = (
 class Gpu(Recorder):
     """One card; until it is connected, only a description of one, which planning needs and no more."""
 
-    process = PROCESS
+    process, ahead = PROCESS, 1
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
@@ -60,7 +61,8 @@ class Gpu(Recorder):
         self.stream = stream()
         self.stream.use()
         self.pool = cupy.cuda.MemoryPool()
-        self._copies: deque[tuple[Any, Any]] = deque()  # to the device, under way: when they are done, and from where
+        self.copies = cupy.cuda.Stream(non_blocking=True)
+        self._staged: deque[Staging] = deque()  # in the order of their last use
         self._driver = cuda.driver = CupyDriver(cupy, capability, TF32 if self.precision == "tf32" else FP32)
         return self
 
@@ -76,24 +78,14 @@ class Gpu(Recorder):
         try:
             result = call()
         finally:
-            with self._memory_errors():
+            with memory_errors():
                 graph = self.stream.end_capture()
 
         def launch() -> None:
-            with self._memory_errors():  # the first launch brings the graph to the card
+            with memory_errors():  # the first launch brings the graph to the card
                 graph.launch(self.stream)
 
         return Recording(launch, result)
-
-    @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
-        """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure."""
-        try:
-            yield
-        except self.cupy.cuda.runtime.CUDARuntimeError as error:
-            if error.status != OUT_OF_MEMORY:
-                raise
-            raise MemoryError(str(error)) from None
 
     @property
     def description(self) -> str:
@@ -101,6 +93,8 @@ class Gpu(Recorder):
 
     def release(self) -> None:
         super().release()
+        while self._staged and self._staged[0].done.done:
+            self._staged.popleft()
         self.pool.free_all_blocks()
 
     def free_memory(self) -> int | None:
@@ -141,8 +135,8 @@ class Gpu(Recorder):
         return wait
 
     def write(self, array: Any, host: np.ndarray) -> None:
-        """Copies a little by way of memory that stays in place, so that nobody waits; what is large directly, because
-        such memory is never given back.
+        """Copies a little ahead on a stream of its own, while what was asked for before is computed, to where no kernel
+        looks; then it only has to be put in its place. What is large goes there directly, and the host waits.
         """
         if not array.nbytes:
             return
@@ -150,13 +144,26 @@ class Gpu(Recorder):
             array.set(np.ascontiguousarray(host, array.dtype))
             self.stream.synchronize()
             return
-        while self._copies and self._copies[0][0].done:
-            self._copies.popleft()
-        with self._memory_errors():
-            pinned = self.cupy.cuda.alloc_pinned_memory(array.nbytes)
-        np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)[...] = host
-        array.data.copy_from_host_async(pinned.ptr, array.nbytes, self.stream)
-        self._copies.append((self.stream.record(), pinned))
+        staging = self._staging(array.nbytes)
+        np.frombuffer(staging.pinned, array.dtype, array.size).reshape(array.shape)[...] = host
+        staging.memory.copy_from_host_async(staging.pinned.ptr, array.nbytes, self.copies)
+        self.stream.wait_event(self.copies.record())
+        array.data.copy_from_device_async(staging.memory, array.nbytes, self.stream)
+        self._staged.append(staging._replace(done=self.stream.record()))
+
+    def _staging(self, nbytes: int) -> Staging:
+        """A room for so many bytes that is not in use any more, or a new one."""
+        for i, staging in enumerate(self._staged):
+            if not staging.done.done:
+                break
+            if staging.size >= nbytes:
+                del self._staged[i]
+                return staging
+        with memory_errors():
+            pinned = self.cupy.cuda.alloc_pinned_memory(nbytes)
+        memory = self._memory(nbytes)
+        self.copies.wait_event(self.stream.record())  # whose kernels may still use what the pool has handed out again
+        return Staging(nbytes, pinned, memory, None)
 
     def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         cupy, block = self.cupy, lease.block
@@ -165,6 +172,29 @@ class Gpu(Recorder):
 
     def _memory(self, size: int) -> Any:
         return self.pool.malloc(size)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure."""
+    cuda = library().cuda
+    try:
+        yield
+    except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+        if error.status != OUT_OF_MEMORY:
+            raise
+        raise MemoryError(str(error)) from None
+
+
+class Staging(NamedTuple):
+    """Room through which bytes go to the device: pinned memory of the host, memory of the device, and the event after
+    their last use.
+    """
+
+    size: int
+    pinned: Any
+    memory: Any
+    done: Any
 
 
 class CupyDriver:
@@ -180,18 +210,21 @@ class CupyDriver:
         options = ("-std=c++17", f"-DSTORAGE={storage}")
         module = self.cupy.RawModule(code=source, options=options)
         if "stream_base;" in source:
-            self.bases.append(module.get_global("stream_base"))
+            with memory_errors():
+                self.bases.append(module.get_global("stream_base"))
             self.bases[-1].copy_from_device_async(self.word.data, 4)
 
         def find(name: str) -> cuda.Launch:
-            kernel = module.get_function(name)
+            with memory_errors():  # the first function brings its module to the card
+                kernel = module.get_function(name)
             room = 48 << 10  # of dynamic shared memory without being asked for it
 
             def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], shared: int) -> None:
                 nonlocal room
                 if shared > room:
                     kernel.max_dynamic_shared_size_bytes = room = shared
-                kernel(grid, block, tuple(arguments), shared_mem=shared)
+                with memory_errors():  # or its first launch
+                    kernel(grid, block, tuple(arguments), shared_mem=shared)
 
             return launch
 

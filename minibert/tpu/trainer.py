@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tpu import batches, dropout, model, sharding, training
 from minibert.tpu.device import Tpu, check_agreement
-from minibert.training import NotFinite, Stage, Step, Trainer
+from minibert.training import Stage, Step, Trainer, finite
 
 
 class TpuTrainer(Trainer):
@@ -32,7 +32,7 @@ class TpuTrainer(Trainer):
         self._begin = jax.jit(training.state_of, donate_argnums=0, out_shardings=self._places)
         self._state: training.State | None = None
 
-    def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Step:
+    def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """As the engine's; it has ended when the devices have computed it."""
         state = self._put(key) if self._state is None else self._state
         if number == 0:
@@ -50,10 +50,7 @@ class TpuTrainer(Trainer):
                 "smaller --micro-batch, --shard-parameters or a smaller --max-seq-length"
             ) from None
         loss, norm = map(float, sharding.get(told))
-        for what, value in (("loss", loss), ("gradients' norm", norm)):
-            if not math.isfinite(value):
-                raise NotFinite(f"the {what} is {value}")
-        return Step(loss, rate, norm, tokens)
+        return lambda: finite(Step(loss, rate, norm, tokens))
 
     def _batch(self, stage: Stage, numbers: np.ndarray) -> tuple[Any, int]:
         """These examples in micro-batches on the devices, and how many tokens they have."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpus
-from bits import FEW_ULPS, assert_same_bits
+from bits import FEW_ULPS, assert_same_bits, one
 from checks import assert_as_accurate
 from minibert.kernels.adam import reference as adam
 from minibert.kernels.adam8bit import cpu, reference
@@ -55,7 +55,7 @@ def test_a_range_has_twice_the_steps_of_the_next():
 def test_first_step_by_hand(backend):
     """g' = 0.5 * 4 = 2: M = 0.2, V = 0.004, the largest of their block and so code 127 and 255; as Adam's first."""
     p, g, state = np.array([3], np.float32), np.array([4], np.float32), zeros(1)
-    backend.update(p, *state, g, scale=0.5, lr=0.1, decay=0.01, **BERT)
+    backend.update(p, *state, g, scale=one(0.5), lr=0.1, decay=0.01, **BERT)
     m, root, m_largest, root_largest = state
     assert (m[0, 0], root[0, 0], g[0]) == (127, 255, 0)
     assert (m_largest[0], root_largest[0]) == (pytest.approx(0.2), pytest.approx(0.004**0.5))
@@ -70,10 +70,10 @@ def test_codes_by_hand_and_what_the_next_step_makes_of_them(backend):
     1/8 + 13 * 7/512. Of the root's it lies 25.6 steps above 127: 153 is 1/8 + 26 * 7/1024.
     """
     p, state = np.zeros(4, np.float32), zeros(4)
-    backend.update(p, *state, np.array([80, -10, 24, 0], np.float32), scale=1.0, lr=0.0, decay=0.0, **BERT)
+    backend.update(p, *state, np.array([80, -10, 24, 0], np.float32), scale=one(1.0), lr=0.0, decay=0.0, **BERT)
     assert state[0][0, :5].tolist() == [127, 128 + 63, 76, 0, 0] and state[1][0, :5].tolist() == [255, 127, 153, 0, 0]
     assert state[2][0] == pytest.approx(8) and state[3][0] == pytest.approx(6400**0.5 * 0.001**0.5)
-    backend.update(p, *state, np.zeros(4, np.float32), scale=1.0, lr=1.0, decay=0.0, **BERT)
+    backend.update(p, *state, np.zeros(4, np.float32), scale=one(1.0), lr=1.0, decay=0.0, **BERT)
     m = 0.9 * 8 * np.array([1, -1 / 8, 1 / 8 + 13 * 7 / 512, 0])
     r = 0.999**0.5 * 80 * 0.001**0.5 * np.array([1, 1 / 8, 1 / 8 + 26 * 7 / 1024, 0])
     np.testing.assert_allclose(p, -m / (r + 1e-6), rtol=1e-6)
@@ -83,7 +83,7 @@ def test_codes_by_hand_and_what_the_next_step_makes_of_them(backend):
 def test_the_root_is_0_only_where_it_is_and_the_moment_where_it_is_small(backend):
     """Shares 1e-7 and 1e-9, far below the smallest numbers of both."""
     p, state = np.zeros(3, np.float32), zeros(3)
-    backend.update(p, *state, np.array([1, 1e-7, 1e-9], np.float32), scale=1.0, lr=0.0, decay=0.0, **BERT)
+    backend.update(p, *state, np.array([1, 1e-7, 1e-9], np.float32), scale=one(1.0), lr=0.0, decay=0.0, **BERT)
     assert state[0][0, :3].tolist() == [127, 0, 0] and state[1][0, :4].tolist() == [255, 1, 1, 0]
 
 
@@ -108,7 +108,7 @@ def one_step(update, n: int, dtype=np.float32):
     """One step from a random state; what lies behind p and g in memory, and behind the codes in use, stays as it is."""
     p, *state, g = random_state(n, dtype)
     behind = p.base[n:].copy(), g.base[n:].copy()
-    update(p, *state, g, scale=0.37, lr=0.01, decay=0.1, **BERT)
+    update(p, *state, g, scale=one(0.37, dtype), lr=0.01, decay=0.1, **BERT)
     assert not g.any()
     assert np.array_equal(p.base[n:], behind[0]) and np.array_equal(g.base[n:], behind[1])
     assert not any(codes.reshape(-1)[n:].any() for codes in state[:2])
@@ -154,7 +154,7 @@ def steps(update, n: int, count: int = 10, dtype=np.float32):
     for step in range(1, count + 1):
         g = (rng.standard_normal(n) * size).astype(np.float32).astype(dtype)
         corrections = {"correction1": 1 - 0.9**step, "correction2": 1 - 0.999**step}
-        update(p, *state, g, scale=0.37, lr=0.01, decay=0.1, **{**BERT, **corrections})
+        update(p, *state, g, scale=one(0.37, dtype), lr=0.01, decay=0.1, **{**BERT, **corrections})
     return p, *state
 
 
@@ -188,7 +188,7 @@ def largest_update(update, count: int = 120) -> float:
     state = zeros(n)
     for g in drives(count):
         p = np.zeros(n, np.float32)
-        update(p, *state, g, scale=1.0, lr=1.0, decay=0.0, **BERT)
+        update(p, *state, g, scale=one(1.0), lr=1.0, decay=0.0, **BERT)
         largest = max(largest, float(np.abs(p).max()))
     return largest
 
@@ -217,8 +217,8 @@ def test_it_goes_nearly_where_adam_goes(backend):
     p, q, m, v, state = *(np.zeros(n, np.float32) for _ in range(4)), zeros(n)
     for _ in range(60):
         g = ((rng.standard_normal(n) + drift) * size).astype(np.float32)
-        adam.update(p, m, v, g.copy(), scale=1.0, lr=1e-3, decay=0.0, **BERT)
-        backend.update(q, *state, g, scale=1.0, lr=1e-3, decay=0.0, **BERT)
+        adam.update(p, m, v, g.copy(), scale=one(1.0), lr=1e-3, decay=0.0, **BERT)
+        backend.update(q, *state, g, scale=one(1.0), lr=1e-3, decay=0.0, **BERT)
     assert np.linalg.norm(p - q) < 0.05 * np.linalg.norm(p)
     for got, wanted in zip(moments(*state, n), (m, np.sqrt(v)), strict=True):
         assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
