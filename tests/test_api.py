@@ -97,14 +97,14 @@ def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
 ) -> None:
     from minibert.training import Trainer
 
-    plain = Trainer.step
+    plain = Trainer.begin
 
-    def step(self: Trainer, number: int):
+    def begin(self: Trainer, number: int):
         if number == 1:
             signal.raise_signal(signal.SIGINT)
         return plain(self, number)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "begin", begin)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"run: stopped after step 2 of 3; add --resume"):
         train(folder, tmp_path / "run", learning_rate=1e-3)
@@ -125,14 +125,14 @@ def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with
     needed = sum(json.loads((whole.path / "run.json").read_text())["peak_bytes"].values())
     memory = {"learning_rate": 1e-3, "memory": str(PROCESS + 3 * needed // 4)}
     straight = train(folder, tmp_path / "straight", **memory)
-    plain = Trainer.step
+    plain = Trainer.begin
 
-    def step(self: Trainer, number: int):
+    def begin(self: Trainer, number: int):
         if number == 1:
             signal.raise_signal(signal.SIGINT)
         return plain(self, number)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "begin", begin)
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "run", **memory)
     monkeypatch.undo()
@@ -148,15 +148,15 @@ def stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A run that Ctrl-C stopped after two of three steps."""
     from minibert.training import Trainer
 
-    plain = Trainer.step
+    plain = Trainer.begin
 
-    def step(self: Trainer, number: int):
+    def begin(self: Trainer, number: int):
         if number == 1:
             signal.raise_signal(signal.SIGINT)
         return plain(self, number)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "step", step)
+        patch.setattr(Trainer, "begin", begin)
         train(folder, tmp_path / "run", learning_rate=1e-3)
     return tmp_path / "run"
 

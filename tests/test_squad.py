@@ -122,18 +122,18 @@ def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_pa
         )  # fmt: skip
 
     straight = contents(run("straight").path)
-    step = training.Trainer.step
+    begin = training.Trainer.begin
     for stop in (2, 6, 7):  # within the first stage, between both, within the second
 
         def killed(self: Any, number: int, stop: int = stop) -> Any:
             if number == stop:
                 raise KeyboardInterrupt
-            return step(self, number)
+            return begin(self, number)
 
-        monkeypatch.setattr(training.Trainer, "step", killed)
+        monkeypatch.setattr(training.Trainer, "begin", killed)
         with pytest.raises(KeyboardInterrupt):
             run(f"killed {stop}")
-        monkeypatch.setattr(training.Trainer, "step", step)
+        monkeypatch.setattr(training.Trainer, "begin", begin)
         resumed = contents(run(f"killed {stop}", resume=True).path)
         for name in ("model.safetensors", "predictions.json", "nbest_predictions.json", "eval_results.json"):
             assert resumed[name] == straight[name], (stop, name)
