@@ -91,7 +91,11 @@ class Replay:
         if self._watched() or (found.recording is None and (found.passes == 1 or not self._room())):
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
         if found.recording is None:
-            found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
+            try:
+                found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
+            except RuntimeError:  # nothing has been done, and without recordings it is only slower
+                self.given_up = True
+                return self.run(found.batch, key, found.shares)
             found.generation = self.device.generation
         found.recording.launch()
         return found.recording.result

@@ -30,6 +30,10 @@ from minibert.settings import TrainConfig
 from minibert.tasks import Task
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
+HALF_UPDATED = (
+    "memory ran out while layer after layer was being updated: some are, others are not; "
+    "--resume goes on from the last saved state"
+)
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,10 @@ class Trainer:
         optimizer.clip(losses)
         if number == 0:
             optimizer.forget()
-        optimizer.update(number, stage.rate(number))
+        try:
+            optimizer.update(number, stage.rate(number))
+        except MemoryError:  # arrays need none, but a card loads its kernels when they are first launched
+            raise RunError(HALF_UPDATED) from None
         return losses
 
     def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Any:
@@ -222,10 +229,7 @@ class Trainer:
             self._group_by_group(numbers, key, stage.data, update)
         except MemoryError:
             if begun:
-                raise RunError(
-                    "memory ran out while layer after layer was being updated: some are, others are not; --resume goes "
-                    "on from the last saved state"
-                ) from None
+                raise RunError(HALF_UPDATED) from None
             raise
         return losses
 

@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(1024) update_vector(
 // Sums of g'^2: row_sums (column blocks, f) over a block's columns, column_sums (row blocks, c) over its rows.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) squares(
     float* row_sums, float* column_sums, const float* g, const float* clipping, int f, int c) {
-    __shared__ float sums[WARPS][COLUMNS];
+    __shared__ __align__(16) float sums[WARPS][COLUMNS];
     Columns columns(g, g, c);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, end = min((int)(blockIdx.y + 1) * ROWS, f);
     float scale = *clipping;

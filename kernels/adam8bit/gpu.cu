@@ -21,7 +21,7 @@ __device__ __forceinline__ float number_of(unsigned int code) {
 // After r divisions by 8 the codes begin with n - 1 for n = steps / 2^r, and x 8^r is from 1/8 to 1: the code is
 // n - 1 + n (x 8^r - 1/8) 8/7. Where x lies on the border of two ranges both give one code.
 __device__ __forceinline__ unsigned int code_of(float x, float steps, float smallest, float least) {
-    if (x < least) return 0;
+    if (__float_as_uint(x) < __float_as_uint(least)) return 0;  // as floats NOT_ZERO is 0, where subnormals are flushed
     unsigned int number = __float_as_uint(fmaxf(x, smallest));
     unsigned int halvings = (0x40000000u - number) >> 23;  // j + 1 for x above 2^-(j + 1) and up to 2^-j
     // r is a third of j, rounded down, here as exponents add it: 85/256 is near enough for all j up to 23.

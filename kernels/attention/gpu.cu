@@ -75,7 +75,7 @@ __device__ __forceinline__ void multiply_rows(
 }
 
 typedef float Weights[OTHERS][ROWS + 1];    // a product's left operand, transposed
-typedef float Operand[OTHERS][COLUMNS + 4];  // its right one
+typedef float Operand[OTHERS][COLUMNS + 4];  // its right one, in shared memory at a multiple of 16 bytes
 
 __device__ __forceinline__ void fill(Operand& to, const Matrix& from, int column, int d) {
 #pragma unroll 4
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) forward(
     int d, unsigned int threshold, float scale, unsigned long long seed, unsigned int stream) {
     __shared__ Room room;
     __shared__ Weights p;
-    __shared__ Operand v;
+    __shared__ __align__(16) Operand v;
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;
@@ -187,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_queries(
     unsigned long long seed, unsigned int stream) {
     __shared__ Room room;
     __shared__ Weights p, ds;
-    __shared__ Operand k;
+    __shared__ __align__(16) Operand k;
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;
@@ -248,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
     unsigned int stream) {
     __shared__ Room room;
     __shared__ Weights p, ds;
-    __shared__ Operand operand;
+    __shared__ __align__(16) Operand operand;
     Share share = share_of(offsets, sequences, blockIdx.x, ROWS);
     int rows = share.rows(ROWS), head = blockIdx.y, column = blockIdx.z * COLUMNS, c = heads * d;
     if (rows <= 0) return;

@@ -9,6 +9,8 @@ import ctypes
 import os
 from typing import Any
 
+from minibert.errors import BackendError
+
 WORKSPACE = 32 << 20  # bytes, what NVIDIA recommends from Hopper on; 4 MiB would do for older cards
 SUMS_IN_FLOAT = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: partial sums of a bf16 result are not bf16
 OUT_OF_MEMORY = 3  # CUBLAS_STATUS_ALLOC_FAILED
@@ -41,8 +43,11 @@ class Cublas:
 
 
 def loaded(cupy: Any) -> ctypes.CDLL:
-    """The cuBLAS that CuPy has found."""
-    from cupy_backends.cuda.libs import cublas
+    """The cuBLAS that CuPy has found; BackendError where it has found none."""
+    try:
+        from cupy_backends.cuda.libs import cublas
+    except ImportError as error:
+        raise BackendError(f'cuBLAS does not load ({error}); pip install ".[gpu]" in the checkout') from None
 
     if os.name == "nt":
         return ctypes.CDLL(f"cublas64_{cupy.cuda.runtime.runtimeGetVersion() // 1000}.dll")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -77,9 +77,12 @@ class Gpu(Recorder):
         self.stream.begin_capture()
         try:
             result = call()
-        finally:
-            with memory_errors():
-                graph = self.stream.end_capture()
+        except BaseException:
+            with suppress(self.cupy.cuda.runtime.CUDARuntimeError):  # which would only say that a capture has failed
+                self.stream.end_capture()
+            raise
+        with memory_errors():
+            graph = self.stream.end_capture()
 
         def launch() -> None:
             with memory_errors():  # the first launch brings the graph to the card
@@ -121,7 +124,7 @@ class Gpu(Recorder):
         self.stream.synchronize()
 
     def numpy(self, array: Any) -> np.ndarray:
-        return array.get()
+        return array.get(stream=self.stream)
 
     def read_later(self, array: Any) -> Callable[[], np.ndarray]:
         pinned = self.cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
@@ -141,7 +144,7 @@ class Gpu(Recorder):
         if not array.nbytes:
             return
         if array.nbytes > LITTLE:
-            array.set(np.ascontiguousarray(host, array.dtype))
+            array.set(np.ascontiguousarray(host, array.dtype), stream=self.stream)
             self.stream.synchronize()
             return
         staging = self._staging(array.nbytes)
@@ -161,7 +164,7 @@ class Gpu(Recorder):
                 return staging
         with memory_errors():
             pinned = self.cupy.cuda.alloc_pinned_memory(nbytes)
-        memory = self._memory(nbytes)
+        memory = self.cupy.cuda.alloc(nbytes)  # not from our pool, all of which may be planned for
         self.copies.wait_event(self.stream.record())  # whose kernels may still use what the pool has handed out again
         return Staging(nbytes, pinned, memory, None)
 
