@@ -1,10 +1,11 @@
-"""What prediction holds in memory for few and for many questions: the peak must follow the file, not the answers.
+"""What prediction holds in memory for few and for many questions: the peak must not follow their number.
 
     python benches/squad_memory.py --checkpoint DIR --data dev-v1.1.json --questions 1000 4000 10570
 
-Each row is a process of its own: the file cut to so many questions, windows, the reader with a head that is drawn, the
-n best written. "Read" is what is resident when the model is loaded and the file is read, "peak" the most there ever
-was, "at the end" what is left of it without pages of mapped files (windows lie in the cache and are mapped).
+Each row is a process of its own: the file cut to so many questions, or repeated until it has them, windows, the reader
+with a head that is drawn, the n best written. "Read" is what is resident when the model is loaded and the file is
+checked, "peak" the most there was since the model was loaded, "activations" the model's part of that, which follows the
+largest batch: the more questions, the larger. "At the end" is what is left without pages of files and shared memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sides import MIB, peak_memory
+from sides import MIB, forget_peak, peak_memory
 
 from minibert import checkpoint
 from minibert.checkpoint import names
@@ -34,14 +35,18 @@ from minibert.squad.settings import SquadConfig
 
 
 def cut(data: Path, count: int, target: Path) -> None:
-    """Writes the file's first questions."""
-    parsed = json.loads(data.read_text(encoding="utf-8"))
-    for article in parsed["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = paragraph["qas"][:count]
-            count -= len(paragraph["qas"])
-        article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
-    target.write_text(json.dumps(parsed))
+    """Writes the file's first questions, from its beginning again where it has fewer."""
+    articles: list[Any] = []
+    while count:
+        for article in json.loads(data.read_text(encoding="utf-8"))["data"]:
+            for paragraph in article["paragraphs"]:
+                paragraph["qas"] = paragraph["qas"][:count]
+                count -= len(paragraph["qas"])
+                for question in paragraph["qas"]:
+                    question["id"] += f"-{len(articles)}"
+            article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
+            articles.append(article)
+    target.write_text(json.dumps({"data": articles}))
 
 
 def resident(kind: str) -> int:
@@ -60,16 +65,18 @@ def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any
     reader.fill(found.arrays | head)
     tokenizer = tokenizer_of(found)
     del found, head
-    questions = reading.read(folder / "data.json")
+    forget_peak()
+    parts = reading.parts(folder / "data.json")
     read = resident("VmRSS")
     began = time.perf_counter()
     settings = SquadConfig(task="squad", precision=args.precision)
-    chosen = predict(Answerer(reader, tokenizer, settings), questions, folder)
+    chosen = predict(Answerer(reader, tokenizer, settings), parts, folder)
     seconds = time.perf_counter() - began
-    assert len(chosen) == len(questions) == count
+    assert len(chosen) == count
     return {
         "questions": count, "file": (folder / "data.json").stat().st_size / 1e6, "read": read, "peak": peak_memory(),
-        "end": resident("RssAnon"), "n best": (folder / spans.N_BEST).stat().st_size / 1e6, "seconds": seconds,
+        "activations": reader.device.peak["activations"] >> 20, "end": resident("RssAnon"),
+        "n best": (folder / spans.N_BEST).stat().st_size / 1e6, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -96,13 +103,13 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = str(args.folder)  # kernels found their place when they were imported
         print(json.dumps(measure(args, args.only, args.folder)))
         return
-    print("| questions | file, MB | n best, MB | read, MiB | peak, MiB | at the end, MiB | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print("| questions | file, MB | n best, MB | read, MiB | peak, MiB | activations | at the end, MiB | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
     for count in args.questions:
         r = apart(args, count)
         print(
-            f"| {count:,} | {r['file']:.1f} | {r['n best']:.1f} | {r['read']} | {r['peak']} | {r['end']} | "
-            f"{r['seconds']:.0f} |", flush=True,
+            f"| {count:,} | {r['file']:.1f} | {r['n best']:.1f} | {r['read']} | {r['peak']} | "
+            f"{r['activations']} | {r['end']} | {r['seconds']:.0f} |", flush=True,
         )  # fmt: skip
 
 
