@@ -59,12 +59,18 @@ def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any
     """Predicts so many questions in this process."""
     found = checkpoint.load(args.checkpoint, spans=True)
     config = dataclasses.replace(found.config, num_hidden_layers=args.layers or found.config.num_hidden_layers)
+    if args.width:
+        config = dataclasses.replace(
+            config, hidden_size=args.width, intermediate_size=4 * args.width, num_attention_heads=2
+        )
     shapes = names.shapes(config, spans=True)
-    head = initial_weights({name: shapes[name] for name in names.SPANS}, config.initializer_range, 1)
+    drawn = initial_weights(
+        shapes if args.width else {name: shapes[name] for name in names.SPANS}, config.initializer_range, 1
+    )
     reader = Reader(config, open_device("auto", args.threads, args.precision))
-    reader.fill(found.arrays | head)
+    reader.fill(drawn if args.width else found.arrays | drawn)
     tokenizer = tokenizer_of(found)
-    del found, head
+    del found, drawn
     forget_peak()
     parts = reading.parts(folder / "data.json")
     read = resident("VmRSS")
@@ -94,6 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a file of SQuAD 1.1")
     parser.add_argument("--questions", type=int, nargs="+", default=[1000, 4000, 10570])
     parser.add_argument("--layers", type=int, help="only the first ones: they hold as much at a time; default: all")
+    parser.add_argument("--width", type=int, help="the hidden size of a model that is drawn, to save more time")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
