@@ -1,10 +1,11 @@
-"""What prediction holds in memory for few and for many questions: the peak must follow the file, not the answers.
+"""What prediction holds in memory for few and for many questions: the peak must not follow their number.
 
     python benches/squad_memory.py --checkpoint DIR --data dev-v1.1.json --questions 1000 4000 10570
 
-Each row is a process of its own: the file cut to so many questions, windows, the reader with a head that is drawn, the
-n best written. "Read" is what is resident when the model is loaded and the file is read, "peak" the most there ever
-was, "at the end" what is left of it without pages of mapped files (windows lie in the cache and are mapped).
+Each row is a process of its own: the file cut to so many questions, or repeated until it has them, windows, the reader
+with a head that is drawn, the n best written. "Read" is what is resident when the model is loaded and the file is
+checked, "peak" the most there was since the model was loaded, "activations" the model's part of that, which follows the
+largest batch: the more questions, the larger. "At the end" is what is left without pages of files and shared memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sides import MIB, peak_memory
+from sides import MIB, forget_peak, peak_memory
 
 from minibert import checkpoint
 from minibert.checkpoint import names
@@ -34,14 +35,18 @@ from minibert.squad.settings import SquadConfig
 
 
 def cut(data: Path, count: int, target: Path) -> None:
-    """Writes the file's first questions."""
-    parsed = json.loads(data.read_text(encoding="utf-8"))
-    for article in parsed["data"]:
-        for paragraph in article["paragraphs"]:
-            paragraph["qas"] = paragraph["qas"][:count]
-            count -= len(paragraph["qas"])
-        article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
-    target.write_text(json.dumps(parsed))
+    """Writes the file's first questions, from its beginning again where it has fewer."""
+    articles: list[Any] = []
+    while count:
+        for article in json.loads(data.read_text(encoding="utf-8"))["data"]:
+            for paragraph in article["paragraphs"]:
+                paragraph["qas"] = paragraph["qas"][:count]
+                count -= len(paragraph["qas"])
+                for question in paragraph["qas"]:
+                    question["id"] += f"-{len(articles)}"
+            article["paragraphs"] = [paragraph for paragraph in article["paragraphs"] if paragraph["qas"]]
+            articles.append(article)
+    target.write_text(json.dumps({"data": articles}))
 
 
 def resident(kind: str) -> int:
@@ -54,22 +59,30 @@ def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any
     """Predicts so many questions in this process."""
     found = checkpoint.load(args.checkpoint, spans=True)
     config = dataclasses.replace(found.config, num_hidden_layers=args.layers or found.config.num_hidden_layers)
+    if args.width:
+        config = dataclasses.replace(
+            config, hidden_size=args.width, intermediate_size=4 * args.width, num_attention_heads=2
+        )
     shapes = names.shapes(config, spans=True)
-    head = initial_weights({name: shapes[name] for name in names.SPANS}, config.initializer_range, 1)
+    drawn = initial_weights(
+        shapes if args.width else {name: shapes[name] for name in names.SPANS}, config.initializer_range, 1
+    )
     reader = Reader(config, open_device("auto", args.threads, args.precision))
-    reader.fill(found.arrays | head)
+    reader.fill(drawn if args.width else found.arrays | drawn)
     tokenizer = tokenizer_of(found)
-    del found, head
-    questions = reading.read(folder / "data.json")
+    del found, drawn
+    forget_peak()
+    parts = reading.parts(folder / "data.json")
     read = resident("VmRSS")
     began = time.perf_counter()
     settings = SquadConfig(task="squad", precision=args.precision)
-    chosen = predict(Answerer(reader, tokenizer, settings), questions, folder)
+    chosen = predict(Answerer(reader, tokenizer, settings), parts, folder)
     seconds = time.perf_counter() - began
-    assert len(chosen) == len(questions) == count
+    assert len(chosen) == count
     return {
         "questions": count, "file": (folder / "data.json").stat().st_size / 1e6, "read": read, "peak": peak_memory(),
-        "end": resident("RssAnon"), "n best": (folder / spans.N_BEST).stat().st_size / 1e6, "seconds": seconds,
+        "activations": reader.device.peak["activations"] >> 20, "end": resident("RssAnon"),
+        "n best": (folder / spans.N_BEST).stat().st_size / 1e6, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -87,6 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a file of SQuAD 1.1")
     parser.add_argument("--questions", type=int, nargs="+", default=[1000, 4000, 10570])
     parser.add_argument("--layers", type=int, help="only the first ones: they hold as much at a time; default: all")
+    parser.add_argument("--width", type=int, help="the hidden size of a model that is drawn, to save more time")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
@@ -96,13 +110,13 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = str(args.folder)  # kernels found their place when they were imported
         print(json.dumps(measure(args, args.only, args.folder)))
         return
-    print("| questions | file, MB | n best, MB | read, MiB | peak, MiB | at the end, MiB | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print("| questions | file, MB | n best, MB | read, MiB | peak, MiB | activations | at the end, MiB | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
     for count in args.questions:
         r = apart(args, count)
         print(
-            f"| {count:,} | {r['file']:.1f} | {r['n best']:.1f} | {r['read']} | {r['peak']} | {r['end']} | "
-            f"{r['seconds']:.0f} |", flush=True,
+            f"| {count:,} | {r['file']:.1f} | {r['n best']:.1f} | {r['read']} | {r['peak']} | "
+            f"{r['activations']} | {r['end']} | {r['seconds']:.0f} |", flush=True,
         )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def squad2(args: argparse.Namespace) -> dict[str, Any]:
     n_best, odds = (json.loads((output / f"{name}.json").read_text()) for name in ("nbest_predictions", "null_odds"))
     texts = {id: next(one["text"] for one in entries if one["text"]) for id, entries in n_best.items()}
     said = {id: "" if odds[id] > 0 else text for id, text in texts.items()}
-    return {**found, "at 0": metrics.evaluate_squad2(golds(reading.read(dev)), said)}
+    return {**found, "at 0": metrics.evaluate_squad2(golds(reading.parts(dev)), said)}
 
 
 def finetune(args: argparse.Namespace, task: str, output: Path, options: dict[str, Any]) -> dict[str, Any]:

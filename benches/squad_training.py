@@ -86,8 +86,8 @@ class Problem:
 
     def score(self, found: Iterator[Top]) -> dict[str, float]:
         """Exact match and F1 of what these logits answer."""
-        predictions = spans.predict(self.dev, self.dev_windows, found, self.tokenizer, n_best=N_BEST)
-        return metrics.evaluate_squad(golds(self.dev), {one.id: one.best for one in predictions})
+        predictions = spans.predict([(self.dev, self.dev_windows)], found, self.tokenizer, n_best=N_BEST)
+        return metrics.evaluate_squad(golds([self.dev]), {one.id: one.best for one in predictions})
 
 
 def minibert(problem: Problem) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def minibert(problem: Problem) -> dict[str, Any]:
     with device.session():
         losses = [trainer.step(step).loss for step in range(trainer.total)]
     seconds = time.perf_counter() - began
-    scores = problem.score(tops(reader, problem.dev_windows, N_BEST))
+    scores = problem.score(tops(reader, [problem.dev_windows.features], N_BEST))
     return {"losses": losses[:COMPARED], "training_seconds": seconds, **scores, "by": "minibert"}
 
 

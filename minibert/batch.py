@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,3 +141,27 @@ def in_order(count: int, size: int) -> Iterator[np.ndarray]:
     """The numbers 0 to count - 1 in slices of `size`, the last one shorter: batches for evaluation."""
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
+
+
+def regrouped(parts: Iterable[Features], size: int) -> Iterator[Features]:
+    """The examples of all parts in their order, `size` at a time, the last ones fewer."""
+    rest = Features(np.empty(0, np.int32), np.empty(0, np.int8), np.zeros(1, np.int64))
+    for part in parts:
+        both = _joined(rest, part)
+        whole = len(both) - len(both) % size
+        for low in range(0, whole, size):
+            yield _some(both, low, low + size)
+        rest = _some(both, whole, len(both))
+    if len(rest):
+        yield rest
+
+
+def _joined(a: Features, b: Features) -> Features:
+    offsets = np.concatenate([a.offsets, b.offsets[1:] + a.offsets[-1]])
+    return Features(np.concatenate([a.ids, b.ids]), np.concatenate([a.segments, b.segments]), offsets)
+
+
+def _some(features: Features, low: int, high: int) -> Features:
+    offsets = features.offsets[low : high + 1]
+    tokens = slice(offsets[0], offsets[-1])
+    return Features(features.ids[tokens], features.segments[tokens], offsets - offsets[0])

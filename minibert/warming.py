@@ -18,7 +18,6 @@ from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
 from minibert.squad.settings import SquadConfig
-from minibert.squad.windows import Windows
 from minibert.tokenizer import Features
 from minibert.training import Trainer
 
@@ -51,10 +50,7 @@ def _read(name: str, precision: str) -> None:
     trainer = Trainer(reader, Split("train", FEATURES, labels), settings)
     with device.session():
         trainer.step(0)
-    none = np.zeros(2, np.int32)
-    empty = np.zeros(0, np.int64)
-    windows = Windows(FEATURES, none, none, none, labels, none, empty, none, none, empty, none)
-    list(tops(reader, windows, settings.n_best_size))
+    list(tops(reader, [FEATURES], settings.n_best_size))
 
 
 def _train(name: str, precision: str, config: BertConfig, num_outputs: int) -> None:

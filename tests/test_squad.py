@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 
 from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
-from minibert import training
+from minibert import checkpoint, files, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
+from minibert.checkpoint import names
 from minibert.kernels import devices
-from minibert.random import Key
-from minibert.squad import answering, finetuning
+from minibert.model import tokenizer_of
+from minibert.random import Key, initial_weights
+from minibert.squad import answering, evaluation, finetuning, reading
 from minibert.squad.reader import Reader
+from minibert.squad.settings import SquadConfig
 from models import CONFIG as SMALL
 from models import arrays, split
 
@@ -137,6 +141,45 @@ def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_pa
         resumed = contents(run(f"killed {stop}", resume=True).path)
         for name in ("model.safetensors", "predictions.json", "nbest_predictions.json", "eval_results.json"):
             assert resumed[name] == straight[name], (stop, name)
+
+
+def make_answerer(base: Path, task: str) -> answering.Answerer:
+    """The checkpoint with a head that is drawn."""
+    found = checkpoint.load(base, spans=True)
+    drawn = initial_weights({n: names.shapes(found.config, spans=True)[n] for n in names.SPANS}, 0.5, 1)
+    reader = Reader(found.config, devices.open("cpu"))
+    reader.fill(dict(found.arrays) | drawn)
+    settings = SquadConfig(task=task, max_seq_length=48, doc_stride=16, max_query_length=12, n_best_size=4)
+    return answering.Answerer(reader, tokenizer_of(found), settings)
+
+
+@pytest.mark.parametrize(("task", "file"), [("squad", "dev"), ("squad2", "dev2")])
+def test_results_do_not_depend_on_parts(small, tmp_path, monkeypatch, task, file):
+    answerer, found = make_answerer(small["base"], task), []
+    monkeypatch.setattr(reading, "PART", 2)
+    for name, parts in (("parts", reading.parts(small[file])), ("whole", [reading.read(small[file])])):
+        (tmp_path / name).mkdir()
+        assert len(list(parts)) == (5 if name == "parts" else 1)
+        found.append((evaluation.evaluate(answerer, parts, tmp_path / name), contents(tmp_path / name)))
+    assert found[0] == found[1]
+
+
+def test_memory_does_not_grow_with_the_questions(small, tmp_path, monkeypatch):
+    """But for half a KiB of each, its id, answer and score: with all questions and windows it would be 3.5."""
+    answerer = make_answerer(small["base"], "squad2")
+    monkeypatch.setattr(reading, "PART", 20)
+    monkeypatch.setattr(files, "CHUNK", 4096)
+
+    def peak(count: int) -> int:
+        path = write_squad(tmp_path / f"{count}.json", count, version_2=True)
+        tracemalloc.start()
+        evaluation.evaluate(answerer, reading.parts(path), tmp_path)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(10)  # what is loaded at the first use
+    assert peak(450) - peak(150) < 300 * 1024
 
 
 def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):

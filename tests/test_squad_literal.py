@@ -112,7 +112,7 @@ def test_files_are_the_transcription_s_to_the_byte(shared, vocab, tmp_path, name
     negative, parsed = FILES[name], some(shared, name, every)
     questions, ours, tokenizer = made(parsed, tmp_path, vocab, None)
     logits = drawn(ours, seed=every)
-    found = spans.predict(questions, ours, tops(logits), tokenizer, n_best=N_BEST, negative=negative)
+    found = spans.predict([(questions, ours)], tops(logits), tokenizer, n_best=N_BEST, negative=negative)
     chosen = spans.write_n_best(tmp_path / spans.N_BEST, found)
     spans.write_predictions(tmp_path, chosen, threshold)
 
@@ -138,7 +138,7 @@ def test_files_of_trained_logits_are_the_transcription_s(shared, tmp_path, monke
         return found
 
     monkeypatch.setattr(reader, "logits", recorded)
-    chosen = predict(answerer, questions, tmp_path)
+    chosen = predict(answerer, [questions], tmp_path)
     for threshold in THRESHOLDS:
         spans.write_predictions(tmp_path, chosen, threshold)
         assert_files(tmp_path, questions, parsed, Path(run) / "vocab.txt", logits, negative, threshold)
@@ -161,8 +161,8 @@ def assert_files(
     said = json.loads(wanted[0])
     if negative:
         odds = json.loads(wanted[2])
-        assert evaluate_squad2(golds(questions), said, odds) == google_squad_evaluate.evaluate_2(
+        assert evaluate_squad2(golds([questions]), said, odds) == google_squad_evaluate.evaluate_2(
             parsed["data"], said, odds, 1.0, True
         )
     else:
-        assert evaluate_squad(golds(questions), said) == google_squad_evaluate.evaluate_1(parsed["data"], said)
+        assert evaluate_squad(golds([questions]), said) == google_squad_evaluate.evaluate_1(parsed["data"], said)

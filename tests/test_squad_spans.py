@@ -43,7 +43,7 @@ def predicted(context: str, *logits: np.ndarray, lengths=(384, 128, 64), n_best:
     made = windows.make(questions, TOKENIZER, windows.Lengths(*lengths))
     assert [len(window) for window in logits] == np.diff(made.features.offsets).tolist()
     tops = [top(list(logits), n_best)] if logits else []
-    [prediction] = spans.predict(questions, made, tops, TOKENIZER, n_best=n_best, **options)
+    [prediction] = spans.predict([(questions, made)], tops, TOKENIZER, n_best=n_best, **options)
     return prediction
 
 
@@ -217,7 +217,7 @@ def batches(logits: list[np.ndarray], size: int) -> Iterator[Top]:
 @pytest.mark.parametrize("negative", [False, True])
 def test_every_answer_is_part_of_its_context(data, negative: bool) -> None:
     questions, made, logits = data
-    predictions = list(spans.predict(questions, made, batches(logits, 4), TOKENIZER, negative=negative))
+    predictions = list(spans.predict([(questions, made)], batches(logits, 4), TOKENIZER, negative=negative))
     assert [prediction.id for prediction in predictions] == [question.id for question in questions]
     for question, prediction in zip(questions, predictions, strict=True):
         context = questions.context(question)
@@ -232,8 +232,8 @@ def test_every_answer_is_part_of_its_context(data, negative: bool) -> None:
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_files_are_what_json_writes_however_windows_arrive(data, size: int, negative: bool, tmp_path: Path) -> None:
     questions, made, logits = data
-    predictions = list(spans.predict(questions, made, batches(logits, 7), TOKENIZER, negative=negative))
-    arriving = spans.predict(questions, made, batches(logits, size), TOKENIZER, negative=negative)
+    predictions = list(spans.predict([(questions, made)], batches(logits, 7), TOKENIZER, negative=negative))
+    arriving = spans.predict([(questions, made)], batches(logits, size), TOKENIZER, negative=negative)
     chosen = spans.write_n_best(tmp_path / spans.N_BEST, arriving)
     spans.write_predictions(tmp_path, chosen, threshold=0.25)
     n_best = {
@@ -258,6 +258,16 @@ def test_files_are_what_json_writes_however_windows_arrive(data, size: int, nega
     assert {path.name for path in tmp_path.iterdir()} - {"data.json"} == set(written)
     for name, content in written.items():
         assert (tmp_path / name).read_text() == json.dumps(content, indent=4) + "\n"
+
+
+def test_parts_are_answered_as_the_whole_is(tmp_path: Path, data, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions, made, logits = data
+    monkeypatch.setattr(reading, "PART", 5)
+    lengths = windows.Lengths(16, 5, 4)
+    parts = [(part, windows.make(part, TOKENIZER, lengths)) for part in reading.parts(questions.source)]
+    assert len(parts) > 2
+    found, wanted = (list(spans.predict(p, batches(logits, 7), TOKENIZER)) for p in (parts, [(questions, made)]))
+    assert found == wanted
 
 
 def test_files_without_questions(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ class Answerer:
         made = windows.make(questions, self.tokenizer, self.settings.lengths)
         s = self.settings
         (prediction,) = spans.predict(
-            questions, made, tops(self.reader, made, s.n_best_size), self.tokenizer, n_best=s.n_best_size,
-            max_answer_length=s.max_answer_length, negative=s.negative,
+            [(questions, made)], tops(self.reader, [made.features], s.n_best_size), self.tokenizer,
+            n_best=s.n_best_size, max_answer_length=s.max_answer_length, negative=s.negative,
         )  # fmt: skip
         found = spans.answers(context, prediction)
         odds, threshold = prediction.null_odds, s.null_score_diff_threshold or 0.0

@@ -1,6 +1,7 @@
 """The entries of one list in a large JSON file, one after another, without the rest of the file in memory.
 
-The file is an object with the list under one of its keys, as TriviaQA's are: {"Data": [...], "Version": 1.0}.
+The file is an object with the list under one of its keys: {"Data": [...], "Version": 1.0} is TriviaQA's, SQuAD's has
+its articles under "data". A byte-order mark may stand before it.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ SPACE = re.compile(r"[ \t\n\r]*")
 DELIMITERS = tuple(" \t\n\r:,]}")
 
 
-def entries(path: Path, key: str) -> Iterator[Any]:
-    """The entries of the list under `key`; DataError, at the latest at the end, for a file that is malformed."""
+def entries(path: Path, key: str, largest: int | None = None) -> Iterator[Any]:
+    """The entries of the list under `key`; DataError, at the latest at the end, for a file that is malformed.
+
+    largest: instead of LARGEST.
+    """
     with files.open_read(path, DataError) as file:
-        yield from _Scanner(file, path).entries(key)
+        yield from _Scanner(file, path, largest or LARGEST).entries(key)
 
 
 class _Scanner:
     """Parses a file of JSON value by value; `text[place:]` is what was read and not yet parsed, after `passed` more."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.file, self.path = file, path
-        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+    def __init__(self, file: BinaryIO, path: Path, largest: int) -> None:
+        self.file, self.path, self.largest = file, path, largest
+        self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.parse = files.json_decoder().raw_decode
         self.text, self.place, self.passed, self.ended = "", 0, 0, False
 
@@ -86,7 +90,7 @@ class _Scanner:
 
     def whole(self) -> bool:
         """Whether reading on would not make sense of what cannot be parsed."""
-        return self.ended or len(self.text) - self.place > LARGEST
+        return self.ended or len(self.text) - self.place > self.largest
 
     def next(self) -> str:
         """The next character that is no space, which stays; "" at the end."""
@@ -122,4 +126,4 @@ class _Scanner:
 
     def error(self, what: str) -> DataError:
         where = f"{self.path}: at character {self.passed + self.place}"
-        return DataError(f"{where}: not valid JSON ({what}): get the file again")
+        return DataError(f"{where}: not valid JSON ({what}); get the file again")

@@ -84,10 +84,10 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
         estimator.train(flags, training.trainer(reader, data, settings), directory, report)
     if flags.do_predict:
-        questions = reading.read(Path(flags.predict_file or ""))
+        parts = reading.parts(Path(flags.predict_file or ""))
         with files.one_line(flags.output_dir, "write", RunError):
             flags.output_dir.mkdir(parents=True, exist_ok=True)
-        chosen = predict(Answerer(reader, tokenizer, settings), questions, flags.output_dir)
+        chosen = predict(Answerer(reader, tokenizer, settings), parts, flags.output_dir)
         spans.write_predictions(flags.output_dir, chosen, flags.null_score_diff_threshold)
         report.say(f"predictions of {len(chosen):,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
     directory.publish(settle=True)

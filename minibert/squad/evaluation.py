@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from minibert import files, mirror, remote
 from minibert.errors import ConfigError, DataError
@@ -18,39 +19,61 @@ from minibert.squad.reader import tops
 from minibert.squad.reading import Questions
 from minibert.squad.spans import Chosen
 
+T = TypeVar("T")
 
-def predict(answerer: Answerer, questions: Questions, folder: Path) -> list[Chosen]:
-    """Writes nbest_predictions.json into the folder; returns what predictions and thresholds are made of."""
+
+def predict(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> list[Chosen]:
+    """Writes nbest_predictions.json into the folder; returns what predictions and thresholds are made of.
+
+    Beside that only the parts that are being worked on are in memory, however many questions there are.
+    """
     s = answerer.settings
-    made = windows.prepare(questions, answerer.tokenizer, s.lengths)
+    made = ((questions, windows.make(questions, answerer.tokenizer, s.lengths)) for questions in parts)
+    ahead, behind = _twice(made)  # by up to a batch, which may end in a later part
     found = spans.predict(
-        questions, made, tops(answerer.reader, made, s.n_best_size), answerer.tokenizer, n_best=s.n_best_size,
-        max_answer_length=s.max_answer_length, negative=s.negative,
+        behind, tops(answerer.reader, (each.features for _, each in ahead), s.n_best_size), answerer.tokenizer,
+        n_best=s.n_best_size, max_answer_length=s.max_answer_length, negative=s.negative,
     )  # fmt: skip
     return spans.write_n_best(folder / spans.N_BEST, found)
 
 
-def evaluate(answerer: Answerer, questions: Questions, folder: Path) -> dict[str, Any]:
+def _twice(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:
+    """itertools.tee, which would hold on to dozens of items that both have passed."""
+    source = iter(items)
+    waiting: tuple[deque[T], deque[T]] = deque(), deque()
+
+    def one(own: deque[T]) -> Iterator[T]:
+        while True:
+            if not own:
+                if (item := next(source, None)) is None:
+                    return
+                for each in waiting:
+                    each.append(item)
+            yield own.popleft()
+
+    return one(waiting[0]), one(waiting[1])
+
+
+def evaluate(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> dict[str, Any]:
     """Predicts, writes all files into the folder and returns the official metrics.
 
     For SQuAD 2.0 `threshold` is the setting's, or else the best one for these questions; `cross_fitted` is what such a
     threshold is worth on articles that it was not found on.
     """
-    chosen = predict(answerer, questions, folder)
-    wanted = golds(questions)
+    chosen = predict(answerer, parts, folder)
     if not answerer.settings.negative:
         spans.write_predictions(folder, chosen)
-        return metrics.evaluate_squad(wanted, {c.id: c.text for c in chosen})
+        return metrics.evaluate_squad(golds(parts), {c.id: c.text for c in chosen})
     texts, odds = {c.id: c.text for c in chosen}, {c.id: float(c.null_odds or 0.0) for c in chosen}
     threshold = answerer.settings.null_score_diff_threshold
     if threshold is None:
-        threshold = metrics.best_threshold(wanted, texts, odds)
+        threshold = metrics.best_threshold(golds(parts), texts, odds)
     spans.write_predictions(folder, chosen, threshold)
-    results: dict[str, Any] = metrics.evaluate_squad2(wanted, {c.id: c.answer(threshold) for c in chosen})
-    best = metrics.evaluate_squad2(wanted, texts, odds)
+    results: dict[str, Any] = metrics.evaluate_squad2(golds(parts), {c.id: c.answer(threshold) for c in chosen})
+    best = metrics.evaluate_squad2(golds(parts), texts, odds)
     results |= {name: value for name, value in best.items() if name.startswith(("best_", "pr_"))}
     results["threshold"] = threshold
-    if fitted := metrics.cross_fit(wanted, texts, odds):
+    if fitted := metrics.cross_fit(golds(parts), texts, odds):
         results["cross_fitted"] = {"exact": fitted.exact, "f1": fitted.f1, "thresholds": list(fitted.thresholds)}
     return results
 
@@ -72,12 +95,12 @@ def evaluate_run(
     answerer = load_squad(source, device, threads, precision)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
-    questions = reading.read(data or _own_dev_file(source))
+    parts = reading.parts(data or _own_dev_file(source))
     if output_dir is not None:
         with _folder(output_dir) as folder:
-            return evaluate(answerer, questions, folder)
+            return evaluate(answerer, parts, folder)
     with tempfile.TemporaryDirectory() as temporary:
-        return evaluate(answerer, questions, Path(temporary))
+        return evaluate(answerer, parts, Path(temporary))
 
 
 def predict_file(
@@ -91,12 +114,12 @@ def predict_file(
 ) -> None:  # fmt: skip
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
     answerer = load_squad(source, device, threads, precision)
-    questions = reading.read(data)
+    parts = reading.parts(data)
     threshold = null_score_diff_threshold
     if threshold is None:
         threshold = answerer.settings.null_score_diff_threshold or 0.0
     with _folder(output_dir) as folder:
-        spans.write_predictions(folder, predict(answerer, questions, folder), threshold)
+        spans.write_predictions(folder, predict(answerer, parts, folder), threshold)
 
 
 @contextlib.contextmanager
@@ -119,16 +142,16 @@ def _own_dev_file(source: str) -> Path:
 
 def evaluate_files(task: str, data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
     """What the official evaluators make of files alone."""
-    wanted, said = golds(reading.read(data)), metrics.read_predictions(Path(remote.local(predictions)))
+    wanted, said = golds(reading.parts(data)), metrics.read_predictions(Path(remote.local(predictions)))
     if task == "squad":
         return metrics.evaluate_squad(wanted, said)
     odds = metrics.read_null_odds(Path(remote.local(null_odds))) if null_odds else None
     return metrics.evaluate_squad2(wanted, said, odds)
 
 
-def golds(questions: Questions) -> list[Gold]:
+def golds(parts: Iterable[Questions]) -> Iterator[Gold]:
     """The questions as evaluators see them."""
-    return [
-        Gold(q.id, () if q.impossible else [text for text, _ in q.answers], questions.paragraphs[q.paragraph].article)
-        for q in questions
-    ]
+    for part in parts:
+        for q in part:
+            answers = () if q.impossible else [text for text, _ in q.answers]
+            yield Gold(q.id, answers, part.paragraphs[q.paragraph].article)

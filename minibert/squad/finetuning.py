@@ -210,7 +210,7 @@ def _finish(
     assert isinstance(reader, Reader)
     checkpoint.save(run.path, reader.config, reader.arrays())
     tokenizer.save(run.path, reader.config.max_position_embeddings)
-    results = evaluate(Answerer(reader, tokenizer, config), dev, run.path) | {"global_step": trainer.total}
+    results = evaluate(Answerer(reader, tokenizer, config), [dev], run.path) | {"global_step": trainer.total}
     files.write_whole(run.path / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
     threshold = {"null_score_diff_threshold": results["threshold"]} if config.negative else {}
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(reader.device.peak), **threshold)

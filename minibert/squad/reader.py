@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from minibert import batch, ops
 from minibert.autograd import Tensor, untaped
@@ -13,7 +13,7 @@ from minibert.kernels.devices import Device
 from minibert.policies import Policy
 from minibert.random import Key
 from minibert.squad.spans import Top
-from minibert.squad.windows import Windows
+from minibert.tokenizer import Features
 
 BATCH = 16  # windows computed at a time outside training
 
@@ -42,18 +42,24 @@ class Reader(Bert):
         return ops.span_cross_entropy(logits, batch.offsets, starts, ends)
 
 
-def tops(reader: Reader, windows: Windows, n: int) -> Iterator[Top]:
-    """The n highest logits of each window, batch by batch: all that is kept of them."""
+def tops(reader: Reader, windows: Iterable[Features], n: int) -> Iterator[Top]:
+    """The n highest logits of each window, batch by batch: all that is kept of them.
+
+    Windows may come in any parts: batches are those of all windows together, and so are their bits.
+    """
     device = reader.device
-    reader.check(windows.features)
+    together = batch.regrouped(windows, BATCH)
     if device.backend == "tpu":
         from minibert.tpu import inference
 
-        yield from inference.tops(reader, windows.features, n, BATCH)
+        for some in together:
+            reader.check(some)
+            yield from inference.tops(reader, some, n, BATCH)
         return
     with device.session(), untaped():
-        for numbers in batch.in_order(len(windows), BATCH):
-            part = batch.pack(device, windows.features, numbers, None)
+        for some in together:
+            reader.check(some)
+            part = batch.pack(device, some, range(len(some)), None)
             logits = reader.logits(part).data
             values = device.empty((len(part), 2, n), device.float_type, "activations")
             places = device.empty((len(part), 2, n), "int32", "activations")

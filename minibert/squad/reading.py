@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from minibert import remote
+from minibert import files, remote
 from minibert.errors import DataError
-from minibert.tasks import rows
+from minibert.squad.entries import entries
 
+PART = 256  # questions that are held at a time where not all are needed at once
+LARGEST_ARTICLE = 1 << 30  # characters: converted data may be all in one
 ADVICE = "fetch it with `minibert download squad`, or give a file in SQuAD's format"
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a number", bool: "true or false"}
 T = TypeVar("T")
@@ -40,11 +43,9 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """A file's questions in its order, its paragraphs and the titles of its articles; sha256 is the file's text's."""
+    """The questions of a file, or of a part of it, in its order, and their paragraphs."""
 
     source: str
-    sha256: str
-    articles: tuple[str, ...]
     paragraphs: tuple[Paragraph, ...]
     questions: tuple[Question, ...]
 
@@ -57,16 +58,24 @@ class Questions:
     def context(self, question: Question) -> str:
         return self.paragraphs[question.paragraph].context
 
+    def sha256(self) -> str:
+        """The checksum of all but the source."""
+        return hashlib.sha256(json.dumps([self.paragraphs, self.questions]).encode()).hexdigest()
+
 
 def read(path: Path | str) -> Questions:
     """The questions of a file; DataError says where in it something is wrong.
 
     Answers may be missing, as in a test file. What training needs of them is checked by windows.prepare().
     """
+    [whole] = _parts(Path(remote.local(path)), sys.maxsize)
+    return whole
+
+
+def parts(path: Path | str) -> Iterable[Questions]:
+    """The same in parts, of which one at a time is in memory. All are checked now, and read anew for each loop."""
     path = Path(remote.local(path))
-    text = rows.read_text(path, ADVICE)
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return _Reader(str(path)).read(_parsed(text, path), sha256)
+    return _File(path) if path.is_file() else [read(path)]  # a pipe can be read only once
 
 
 def single(question: str, context: str) -> Questions:
@@ -74,18 +83,34 @@ def single(question: str, context: str) -> Questions:
     for name, text in (("question", question), ("context", context)):
         _check_text(text, f"the {name}")
     asked = Question("question", question, 0, (), None)
-    sha256 = hashlib.sha256(json.dumps([question, context]).encode()).hexdigest()
-    return Questions("the question", sha256, ("",), (Paragraph(context, 0),), (asked,))
+    return Questions("the question", (Paragraph(context, 0),), (asked,))
 
 
-def _parsed(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: {where}: not JSON ({error.msg}); fetch the file again") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise DataError(f"{path}: not JSON ({str(error) or 'too deep'}); fetch the file again") from None
+class _File:
+    """A file's questions, part by part."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.version = self._version()
+        for _ in self:  # what is wrong with it is said before anything is made of it
+            pass
+
+    def __iter__(self) -> Iterator[Questions]:
+        if self._version() != self.version:
+            raise DataError(f"{self.path}: has changed since it was checked; begin again")
+        yield from _parts(self.path, PART)
+
+    def _version(self) -> tuple[int, ...]:
+        with files.one_line(self.path, "read", DataError):
+            found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _parts(path: Path, size: int) -> Iterator[Questions]:
+    """The questions of a file, in parts that end with the paragraph in which they have `size`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; {ADVICE}")
+    return _Reader(str(path)).parts(entries(path, "data", LARGEST_ARTICLE), size)
 
 
 class _Reader:
@@ -93,35 +118,39 @@ class _Reader:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.articles: list[str] = []
         self.paragraphs: list[Paragraph] = []
         self.questions: list[Question] = []
-        self.seen: dict[str, str] = {}  # where each id stands
+        self.seen: dict[str, int] = {}  # the article of each id
 
-    def read(self, whole: Any, sha256: str) -> Questions:
-        if not isinstance(whole, dict):
-            raise self.error("the file", "is not an object", 'SQuAD\'s format begins with {"data": [')
-        for i, article in enumerate(self.field(whole, "data", list, "the file")):
-            self.read_article(article, f"article {i + 1}")
-        if not self.questions:
+    def parts(self, articles: Iterable[Any], size: int) -> Iterator[Questions]:
+        for number, article in enumerate(articles):
+            where = f"article {number + 1}"
+            for i, paragraph in enumerate(self.field(article, "paragraphs", list, where)):
+                self.read_paragraph(paragraph, number, f"{where}, paragraph {i + 1}")
+                if len(self.questions) >= size:
+                    yield self.part()
+        if not self.seen:
             raise self.error("the file", "has no questions", ADVICE)
-        return Questions(self.source, sha256, tuple(self.articles), tuple(self.paragraphs), tuple(self.questions))
+        if self.questions:
+            yield self.part()
 
-    def read_article(self, article: Any, where: str) -> None:
-        paragraphs = self.field(article, "paragraphs", list, where)
-        title = article.get("title", "")
-        self.articles.append(title if isinstance(title, str) else "")
-        for i, paragraph in enumerate(paragraphs):
-            place = f"{where}, paragraph {i + 1}"
-            self.paragraphs.append(Paragraph(self.text(paragraph, "context", place), len(self.articles) - 1))
-            for j, question in enumerate(self.field(paragraph, "qas", list, place)):
-                self.read_question(question, f"{place}, question {j + 1}")
+    def part(self) -> Questions:
+        """What was collected since the last part."""
+        part = Questions(self.source, tuple(self.paragraphs), tuple(self.questions))
+        self.paragraphs, self.questions = [], []
+        return part
 
-    def read_question(self, raw: Any, where: str) -> None:
+    def read_paragraph(self, raw: Any, article: int, where: str) -> None:
+        self.paragraphs.append(Paragraph(self.text(raw, "context", where), article))
+        for i, question in enumerate(self.field(raw, "qas", list, where)):
+            self.read_question(question, article, f"{where}, question {i + 1}")
+
+    def read_question(self, raw: Any, article: int, where: str) -> None:
         name = self.text(raw, "id", where)
         if name in self.seen:
-            raise self.error(where, f"id {name!r:.60} stands in {self.seen[name]} too", "give each question its own")
-        self.seen[name] = where
+            other = f"article {self.seen[name] + 1}"
+            raise self.error(where, f"id {name!r:.60} stands in {other} too", "give each question its own")
+        self.seen[name] = article
         where = f"{where} (id {name!r:.60})"
         answers = self.field(raw, "answers", list, where) if "answers" in raw else []
         impossible = self.field(raw, "is_impossible", bool, where) if "is_impossible" in raw else None

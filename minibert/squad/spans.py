@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,8 +85,7 @@ class Answer(NamedTuple):
 
 
 def predict(
-    questions: Questions,
-    windows: Windows,
+    parts: Iterable[tuple[Questions, Windows]],
     tops: Iterable[Top],
     tokenizer: Tokenizer,
     *,
@@ -96,23 +95,24 @@ def predict(
 ) -> Iterator[Prediction]:
     """The predictions in the order of the questions; `tops` are those of the windows in their order, in any batches.
 
-    negative: there may be no answer (SQuAD 2.0).
+    parts: questions and their windows. negative: there may be no answer (SQuAD 2.0).
     """
     rows = (row for top in tops for row in zip(top.values, top.places, top.null, strict=True))
     cutter = Cutter(tokenizer)
-    text = _Text(questions, windows, tokenizer.vocab, cutter, 0)
-    counts = np.bincount(windows.question, minlength=len(questions)).tolist()
-    begin = 0
-    for question, count in zip(questions, counts, strict=True):
-        if question.paragraph != text.paragraph:
-            text = _Text(questions, windows, tokenizer.vocab, cutter, question.paragraph)
-        own, scored = range(begin, begin + count), list(islice(rows, count))
-        begin += count
-        candidates = _candidates(windows, own, scored, max_answer_length)
-        ids = windows.features.ids[slice(*windows.features.offsets[[own.start, own.stop]])].tolist()
-        entries = _entries(candidates, text, ids, _null(scored) if negative else None, n_best)
-        null_odds = _null_odds(entries, scored) if negative else None
-        yield Prediction(question.id, entries, _softmax([entry.score for entry in entries]), null_odds)
+    for questions, windows in parts:
+        text = _Text(questions, windows, tokenizer.vocab, cutter, 0)
+        counts = np.bincount(windows.question, minlength=len(questions)).tolist()
+        begin = 0
+        for question, count in zip(questions, counts, strict=True):
+            if question.paragraph != text.paragraph:
+                text = _Text(questions, windows, tokenizer.vocab, cutter, question.paragraph)
+            own, scored = range(begin, begin + count), list(islice(rows, count))
+            begin += count
+            candidates = _candidates(windows, own, scored, max_answer_length)
+            ids = windows.features.ids[slice(*windows.features.offsets[[own.start, own.stop]])].tolist()
+            entries = _entries(candidates, text, ids, _null(scored) if negative else None, n_best)
+            null_odds = _null_odds(entries, scored) if negative else None
+            yield Prediction(question.id, entries, _softmax([entry.score for entry in entries]), null_odds)
 
 
 def answers(context: str, prediction: Prediction) -> list[Answer]:
@@ -128,22 +128,20 @@ def write_n_best(path: Path | str, predictions: Iterable[Prediction]) -> list[Ch
     """Writes nbest_predictions.json as the predictions come; returns what the other files need."""
     chosen: list[Chosen] = []
 
-    def write(file: BinaryIO) -> None:
+    def lines() -> Iterator[tuple[str, str]]:
         for prediction in predictions:
-            file.write((",\n" if chosen else "{\n").encode() + _n_best_json(prediction).encode())
+            yield prediction.id, _n_best_json(prediction)
             chosen.append(Chosen(prediction.id, prediction.best, prediction.null_odds))
-        file.write(b"\n}\n" if chosen else b"{}\n")
 
-    files.write_whole(path, write)
+    _write_object(path, lines())
     return chosen
 
 
-def write_predictions(folder: Path | str, chosen: Iterable[Chosen], threshold: float = 0.0) -> None:
+def write_predictions(folder: Path | str, chosen: Sequence[Chosen], threshold: float = 0.0) -> None:
     """Writes predictions.json, and null_odds.json where there may be no answer."""
-    chosen = list(chosen)
-    _write_json(Path(folder) / PREDICTIONS, {each.id: each.answer(threshold) for each in chosen})
+    _write_object(Path(folder) / PREDICTIONS, ((each.id, json.dumps(each.answer(threshold))) for each in chosen))
     if any(each.null_odds is not None for each in chosen):
-        _write_json(Path(folder) / NULL_ODDS, {each.id: each.null_odds for each in chosen})
+        _write_object(Path(folder) / NULL_ODDS, ((each.id, json.dumps(each.null_odds)) for each in chosen))
 
 
 Row = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]  # of Top, for one window
@@ -303,7 +301,7 @@ def _character(bounds: list[tuple[int, int]], place: int) -> int:
 
 
 def _n_best_json(prediction: Prediction) -> str:
-    """The prediction as json.dumps(indent=4) writes it in an object; that is slow, so numbers are written at once."""
+    """The n best as json.dumps(indent=4) writes them in an object; that is slow, so numbers are written at once."""
     lines = []
     for entry, probability in zip(prediction.entries, prediction.probabilities, strict=True):
         numbers = json.dumps([probability, entry.start_logit, entry.end_logit])[1:-1].split(", ")
@@ -313,8 +311,17 @@ def _n_best_json(prediction: Prediction) -> str:
         lines.append(
             "        {\n" + ",\n".join(f'            "{key}": {value}' for key, value in pairs) + "\n        }"
         )
-    return f"    {json.dumps(prediction.id)}: [\n" + ",\n".join(lines) + "\n    ]"
+    return "[\n" + ",\n".join(lines) + "\n    ]"
 
 
-def _write_json(path: Path, content: dict[str, str] | dict[str, float | None]) -> None:
-    files.write_whole(path, (json.dumps(content, indent=4) + "\n").encode())
+def _write_object(path: Path | str, values: Iterable[tuple[str, str]]) -> None:
+    """Writes keys and values, which are JSON, as json.dumps(indent=4) would, one after the other."""
+
+    def write(file: BinaryIO) -> None:
+        before = "{\n"
+        for key, value in values:
+            file.write(f"{before}    {json.dumps(key)}: {value}".encode())
+            before = ",\n"
+        file.write(b"{}\n" if before == "{\n" else b"\n}\n")
+
+    files.write_whole(path, write)

@@ -101,7 +101,7 @@ def prepare(questions: Questions, tokenizer: Tokenizer, lengths: Lengths, negati
         {
             "format": FORMAT,
             "unicode": unicodedata.unidata_version,
-            "data": questions.sha256,
+            "data": questions.sha256(),
             "vocabulary": tokenizer.vocab,
             "flags": (tokenizer.lowercase, tokenizer.strip_accents, tokenizer.chinese),
             "lengths": asdict(lengths),
