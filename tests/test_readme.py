@@ -29,9 +29,8 @@ def commands() -> list[str]:
 def test_readme_opens_with_two_commands_that_do_all_the_set_up():
     first, second = blocks("sh")[:2]
     assert first == "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/minibert finetune mrpc --sample\n"
-    assert second == (
-        'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" && .venv/bin/python -m pytest -q -n 2 --dist worksteal\n'
-    )
+    install = 'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]"'
+    assert second == f"{install} && .venv/bin/python -m pytest -q -n 2 --dist worksteal\n"
     assert "«" not in README, "a figure is missing"
 
 
