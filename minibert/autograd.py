@@ -88,8 +88,9 @@ class Tape:
             node = self.nodes.pop()
             if (parts := gradients.pop(node.output, None)) is None:
                 continue  # nothing that `y` depends on
-            for x, dx in zip(node.inputs, node.vjp(parts if node.two else _sum(node.device, parts)), strict=True):
-                have, more = gradients.setdefault(x.serial, []), dx if isinstance(dx, list) else [dx]
+            serials = [x.serial for x in node.inputs]  # no name for an input that would keep it until the next node
+            for serial, dx in zip(serials, node.vjp(parts if node.two else _sum(node.device, parts)), strict=True):
+                have, more = gradients.setdefault(serial, []), dx if isinstance(dx, list) else [dx]
                 while more:
                     have.append(more.pop() if len(have) < 2 else _sum(node.device, [have.pop(), more.pop()]))
         return [gradients[x.serial] for x in wrt]

@@ -74,6 +74,21 @@ def test_nothing_is_recorded_without_a_tape_or_under_untaped():
     assert len(tape.nodes) == 1
 
 
+def test_an_input_is_free_when_what_made_it_is_walked():
+    alive = []
+
+    def asking(x: Tensor) -> Tensor:
+        return record(DEVICE, x.data + 0, (x,), lambda dy: (alive.append(kept() is not None), dy)[1:])
+
+    with Tape() as tape:
+        middle = asking(tensor(1.0))
+        kept = weakref.ref(middle.data)
+        y = scaled(middle, 2.0)
+        del middle
+    tape.backward(y, [np.ones(1)])
+    assert alive == [False]
+
+
 def test_recompute_stores_the_input_only_and_gives_the_same_bits():
     x = tensor(0.3, -1.7)
 
