@@ -141,14 +141,19 @@ def passed(x: Tensor, hear: Callable[[], None]) -> Tensor:
     return record(x.device, x.data, (x,), vjp, two=True)
 
 
-def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor, away: Any = None) -> Tensor:
     """function(x) that stores only `x`: the backward pass runs `function` again, this time with a tape.
 
     Bitwise equal to storing everything, because randomness is an argument that `function` has closed over. The
-    function may recompute parts of itself.
+    function may recompute parts of itself. `away`: x waits there meanwhile (kernels/devices/away.py).
     """
+    back = away.leave(x.data) if away is not None and _current.get() is not None else None
     with untaped():
         y = function(x)
+    if back is not None:
+        away.left()
+        device, dtype = x.device, x.dtype  # not x, which would keep itself alive
+        x.forget(lambda: Tensor(back(), device, dtype))
 
     def vjp(dy: list[Any]) -> list[list[Any]]:
         start = Tensor(x.data, x.device, x.dtype)
