@@ -27,7 +27,7 @@ from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.models import config as config_of
-from minibert.planning import LENGTHS, Plan, columns
+from minibert.planning import LENGTHS, Plan
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 from minibert.tokenizer import Features
@@ -132,7 +132,7 @@ def one(shape: str, length: int) -> None:
     device = reader.device
     settings = SquadConfig(task="squad", device="gpu", precision="bf16", batch_size=1)
     plan = Plan(reader.config, settings, device, MEMORY, spans=True)
-    sizes = {c.recompute: plan.largest(length, c.recompute) for c in columns(plan.layers) if not c.layerwise}
+    sizes = {c.recompute: plan.largest(length, c.recompute) for c in plan.columns if not c.layerwise}
     policy = max(sizes, key=sizes.__getitem__)
     device.limit(MEMORY)
     planned = trainer(reader, sizes[policy], length, policy)

@@ -43,7 +43,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it: "
-              "none, cheap, layers, segments:K or auto, the fastest that fits; same bits.  [default: auto]"
+              "none, cheap, layers, segments:K, on a GPU also host, or auto, the fastest that fits; same bits.  "
+              "[default: auto]"
               )  # fmt: skip
 @click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, but never hold more "
               "than one layer's.")  # fmt: skip

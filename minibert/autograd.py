@@ -88,8 +88,9 @@ class Tape:
             node = self.nodes.pop()
             if (parts := gradients.pop(node.output, None)) is None:
                 continue  # nothing that `y` depends on
-            for x, dx in zip(node.inputs, node.vjp(parts if node.two else _sum(node.device, parts)), strict=True):
-                have, more = gradients.setdefault(x.serial, []), dx if isinstance(dx, list) else [dx]
+            serials = [x.serial for x in node.inputs]  # no name for an input that would keep it until the next node
+            for serial, dx in zip(serials, node.vjp(parts if node.two else _sum(node.device, parts)), strict=True):
+                have, more = gradients.setdefault(serial, []), dx if isinstance(dx, list) else [dx]
                 while more:
                     have.append(more.pop() if len(have) < 2 else _sum(node.device, [have.pop(), more.pop()]))
         return [gradients[x.serial] for x in wrt]
@@ -140,14 +141,19 @@ def passed(x: Tensor, hear: Callable[[], None]) -> Tensor:
     return record(x.device, x.data, (x,), vjp, two=True)
 
 
-def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor, away: Any = None) -> Tensor:
     """function(x) that stores only `x`: the backward pass runs `function` again, this time with a tape.
 
     Bitwise equal to storing everything, because randomness is an argument that `function` has closed over. The
-    function may recompute parts of itself.
+    function may recompute parts of itself. `away`: x waits there meanwhile (kernels/devices/away.py).
     """
+    back = away.leave(x.data) if away is not None and _current.get() is not None else None
     with untaped():
         y = function(x)
+    if back is not None:
+        away.left()
+        device, dtype = x.device, x.dtype  # not x, which would keep itself alive
+        x.forget(lambda: Tensor(back(), device, dtype))
 
     def vjp(dy: list[Any]) -> list[list[Any]]:
         start = Tensor(x.data, x.device, x.dtype)

@@ -19,8 +19,9 @@ from minibert.batch import Batch
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.kernels.devices import Device
+from minibert.kernels.devices.away import Away
 from minibert.parameters import Group
-from minibert.policies import Policy, length, parse
+from minibert.policies import Hosted, Policy, length, parse
 from minibert.random import Key
 from minibert.tokenizer import Features
 
@@ -134,14 +135,18 @@ class Bert:
             group["embeddings.LayerNorm.bias"], config.layer_norm_eps, config.hidden_dropout_prob,
             key and key.at("embedding"),
         )  # fmt: skip
-        x = self._run(policy or parse("none", len(self.layers)), 0, batch, key, only_firsts, x)
+        away = Away(self.device)
+        x = self._run(policy or parse("none", len(self.layers)), 0, batch, key, only_firsts, away, x)
         return self._heard(self.head, x)
 
-    def _run(self, policy: Policy, first: int, batch: Batch, key: Key | None, only_firsts: bool, x: Tensor) -> Tensor:
-        """The layers from `first` on that a policy is for."""
+    def _run(
+        self, policy: Policy, first: int, batch: Batch, key: Key | None, only_firsts: bool, away: Away, x: Tensor
+    ) -> Tensor:
+        """The layers from `first` on that a policy is for. `away`: where inputs wait of parts in square brackets."""
         for part in policy:
             if isinstance(part, tuple):
-                x = recompute(partial(self._run, part, first, batch, key, only_firsts), x)
+                part_of = partial(self._run, part, first, batch, key, only_firsts, away)
+                x = recompute(part_of, x, away if isinstance(part, Hosted) else None)
                 first += length(part)
             else:
                 x = self._heard(self.layers[first], x)

@@ -54,6 +54,7 @@ class Plan:
     def __init__(self, config: BertConfig, settings: TrainConfig, device: Device, memory: int, spans: bool = False):
         self.planner, self.settings, self.memory = Planner(config, settings, device, spans), settings, memory
         self.layers = config.num_hidden_layers
+        self.columns = columns(self.layers, self.planner.device.host_apart)
 
     def choose(self, lengths: Sequence[int], recompute: str | None = None, whole: bool = False) -> Choice:
         """The fastest way to train on batches of which the heaviest has these lengths.
@@ -130,7 +131,7 @@ class Plan:
         # What all policies have in common is found from one of them; the rest is the programme's.
         room = self.memory - (peak - self.layers * layer.kept) + layer.backward
         for _ in range(8):
-            if (found := chain.cheapest(self.layers, room, layer)) is None:
+            if (found := chain.cheapest(self.layers, room, layer, self.planner.device.host_apart)) is None:
                 return None
             peak, fits = choice(found.policy)
             if fits:
@@ -139,7 +140,8 @@ class Plan:
         return None
 
     def _too_little(self, lengths: Sequence[int]) -> str:
-        use = self.planner.use(lengths, spelled("segments:4", self.layers))
+        leanest = "host" if self.planner.device.host_apart else "segments:4"
+        use = self.planner.use(lengths, spelled(leanest, self.layers))
         return (
             f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
             f"take {gigabytes(use.process)}; a smaller --max-seq-length, another --recompute, --optimizer adafactor or "
@@ -228,9 +230,9 @@ class Column:
     time: float
 
 
-def columns(layers: int) -> list[Column]:
-    """The policies of the table, from the fastest to the leanest."""
-    names = ["none", "cheap", "layers", f"segments:{math.isqrt(layers - 1) + 1}"]
+def columns(layers: int, host: bool) -> list[Column]:
+    """The policies of the table, the leanest at last; `host`: whether inputs may wait in the host's memory."""
+    names = ["none", "cheap", "layers", f"segments:{math.isqrt(layers - 1) + 1}", *["host"] * host]
     found = [Column(name, name, False, chain.slowdown(spelled(name, layers), layers)) for name in names]
     last = found[-1]
     return [*found, Column(f"{last.name}, layerwise", last.recompute, True, TWICE * last.time)]
@@ -238,7 +240,7 @@ def columns(layers: int) -> list[Column]:
 
 def table(plan: Plan, batch_size: int, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
     """A row a length: the largest micro-batch in every column, TensorFlow's, and the settings for `batch_size`."""
-    config, tokens = plan.planner.trainer.bert.config, dict.fromkeys(columns(plan.layers), 0)
+    config, tokens = plan.planner.trainer.bert.config, dict.fromkeys(plan.columns, 0)
     theirs = TENSORFLOW.get((config.num_hidden_layers, config.hidden_size))
     for length in lengths:
         if length > config.max_position_embeddings:
@@ -297,6 +299,6 @@ def report(
         "checkpoint": checkpoint, "task": task, "device": on.backend, "precision": settled.precision,
         "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
-        "columns": {column.name: column.time for column in columns(plan.layers)},
+        "columns": {column.name: column.time for column in plan.columns},
         "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),
     }  # fmt: skip

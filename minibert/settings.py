@@ -87,6 +87,11 @@ class TrainConfig:
         _require("bias correction", self.bias_correction, not (self.bias_correction and adafactor), wanted)
         _require("gelu", self.gelu, self.gelu in (None, "erf", "tanh"), "erf or tanh")
         _require("device", self.device, self.device in DEVICES, ", ".join(DEVICES))
+        if self.device == "cpu" and policies.hosted(self.recompute):
+            raise ConfigError(
+                f"recompute {self.recompute}: host, and square brackets, move inputs of layers out of a GPU's memory "
+                "into the host's, which is the only one here; use --recompute layers or segments:4"
+            )
         if self.device == "tpu":
             self._check_tpu()
         elif self.shard_parameters:

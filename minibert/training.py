@@ -94,7 +94,8 @@ class Trainer:
         self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)
         device = bert.device
-        self.replay = Replay(bert, device, self._pass) if isinstance(device, Recorder) else None
+        record = not policies.hosted(settings.recompute)  # copies beside the kernels are no part of a recording
+        self.replay = Replay(bert, device, self._pass, record) if isinstance(device, Recorder) else None
 
     def fetch(self) -> None:
         """Brings weights and moments into `bert` and `optimizer`, for a trainer that has them elsewhere meanwhile."""

@@ -122,7 +122,7 @@ def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[E
 class Emulated(Recorder):
     """The GPU's kernels with the host's memory."""
 
-    ahead = 1
+    ahead, host_apart = 1, True
 
     def read_later(self, array: np.ndarray) -> Callable[[], np.ndarray]:
         copy = array.copy()

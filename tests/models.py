@@ -50,8 +50,9 @@ def split(count: int = 48, config: BertConfig = CONFIG, longest: int = 33, seed:
 
 def trainer(device: devices.Device | None = None, count: int = 48, config: BertConfig = CONFIG, **settings) -> Trainer:
     """A model in training: batches of 8, full rate from the first step unless told otherwise."""
-    settings = {"batch_size": 8, "epochs": 10, "learning_rate": 1e-3, "warmup": 0.0} | settings
     model = bert(device or devices.open("cpu"), config)
+    on = {"device": "gpu", "precision": model.device.precision} if model.device.backend == "gpu" else {}
+    settings = {"batch_size": 8, "epochs": 10, "learning_rate": 1e-3, "warmup": 0.0} | on | settings
     return Trainer(model, split(count, config), TrainConfig(task="test", **settings))
 
 

@@ -74,6 +74,21 @@ def test_nothing_is_recorded_without_a_tape_or_under_untaped():
     assert len(tape.nodes) == 1
 
 
+def test_an_input_is_free_when_what_made_it_is_walked():
+    alive = []
+
+    def asking(x: Tensor) -> Tensor:
+        return record(DEVICE, x.data + 0, (x,), lambda dy: (alive.append(kept() is not None), dy)[1:])
+
+    with Tape() as tape:
+        middle = asking(tensor(1.0))
+        kept = weakref.ref(middle.data)
+        y = scaled(middle, 2.0)
+        del middle
+    tape.backward(y, [np.ones(1)])
+    assert alive == [False]
+
+
 def test_recompute_stores_the_input_only_and_gives_the_same_bits():
     x = tensor(0.3, -1.7)
 
@@ -88,6 +103,35 @@ def test_recompute_stores_the_input_only_and_gives_the_same_bits():
     dy = np.array([1.0, 3.0])
     ((wanted,),) = plain.backward(y, [dy.copy()], wrt=(x,))
     np.testing.assert_array_equal(again.backward(z, [dy.copy()], wrt=(x,)), [[wanted]])
+
+
+def test_an_input_leaves_while_its_part_is_computed_and_comes_back_when_that_is_computed_again():
+    seen = []
+
+    class Somewhere:
+        def leave(self, array: np.ndarray):
+            seen.append("leaves")
+            copy = array.copy()
+            return lambda: (seen.append("comes back"), copy)[1]
+
+        def left(self) -> None:
+            seen.append("has left")
+
+    def part(x: Tensor) -> Tensor:
+        seen.append("computed")
+        return product(x, x)
+
+    with untaped():
+        recompute(part, tensor(3.0), Somewhere())
+    assert seen == ["computed"]  # nobody is going to ask for it
+    seen.clear()
+    x = tensor(3.0)
+    kept = weakref.ref(x.data)
+    with Tape() as tape:
+        y = recompute(part, x, Somewhere())
+    assert seen == ["leaves", "computed", "has left"] and kept() is None
+    ((one, other),) = tape.backward(y, [np.ones(1)], wrt=(x,))
+    assert seen[3:] == ["comes back", "computed"] and one + other == 6
 
 
 def test_an_operation_that_takes_two_gradients_gets_them_apart_through_recomputation_too():

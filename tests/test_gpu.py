@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -102,6 +103,22 @@ def test_policies_and_repetition_change_no_bit(place, precision):
 
     once = trained("none")
     assert trained("none") == once and trained("layers") == once and trained("cheap") == once
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_inputs_that_wait_in_the_host_s_memory_change_no_bit(place, precision):
+    """Nor where other policies' batches are recorded: these are not, but filled up they are."""
+    deep = dataclasses.replace(CONFIG, num_hidden_layers=5)
+
+    def trained(recompute: str) -> tuple[list[float], list[bytes]]:
+        t = trainer(place.open(precision), config=deep, recompute=recompute)
+        found = losses(t, 2)
+        assert recompute == "none" or not any(size.recording for size in t.replay.sizes.values())
+        return found, [array.tobytes() for array in weights(t).values()]
+
+    once = trained("none")
+    for policy in ("host", "[k](k)[kk]k", "(k[k])[[c]k]k"):
+        assert trained(policy) == once, policy
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

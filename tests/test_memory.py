@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import emulator
+import gpus
 from commands import minibert_in_process as command
 from minibert import chain, memory_report, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
-from minibert.kernels.devices import PROCESS, host
+from minibert.kernels.devices import PROCESS, gpu, host
 from minibert.memory import LayerUse, Planner, parse_size
-from minibert.planning import Plan
+from minibert.planning import Plan, columns
 from minibert.random import Key
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
@@ -28,6 +30,7 @@ from models import CONFIG, bert
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
 LENGTHS = [30, 12, 33, 7]
 POLICIES = ("none", "cheap", "layers", "segments:2", "k((c)k)(k)k")
+HOSTED = ("host", "[k](k)[kk]k", "(k[k])[[c]k]k", "kk[k]c[k]")
 
 
 def data_of(lengths: list[int], spans: bool) -> Split:
@@ -57,6 +60,67 @@ def test_the_planner_counts_what_training_takes_to_the_byte(precision, spans, po
     assert abs(use.process - PROCESS - device.resident_peak) <= 0.02 * device.resident_peak
 
 
+@gpus.needs_compiler
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("policy", ["layers", *HOSTED])
+def test_the_planner_counts_to_the_byte_what_a_gpu_takes(policy, layerwise):
+    settings = TrainConfig(
+        task="t", batch_size=len(LENGTHS), epochs=2, recompute=policy, layerwise_update=layerwise, device="gpu",
+        precision="bf16",
+    )  # fmt: skip
+    with emulator.emulated():
+        device = emulator.device("bf16")
+        trainer = Trainer(bert(device, DEEP), data_of(LENGTHS, False), settings)
+        trainer.replay = None  # which fills batches up
+        for step in range(2):
+            trainer.update(trainer.stages[0], step, np.arange(len(LENGTHS)), Key(1, step))
+        assert Planner(DEEP, settings, device).use(LENGTHS, policy, layerwise).kinds == dict(device.peak)
+
+
+def on_a_gpu() -> Plan:
+    settings = TrainConfig(task="t", batch_size=400, device="gpu", precision="bf16")
+    return Plan(dataclasses.replace(CONFIG, num_hidden_layers=12), settings, gpu.Gpu("bf16"), 0)
+
+
+def test_inputs_in_the_host_s_memory_leave_two_of_them_on_the_device():
+    planner, lengths = on_a_gpu().planner, [40] * 400
+    layers, hosted = (planner.use(lengths, policy).kinds["activations"] for policy in ("layers", "host"))
+    assert (layers - hosted) / planner.layer(lengths).input == pytest.approx(9, abs=0.1)  # of eleven
+
+
+@pytest.mark.parametrize(("share", "waits"), [(0.7, False), (0.5, False), (0.25, True), (0.2, True)])
+def test_a_gpu_s_plan_lets_inputs_wait_in_the_host_s_memory_where_nothing_faster_fits(share, waits):
+    plan, lengths = on_a_gpu(), [40] * 400
+    plan.memory = gpu.PROCESS + int(share * (plan.planner.use(lengths, "none").process - gpu.PROCESS))
+    choice = plan.choose(lengths, whole=True)
+    assert choice.peak <= plan.memory and ("[" in choice.recompute) == waits
+    plan.planner.device.host_apart = False
+    try:
+        time = plan.choose(lengths, whole=True).time
+    except ConfigError:
+        time = 99.0
+    assert time > choice.time if waits else time == choice.time
+
+
+def test_a_gpu_s_table_has_a_column_for_the_host_s_memory():
+    assert [column.name for column in columns(12, True)] == [
+        "none", "cheap", "layers", "segments:4", "host", "host, layerwise"
+    ]  # fmt: skip
+    assert [column.name for column in columns(12, False)][-2:] == ["segments:4", "segments:4, layerwise"]
+    done = command("plan", "--checkpoint", "tiny", "--device", "gpu", "--memory", "1GB", "--max-seq-length", "64")
+    assert done.code == 0 and "host+layerwise" in done.out
+    done = command("plan", "--checkpoint", "tiny", "--device", "cpu", "--memory", "1GB", "--max-seq-length", "64")
+    assert done.code == 0 and "host" not in done.out
+
+
+@pytest.mark.parametrize("policy", ["host", "[k]k", "(k[k])k"])
+def test_a_device_that_shares_the_host_s_memory_refuses_to_move_inputs_there(policy):
+    with pytest.raises(ConfigError, match="the only one here; use --recompute layers"):
+        TrainConfig(task="t", recompute=policy, device="cpu")
+    done = command("finetune", "mrpc", "--sample", "--recompute", policy, "--device", "cpu")
+    assert done.code == 1 and "the only one here" in done.err and len(done.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("optimizer", ["adam8bit", "adafactor"])
 def test_the_planner_counts_every_optimizer(optimizer):
     device = devices.open("cpu")
@@ -73,6 +137,7 @@ def test_a_dry_device_takes_no_memory_and_computes_nothing():
     array = dry.empty((10**6, 10**6), "float32", "activations")
     assert array.shape == (10**6, 10**6) and dry.in_use["activations"] == 4 * 10**12
     assert array[:1000].reshape(-1).strides == (0,)
+    dry.fetch(array, dry.send(array))
     dry.matmul.forward("nothing", "is", "looked", "at")
     assert dry.matmul.workspace(100, 200, 300) == devices.open("cpu").matmul.workspace(100, 200, 300)
     del array
@@ -80,12 +145,18 @@ def test_a_dry_device_takes_no_memory_and_computes_nothing():
 
 
 def peak_of(policy: policies.Policy, use: LayerUse, stored: int = 0) -> tuple[int, float]:
-    """The most bytes at any moment, and the layers computed again: a literal walk there and back."""
+    """The most bytes at any moment, and the layers computed again: a literal walk there and back. Where inputs wait in
+    the host's memory, with one that comes back ahead of time.
+    """
+    if any(isinstance(part, policies.Hosted) for part in policy):
+        stored += use.input
     highest, again, stack = 0, 0.0, []
     for part in policy:
         if isinstance(part, tuple):
             highest = max(highest, stored + use.input + use.forward + use.kept)
             stored += use.input
+            if isinstance(part, policies.Hosted):
+                stored, again = stored - use.input, again + chain.COPIES
         else:
             again += chain.CHEAP * (part == "c")
             stored += use.kept if part == "k" else use.cheap
@@ -93,7 +164,7 @@ def peak_of(policy: policies.Policy, use: LayerUse, stored: int = 0) -> tuple[in
     while stack:
         part = stack.pop()
         if isinstance(part, tuple):
-            stored -= use.input
+            stored -= 0 if isinstance(part, policies.Hosted) else use.input
             inner, more = peak_of(part, use, stored)
             highest, again = max(highest, inner), again + policies.length(part) + more
         else:
@@ -102,33 +173,32 @@ def peak_of(policy: policies.Policy, use: LayerUse, stored: int = 0) -> tuple[in
     return highest, again
 
 
-def every(count: int) -> list[policies.Policy]:
-    """All policies for so many layers."""
+def every(count: int, host: bool) -> list[policies.Policy]:
+    """All policies for so many layers; if `host`, also those in which inputs of outermost parts wait elsewhere."""
     if count == 0:
         return [()]
-    found = [(letter, *rest) for letter in "kc" for rest in every(count - 1)]
+    found = [(letter, *rest) for letter in "kc" for rest in every(count - 1, host)]
     for part in range(1, count):
-        found += [(inner, *rest) for inner, rest in itertools.product(every(part), every(count - part))]
+        for inner, rest in itertools.product(every(part, False), every(count - part, host)):
+            found += [(kind(inner), *rest) for kind in (tuple, policies.Hosted)[: 1 + host]]
     return found
 
 
-def text(policy: policies.Policy) -> str:
-    return "".join(f"({text(part)})" if isinstance(part, tuple) else part for part in policy)
-
-
-def test_the_programme_finds_the_cheapest_of_all_policies():
-    use = LayerUse(input=8, kept=96, cheap=80, forward=8, backward=64)  # multiples of its grain
-    walked = [(*peak_of(policy, use), text(policy)) for policy in every(4)]
+@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("host", [False, True])
+def test_the_programme_finds_the_cheapest_of_all_policies(host, size):
+    use = LayerUse(input=size, kept=96, cheap=80, forward=8, backward=64)  # multiples of its grain
+    walked = [peak_of(policy, use) for policy in every(5, host)]
     assert len(walked) > 300
-    for room in range(60, 500, 8):
-        fitting = [again for peak, again, _ in walked if peak <= room]
-        found = chain.cheapest(4, room, use)
+    for room in range(60, 600, 8):
+        fitting = [again for peak, again in walked if peak <= room]
+        found = chain.cheapest(5, room, use, host)
         if not fitting:
             assert found is None, room
             continue
         assert found is not None and found.work == pytest.approx(min(fitting)), room
-        assert peak_of(policies.parse(found.policy, 4), use)[0] <= room
-        assert chain.slowdown(found.policy, 4) == pytest.approx(1 + found.work / 12)
+        assert peak_of(policies.parse(found.policy, 5), use)[0] <= room
+        assert chain.slowdown(found.policy, 5) == pytest.approx(1 + found.work / 15)
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
@@ -269,22 +339,34 @@ def test_a_policy_that_is_given_is_kept_and_only_micro_batches_are_chosen(recomp
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "some", "segments", "segments:0", "segments:x", "layers:2", "k(", "k)", "()k", "(k"]
+    "bad",
+    ["", "some", "segments", "segments:0", "segments:x", "layers:2", "k(", "k)", "()k", "(k", "[]k", "[k)k", "(k]k"],
 )
 def test_what_is_no_policy_is_told(bad):
-    with pytest.raises(ConfigError, match="is none of none, cheap, layers, segments:K"):
+    with pytest.raises(ConfigError, match="is none of none, cheap, layers, host, segments:K"):
         TrainConfig(task="t", recompute=bad)
 
 
 def test_a_policy_for_other_layers_is_told():
     with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
         policies.parse("k(kk)", 5)
+    with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
+        policies.parse("k[kk]", 5)
 
 
 def test_named_policies_as_text():
-    assert [policies.spelled(name, 5) for name in ("none", "cheap", "layers", "segments:2", "segments:9")] == [
-        "kkkkk", "ccccc", "(k)(k)(k)(k)k", "((k)k)((k)k)k", "(k)(k)(k)(k)k",
+    assert [policies.spelled(name, 5) for name in ("none", "cheap", "layers", "host", "segments:2", "segments:9")] == [
+        "kkkkk", "ccccc", "(k)(k)(k)(k)k", "[k][k][k][k]k", "((k)k)((k)k)k", "(k)(k)(k)(k)k",
     ]  # fmt: skip
+
+
+def test_square_brackets_are_parts_whose_inputs_wait_in_the_host_s_memory():
+    policy = policies.parse("[k](k)[[c]k]k", 5)
+    assert policy == (("k",), ("k",), (("c",), "k"), "k")
+    assert [isinstance(part, policies.Hosted) for part in policy] == [True, False, True, False]
+    assert isinstance(policy[2][0], policies.Hosted)
+    names = ("none", "layers", "segments:4", "host", "(k[k])k")
+    assert [policies.hosted(name) for name in names] == [False, False, False, True, True]
 
 
 def test_the_picture_of_memory_is_a_png():

@@ -69,6 +69,7 @@ class Device:
 
     process = PROCESS
     ahead = 0  # training steps that the host may have asked for beyond the one whose result it waits for
+    host_apart = False  # whether the host has memory beside the device's
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
         self.backend, self.precision = backend, "fp32"
@@ -175,6 +176,17 @@ class Device:
     def write(self, array: Any, host: np.ndarray) -> None:
         """Fills a device array from one of the host, of its shape and type."""
         array[...] = host
+
+    def send(self, array: Any) -> Any:
+        """Begins to copy a device array to the host's memory; what is returned is what `fetch` takes."""
+        return array.copy()
+
+    def fetch(self, array: Any, sent: Any) -> None:
+        """Begins to fill a device array with what was sent."""
+        array[...] = sent
+
+    def await_copies(self) -> None:
+        """Whatever is asked of the device from now on comes after the copies that `send` and `fetch` have begun."""
 
     def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """The array in a leased block, which keeps the lease alive."""

@@ -23,6 +23,7 @@ class Dry(Device):
         super().__init__(other.backend, other.float_type.name, other._variants)
         self.activation_type, self._threads = other.activation_type, other.threads
         self.process, self.operand_type = other.process, other.operand_type
+        self.host_apart = other.host_apart
 
     def __getattr__(self, operation: str) -> Any:
         real = super().__getattr__(operation)
@@ -39,6 +40,12 @@ class Dry(Device):
 
     def array(self, host: np.ndarray, kind: str = "activations") -> np.ndarray:
         return self.empty(host.shape, host.dtype, kind)
+
+    def send(self, array: np.ndarray) -> None:
+        """Nothing, which takes no memory of the host either."""
+
+    def fetch(self, array: np.ndarray, sent: None) -> None:
+        """Nothing has been sent."""
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
         return super()._interface(block, shape, dtype) | {"strides": (0,) * len(shape)}

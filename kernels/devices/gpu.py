@@ -41,7 +41,7 @@ LIBRARIES = (
 class Gpu(Recorder):
     """One card; until it is connected, only a description of one, which planning needs and no more."""
 
-    process, ahead = PROCESS, 1
+    process, ahead, host_apart = PROCESS, 1, True
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
@@ -63,6 +63,7 @@ class Gpu(Recorder):
         self.pool = cupy.cuda.MemoryPool()
         self.copies = cupy.cuda.Stream(non_blocking=True)
         self._staged: deque[Staging] = deque()  # in the order of their last use
+        self._rooms: list[Any] = []  # pinned memory of the host in which no array waits
         self._driver = cuda.driver = CupyDriver(cupy, capability, TF32 if self.precision == "tf32" else FP32)
         return self
 
@@ -95,6 +96,7 @@ class Gpu(Recorder):
         return "the GPU"
 
     def release(self) -> None:
+        self._empty_rooms()  # and with a pass that broke, arrays may have been given back on their way
         super().release()
         while self._staged and self._staged[0].done.done:
             self._staged.popleft()
@@ -168,6 +170,34 @@ class Gpu(Recorder):
         self.copies.wait_event(self.stream.record())  # whose kernels may still use what the pool has handed out again
         return Staging(nbytes, pinned, memory, None)
 
+    def send(self, array: Any) -> Room:
+        room = self._room(array.nbytes)
+        self.copies.wait_event(self.stream.record())
+        array.data.copy_to_host_async(room.pinned.ptr, array.nbytes, self.copies)
+        return room
+
+    def fetch(self, array: Any, sent: Room) -> None:
+        self.copies.wait_event(self.stream.record())  # whose kernels may still use what the pool has handed out again
+        array.data.copy_from_host_async(sent.pinned.ptr, array.nbytes, self.copies)
+
+    def await_copies(self) -> None:
+        self.stream.wait_event(self.copies.record())
+
+    def _room(self, nbytes: int) -> Room:
+        """A room that is large enough; where none is, those that are free have had their time."""
+        for i, pinned in enumerate(self._rooms):
+            if pinned.size >= nbytes:
+                return Room(self._rooms.pop(i), self._rooms)
+        self._empty_rooms()
+        with memory_errors():
+            return Room(self.cupy.cuda.PinnedMemory(nbytes), self._rooms)
+
+    def _empty_rooms(self) -> None:
+        """Gives them back to the system, which must not happen while something is copied."""
+        if self._rooms:
+            self.copies.synchronize()
+            self._rooms.clear()
+
     def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         cupy, block = self.cupy, lease.block
         memory = cupy.cuda.UnownedMemory(block.memory.ptr, block.size, lease, self.number)
@@ -198,6 +228,20 @@ class Staging(NamedTuple):
     pinned: Any
     memory: Any
     done: Any
+
+
+class Room:
+    """Pinned memory in which an array waits. The next one may move in at once: all copies there and back run on one
+    stream, in order.
+    """
+
+    __slots__ = ("pinned", "rooms")
+
+    def __init__(self, pinned: Any, rooms: list[Any]):
+        self.pinned, self.rooms = pinned, rooms
+
+    def __del__(self) -> None:
+        self.rooms.append(self.pinned)
 
 
 class CupyDriver:
