@@ -209,7 +209,8 @@ def bits(log: Path) -> None:
     """Whether all policies that a size was run in made the same weights of it."""
     sizes: dict[tuple, list[dict]] = {}
     for row in (json.loads(line) for line in log.read_text().splitlines()):
-        sizes.setdefault(tuple(row[name] for name in ("shape", "precision", "length", "batch")), []).append(row)
+        if "weights" in row:  # rows of before there were digests have none
+            sizes.setdefault(tuple(row[name] for name in ("shape", "precision", "length", "batch")), []).append(row)
     for (shape, precision, length, batch), rows in sizes.items():
         same = "one digest" if len({row["weights"] for row in rows}) == 1 else "DIFFERENT"
         print(f"{shape} {precision} {batch} x {length}: {same} of {', '.join(row['recompute'] for row in rows)}")

@@ -145,7 +145,7 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, away: Any = None)
     """function(x) that stores only `x`: the backward pass runs `function` again, this time with a tape.
 
     Bitwise equal to storing everything, because randomness is an argument that `function` has closed over. The
-    function may recompute parts of itself. `away`: x waits there meanwhile (kernels/devices/away.py).
+    function may recompute parts of itself. `away`: x lets go of its array, which waits there (kernels/devices/away.py).
     """
     back = away.leave(x.data) if away is not None and _current.get() is not None else None
     with untaped():

@@ -8,6 +8,7 @@ another size may be rounded otherwise.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from minibert.batch import Batch, Layout, lay_out, on_device
 from minibert.bert import Bert
 from minibert.kernels.common import cuda
-from minibert.kernels.devices.recording import Recorder, Recording
+from minibert.kernels.devices.recording import Recorder, Recording, Refused
 from minibert.random import Key
 from minibert.tokenizer import Features
 
@@ -93,7 +94,8 @@ class Replay:
         if found.recording is None:
             try:
                 found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
-            except RuntimeError:  # nothing has been done, and without recordings it is only slower
+            except Refused as error:
+                warnings.warn(f"no recordings, small batches will be slower: {error}", stacklevel=2)
                 self.given_up = True
                 return self.run(found.batch, key, found.shares)
             found.generation = self.device.generation

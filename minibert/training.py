@@ -31,7 +31,7 @@ from minibert.tasks import Task
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
 HALF_UPDATED = (
-    "memory ran out while layer after layer was being updated: some are, others are not; "
+    "memory ran out during an update: some weights are updated, others are not; "
     "--resume goes on from the last saved state"
 )
 
@@ -44,6 +44,9 @@ class Step:
     rate: float
     norm: float
     tokens: int
+
+
+Read = Callable[[], np.ndarray]  # Device.read_later's: waits for an array on its way to the host
 
 
 class NotFinite(Exception):
@@ -152,8 +155,8 @@ class Trainer:
 
         Further steps may be asked for meanwhile: they update nothing where this one was not finite.
 
-        Where memory runs out nothing has been updated yet, so the step is taken again: first as it was, because what
-        the device had kept for later is free now, then in micro-batches of half the tokens.
+        Where memory runs out before the update the step is taken again: first as it was, because what the device had
+        kept for later is free now, then in micro-batches of half the tokens.
         """
         stage, number = self.at(step)
         numbers, key = stage.numbers(number), Key(self.settings.seed, step)
@@ -187,33 +190,43 @@ class Trainer:
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """Asks for update number `number` of a stage, with these of its examples, as `begin` does."""
         ask = self._layerwise if self.settings.layerwise_update else self._whole
-        read = [self.bert.device.read_later(array) for array in (ask(stage, number, numbers, key), self.optimizer.norm)]
+        read = ask(stage, number, numbers, key)
 
         def wait() -> Step:
-            losses, norm = (array() for array in read)
+            losses, norm, scale = (array() for array in read)
             loss, tokens = float(losses.mean(dtype=np.float64)), count_tokens(numbers, stage.data)
             try:
-                return finite(Step(loss, stage.rate(number), float(norm[0]), tokens))
+                done = finite(Step(loss, stage.rate(number), float(norm[0]), tokens))
+                if math.isnan(scale[0]):
+                    raise NotFinite("an earlier step was not finite")
+                return done
             except NotFinite:
                 self.optimizer.scale.fill(1)  # it has been looked at
                 raise
 
         return wait
 
-    def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Any:
-        """All gradients, their norm, and then the update of everything; the losses."""
+    def _clip(self, losses: Any) -> list[Read]:
+        """Clips the gradients of these losses; returns losses, norm and scale on their way to the host: now, because
+        nothing may fail for want of memory once the update has begun.
+        """
+        self.optimizer.clip(losses)
+        return [self.bert.device.read_later(array) for array in (losses, self.optimizer.norm, self.optimizer.scale)]
+
+    def _whole(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> list[Read]:
+        """All gradients, their norm, and then the update of everything."""
         losses, optimizer = self.gradients(numbers, key, stage.data), self.optimizer
         optimizer.measure()
-        optimizer.clip(losses)
+        told = self._clip(losses)
         if number == 0:
             optimizer.forget()
         try:
             optimizer.update(number, stage.rate(number))
         except MemoryError:  # arrays need none, but a card loads its kernels when they are first launched
             raise RunError(HALF_UPDATED) from None
-        return losses
+        return told
 
-    def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Any:
+    def _layerwise(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> list[Read]:
         """The gradients twice, each group's for as long as it is needed: for the norm, then for the update."""
         optimizer, rate, begun = self.optimizer, stage.rate(number), False
 
@@ -222,8 +235,7 @@ class Trainer:
             begun = True
             optimizer.update_group(i, number, rate)
 
-        losses = self._group_by_group(numbers, key, stage.data, optimizer.measure_group)
-        optimizer.clip(losses)
+        told = self._clip(self._group_by_group(numbers, key, stage.data, optimizer.measure_group))
         if number == 0:
             optimizer.forget()
         try:
@@ -232,7 +244,7 @@ class Trainer:
             if begun:
                 raise RunError(HALF_UPDATED) from None
             raise
-        return losses
+        return told
 
     def _group_by_group(self, numbers: np.ndarray, key: Key, data: Split, use: Callable[[int], None]) -> Any:
         """As `gradients`, in one micro-batch; calls use(i) when group i's are complete, and frees them after it."""
@@ -330,10 +342,14 @@ def train(
                     under_way.settle()  # a stage begins by forgetting moments, but not after a step that was not finite
                 before = trainer.micro_tokens
                 second = step == min(first + 1, trainer.total - 1)
-                under_way.add(step, observe(trainer, step) if observe and second else trainer.begin(step))
+                try:
+                    under_way.add(step, observe(trainer, step) if observe and second else trainer.begin(step))
+                except RunError:
+                    under_way.settle()  # the steps before it are done, or were not finite, which is what to tell then
+                    raise
                 if trainer.micro_tokens != before:
                     _note_smaller(trainer, run, report)
-                evaluating = eval_every and (step + 1) % eval_every == 0
+                evaluating = task and dev and eval_every and (step + 1) % eval_every == 0
                 saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or bool(interrupted)
                 under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
                 if evaluating and task and dev:

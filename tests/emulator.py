@@ -124,10 +124,6 @@ class Emulated(Recorder):
 
     ahead, host_apart = 1, True
 
-    def read_later(self, array: np.ndarray) -> Callable[[], np.ndarray]:
-        copy = array.copy()
-        return lambda: copy
-
     def _capture(self, call: Callable[[], Any]) -> Recording:
         emulator = cuda.driver
         emulator.recorded = launches = []

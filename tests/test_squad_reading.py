@@ -70,14 +70,15 @@ def spoiled(change: Callable[[dict[str, Any]], Any]) -> str:
 
 
 WRONG = {
-    '{"data": [\n  {,': "at character 13: not valid JSON",
+    '{"data": [\n  {,': "at character 14: not valid JSON",
     '{"data": [' + "[" * 100_000: "not valid JSON",
     '{"data": [1' + "0" * 5000 + "]}": "not valid JSON",
-    "[]": "not a JSON object",
-    '{"data": 3}': "data is no list",
+    '{"data": [{"paragraphs": [{"context: 3}]}]}': "at character 27: not valid JSON",
+    "[]": "is no JSON object",
+    '{"data": 3}': '"data" is no list',
     '{"data": []}': "the file: has no questions",
-    '{"paragraphs": []}': "no 'data'",
-    " \n": "not a JSON object",
+    '{"paragraphs": []}': 'has no "data"',
+    " \n": "is empty",
     '{"data": [3]}': "article 1: is not an object",
     spoiled(lambda d: d["data"][1].pop("paragraphs")): 'article 2: has no "paragraphs"',
     spoiled(lambda d: d["data"][1]["paragraphs"][1].pop("context")): 'article 2, paragraph 2: has no "context"',

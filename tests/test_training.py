@@ -277,6 +277,75 @@ def test_steps_asked_for_after_one_that_is_not_finite_update_nothing_until_it_is
     assert all(not np.array_equal(array, before[name]) for name, array in weights(t).items())
 
 
+def test_each_of_the_steps_under_way_tells_of_itself(place):
+    one, two = trainer(place), trainer(place)
+    with place.session():
+        alone = [one.step(step) for step in range(2)]
+        under_way = [two.begin(step) for step in range(2)]
+        assert [wait() for wait in under_way] == alone
+
+
+def test_a_step_after_one_with_an_infinite_loss_is_not_told_as_done(place, monkeypatch):
+    """Though its own loss and norm are finite, as were the gradients."""
+    t = trainer(place)
+    with place.session():
+        t.step(0)
+        before, plain = weights(t), t.gradients
+
+        def infinite(*arguments):
+            losses = plain(*arguments)
+            losses[0] = np.inf
+            return losses
+
+        monkeypatch.setattr(t, "gradients", infinite)
+        first = t.begin(1)
+        monkeypatch.undo()
+        second = t.begin(2)
+        with pytest.raises(NotFinite, match="the loss is inf"):
+            first()
+        with pytest.raises(NotFinite, match="an earlier step was not finite"):
+            second()
+    for name, array in weights(t).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_memory_that_runs_out_in_an_update_ends_the_run_and_the_steps_before_it_are_told(place, tmp_path, monkeypatch):
+    t = trainer(place)
+
+    def scarce(group, step, rate):
+        if (step, group) == (3, 2):
+            raise MemoryError
+        plain(group, step, rate)
+
+    plain = t.optimizer.update_group
+    monkeypatch.setattr(t.optimizer, "update_group", scarce)
+    description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
+    with (
+        RunDirectory.claim(tmp_path / "run", description, resume=False, overwrite=False) as run,
+        pytest.raises(RunError, match="some weights are updated, others are not; --resume goes on"),
+    ):
+        train(t, run, TASK, None, None, 100, Reporter())
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_reading_that_finds_no_memory_takes_the_step_again_once(place, monkeypatch):
+    straight, t = trainer(place), trainer(place)
+    plain, calls = place.read_later, []
+
+    def scarce(array):
+        calls.append(array)
+        if len(calls) == 2:
+            raise MemoryError
+        return plain(array)
+
+    with place.session():
+        wanted = straight.step(0)
+        monkeypatch.setattr(place, "read_later", scarce)
+        assert t.step(0) == wanted
+    for name, array in weights(straight).items():
+        np.testing.assert_array_equal(weights(t)[name], array, err_msg=name)
+
+
 class Killed(BaseException):
     """Stands for a process that is gone: nothing catches it."""
 

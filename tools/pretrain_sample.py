@@ -118,6 +118,8 @@ class Pretrainer:
         self.optimizer.measure()
         self.optimizer.clip(np.zeros(0, np.float32))
         self.optimizer.update(step, rate)
+        if np.isnan(self.optimizer.scale[0]):
+            raise SystemExit(f"step {step}: a gradient is not finite")
         return measured
 
     def _choose(self, text: Features, one_sentence: bool) -> np.ndarray:

@@ -170,8 +170,9 @@ class Device:
         return array
 
     def read_later(self, array: Any) -> Callable[[], np.ndarray]:
-        """Begins to bring a device array to the host; the function that is returned waits for it."""
-        return lambda: array
+        """Begins to bring a device array to the host, as it is now; the function that is returned waits for it."""
+        copy = array.copy()
+        return lambda: copy
 
     def write(self, array: Any, host: np.ndarray) -> None:
         """Fills a device array from one of the host, of its shape and type."""

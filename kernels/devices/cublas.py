@@ -16,6 +16,10 @@ SUMS_IN_FLOAT = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: partial 
 OUT_OF_MEMORY = 3  # CUBLAS_STATUS_ALLOC_FAILED
 
 
+class CublasError(RuntimeError):
+    """A status that is not success."""
+
+
 class Cublas:
     """A handle for one stream. It has a workspace of its own, so that a product is computed alike, to the same bits,
     whether it is launched or captured: what cuBLAS takes for itself differs, and would stay with each recording.
@@ -58,4 +62,4 @@ def _check(status: int) -> None:
     if status == OUT_OF_MEMORY:
         raise MemoryError("cuBLAS found no memory")
     if status:
-        raise RuntimeError(f"cuBLAS failed with status {status}")
+        raise CublasError(f"cuBLAS failed with status {status}")

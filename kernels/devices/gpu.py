@@ -20,13 +20,13 @@ from minibert.errors import BackendError
 from minibert.kernels.common import cuda
 
 from . import Lease
-from .cublas import Cublas
-from .recording import Recorder, Recording
+from .cublas import Cublas, CublasError
+from .recording import Recorder, Recording, Refused
 
 # The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
 PROCESS = 768 << 20
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
-LITTLE = 8 << 20  # bytes: batches, not weights
+LITTLE, STAGED = 8 << 20, 32 << 20  # bytes: batches, not weights; of the rooms that they go through
 TIMED = 20  # calls that are timed together
 FP32, TF32 = 68, 77  # CUBLAS_COMPUTE_32F and CUBLAS_COMPUTE_32F_FAST_TF32
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint16): 14}  # CUDA_R_32F, CUDA_R_16BF
@@ -63,6 +63,7 @@ class Gpu(Recorder):
         self.pool = cupy.cuda.MemoryPool()
         self.copies = cupy.cuda.Stream(non_blocking=True)
         self._staged: deque[Staging] = deque()  # in the order of their last use
+        self._read: deque[tuple[Any, Any]] = deque()  # what is on its way to the host: until when, and to where
         self._rooms: list[Any] = []  # pinned memory of the host in which no array waits
         self._driver = cuda.driver = CupyDriver(cupy, capability, TF32 if self.precision == "tf32" else FP32)
         return self
@@ -75,21 +76,28 @@ class Gpu(Recorder):
 
     def _capture(self, call: Callable[[], Any]) -> Recording:
         """As a CUDA graph."""
-        self.stream.begin_capture()
+        refusals: tuple[type[Exception], ...] = CublasError, *failures()
         try:
-            result = call()
-        except BaseException:
-            with suppress(self.cupy.cuda.runtime.CUDARuntimeError):  # which would only say that a capture has failed
-                self.stream.end_capture()
-            raise
-        with memory_errors():
-            graph = self.stream.end_capture()
+            with memory_errors():
+                graph, result = self._graph(call)
+        except refusals as error:
+            raise Refused(str(error)) from error
 
         def launch() -> None:
             with memory_errors():  # the first launch brings the graph to the card
                 graph.launch(self.stream)
 
         return Recording(launch, result)
+
+    def _graph(self, call: Callable[[], Any]) -> tuple[Any, Any]:
+        self.stream.begin_capture()
+        try:
+            result = call()
+        except BaseException:
+            with suppress(*failures()):  # which would only say that a capture has failed
+                self.stream.end_capture()
+            raise
+        return self.stream.end_capture(), result
 
     @property
     def description(self) -> str:
@@ -129,9 +137,13 @@ class Gpu(Recorder):
         return array.get(stream=self.stream)
 
     def read_later(self, array: Any) -> Callable[[], np.ndarray]:
-        pinned = self.cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
+        while self._read and self._read[0][0].done:
+            self._read.popleft()
+        with memory_errors():
+            pinned = self.cupy.cuda.alloc_pinned_memory(max(1, array.nbytes))
         array.data.copy_to_host_async(pinned.ptr, array.nbytes, self.stream)
         done, host = self.stream.record(), np.frombuffer(pinned, array.dtype, array.size).reshape(array.shape)
+        self._read.append((done, pinned))  # also where nobody waits
 
         def wait() -> np.ndarray:
             done.synchronize()
@@ -157,17 +169,19 @@ class Gpu(Recorder):
         self._staged.append(staging._replace(done=self.stream.record()))
 
     def _staging(self, nbytes: int) -> Staging:
-        """A room for so many bytes that is not in use any more, or a new one."""
+        """A room for so many bytes that is not in use any more, or a new one; rather than have many it waits."""
         for i, staging in enumerate(self._staged):
             if not staging.done.done:
                 break
             if staging.size >= nbytes:
                 del self._staged[i]
                 return staging
+        while self._staged and sum(staging.size for staging in self._staged) + nbytes > STAGED:
+            self._staged.popleft().done.synchronize()
         with memory_errors():
             pinned = self.cupy.cuda.alloc_pinned_memory(nbytes)
-        memory = self.cupy.cuda.alloc(nbytes)  # not from our pool, all of which may be planned for
-        self.copies.wait_event(self.stream.record())  # whose kernels may still use what the pool has handed out again
+            # Not from our pool, all of which may be planned for, nor from any: nobody has used it a moment ago.
+            memory = self.cupy.cuda.MemoryPointer(self.cupy.cuda.Memory(nbytes), 0)
         return Staging(nbytes, pinned, memory, None)
 
     def send(self, array: Any) -> Room:
@@ -210,12 +224,21 @@ class Gpu(Recorder):
 @contextmanager
 def memory_errors() -> Iterator[None]:
     """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure."""
-    cuda = library().cuda
     try:
         yield
-    except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
-        if error.status != OUT_OF_MEMORY:
-            raise
+    except failures() as error:
+        raise_memory_error(error)
+        raise
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """CuPy's errors, with `status`, which CUDA's two interfaces number alike as far as memory goes."""
+    cuda = library().cuda
+    return cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError
+
+
+def raise_memory_error(error: Any) -> None:
+    if error.status == OUT_OF_MEMORY:
         raise MemoryError(str(error)) from None
 
 
@@ -264,14 +287,17 @@ class CupyDriver:
         def find(name: str) -> cuda.Launch:
             with memory_errors():  # the first function brings its module to the card
                 kernel = module.get_function(name)
-            room = 48 << 10  # of dynamic shared memory without being asked for it
+            room, failed = 48 << 10, failures()  # bytes of dynamic shared memory without being asked for it
 
             def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], shared: int) -> None:
                 nonlocal room
                 if shared > room:
                     kernel.max_dynamic_shared_size_bytes = room = shared
-                with memory_errors():  # or its first launch
+                try:  # no context manager, which would take a third of a launch's time
                     kernel(grid, block, tuple(arguments), shared_mem=shared)
+                except failed as error:  # the first launch may bring the kernel to the card
+                    raise_memory_error(error)
+                    raise
 
             return launch
 

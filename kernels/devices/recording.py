@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 from . import Block, Device, Lease
 
 
+class Refused(Exception):
+    """The device does not record a call, of which nothing has been done."""
+
+
 class Recording(NamedTuple):
     """`launch()` does again what was recorded, on the arrays that it was recorded with; `result` is theirs."""
 
@@ -29,7 +33,7 @@ class Recorder(Device):
         self.generation = 0  # of recordings: those of an earlier one have lost their memory
 
     def record(self, call: Callable[[], Any]) -> Recording:
-        """Records what call() asks of the device, without doing it."""
+        """Records what call() asks of the device, without doing it. Refused, where the device does not take it."""
         with self._apart():
             return self._capture(call)
 

@@ -20,29 +20,31 @@ SPACE = re.compile(r"[ \t\n\r]*")
 DELIMITERS = tuple(" \t\n\r:,]}")
 
 
-def entries(path: Path, key: str, largest: int | None = None) -> Iterator[Any]:
+def entries(path: Path, key: str, advice: str, largest: int | None = None) -> Iterator[Any]:
     """The entries of the list under `key`; DataError, at the latest at the end, for a file that is malformed.
 
-    largest: instead of LARGEST.
+    advice: what to do about JSON of another shape. largest: instead of LARGEST.
     """
     with files.open_read(path, DataError) as file:
-        yield from _Scanner(file, path, largest or LARGEST).entries(key)
+        yield from _Scanner(file, path, advice, largest or LARGEST).entries(key)
 
 
 class _Scanner:
     """Parses a file of JSON value by value; `text[place:]` is what was read and not yet parsed, after `passed` more."""
 
-    def __init__(self, file: BinaryIO, path: Path, largest: int) -> None:
-        self.file, self.path, self.largest = file, path, largest
+    def __init__(self, file: BinaryIO, path: Path, advice: str, largest: int) -> None:
+        self.file, self.path, self.advice, self.largest = file, path, advice, largest
         self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.parse = files.json_decoder().raw_decode
         self.text, self.place, self.passed, self.ended = "", 0, 0, False
 
     def entries(self, key: str) -> Iterator[Any]:
-        self.expect("{", "a JSON object")
+        if (found := self.next()) != "{":
+            raise self.shape("is no JSON object" if found else "is empty")
+        self.place += 1
         seen: set[str] = set()
         if self.next() == "}":
-            raise self.error(f"no {key!r}")
+            raise self.shape(f'has no "{key}"')
         while True:
             name = self.value()
             if not isinstance(name, str) or name in seen:
@@ -50,7 +52,7 @@ class _Scanner:
             seen.add(name)
             self.expect(":", "':' after a key")
             if name == key and self.next() != "[":
-                raise self.error(f"{key} is no list")
+                raise self.shape(f'"{key}" is no list')
             if name == key:
                 yield from self.list()
             else:
@@ -60,7 +62,7 @@ class _Scanner:
         if self.next():
             raise self.error("more than one JSON value")
         if key not in seen:
-            raise self.error(f"no {key!r}")
+            raise self.shape(f'has no "{key}"')
 
     def list(self) -> Iterator[Any]:
         self.expect("[", "a list")
@@ -84,6 +86,7 @@ class _Scanner:
                     return value
             except (ValueError, RecursionError) as reason:
                 if self.whole():
+                    self.place = getattr(reason, "pos", self.place)
                     raise self.error(getattr(reason, "msg", str(reason))) from None
             self.read(wanted)
             wanted *= 2
@@ -123,6 +126,10 @@ class _Scanner:
         except UnicodeDecodeError as reason:
             raise self.error(str(reason)) from None
         self.passed, self.place = self.passed + self.place, 0
+
+    def shape(self, what: str) -> DataError:
+        """For valid JSON that is something else."""
+        return DataError(f"{self.path}: {what}; {self.advice}")
 
     def error(self, what: str) -> DataError:
         where = f"{self.path}: at character {self.passed + self.place}"

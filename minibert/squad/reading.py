@@ -110,7 +110,7 @@ def _parts(path: Path, size: int) -> Iterator[Questions]:
     """The questions of a file, in parts that end with the paragraph in which they have `size`."""
     if not path.exists():
         raise DataError(f"{path}: no such file; {ADVICE}")
-    return _Reader(str(path)).parts(entries(path, "data", LARGEST_ARTICLE), size)
+    return _Reader(str(path)).parts(entries(path, "data", ADVICE, LARGEST_ARTICLE), size)
 
 
 class _Reader:

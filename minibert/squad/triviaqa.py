@@ -20,6 +20,7 @@ from minibert import files
 from minibert.errors import DataError
 from minibert.squad.entries import entries
 
+ADVICE = "give a TriviaQA file with answers, such as wikipedia-train.json"
 FOLDERS = {"EntityPages": "wikipedia", "SearchResults": "web"}  # where the documents of each list stand
 TOKEN = re.compile(r"\w+|[^\w\s]")
 WORD = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*")  # with accents that are characters of their own
@@ -169,7 +170,7 @@ def _read(evidence: Path, pair: Pair) -> str | None:
 
 def _pairs(qa: Path) -> Iterator[Pair]:
     """Every question with every document it names."""
-    for number, entry in enumerate(entries(qa, "Data"), 1):
+    for number, entry in enumerate(entries(qa, "Data", ADVICE), 1):
         where = f"{qa}: entry {number} of Data"
         question = _get(_checked(entry, dict, where), "QuestionId", str, where)
         where = f"{qa}: question {question[:200]}"
@@ -185,7 +186,7 @@ def _pairs(qa: Path) -> Iterator[Pair]:
 def _get(entry: Mapping[str, Any], key: str, kind: type, where: str, default: Any = None) -> Any:
     """The value of a key, which must be there unless it has a default."""
     if key not in entry and default is None:
-        raise DataError(f"{where}: no {key!r}; give a TriviaQA file with answers, such as wikipedia-train.json")
+        raise DataError(f"{where}: no {key!r}; {ADVICE}")
     return _checked(entry.get(key, default), kind, f"{where}: {key}")
 
 

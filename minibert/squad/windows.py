@@ -113,7 +113,7 @@ def prepare(questions: Questions, tokenizer: Tokenizer, lengths: Lengths, negati
 
 
 def make(questions: Questions, tokenizer: Tokenizer, lengths: Lengths, negative: bool | None = None) -> Windows:
-    """As prepare(), in memory and without the cache: for few questions."""
+    """As prepare(), in memory and without the cache: for a part of a file, or few questions."""
     if negative is not None:
         answers.check(questions, negative)
     return _windows(cache.in_memory(_arrays(questions, tokenizer, lengths, negative)))
