@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.gpu
+from minibert.kernels.devices import gpu
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not gpu.usable(), reason="there is no GPU, or no CuPy: minibert doctor"),
+]
 HERE = Path(__file__).parent
 SHAPES = pytest.mark.parametrize("shape", ["base", "large"])
 LEAST = {"base": 1400, "large": 500}  # windows of 384 tokens a second: 1.5 times what was published for PyTorch in fp16

@@ -43,9 +43,9 @@ class OnDevice:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
+            opened()  # or skips
             import cupy
 
-            opened()
             given = *arguments, *named.values()
             copies = {id(a): cupy.asarray(a) for a in given if isinstance(a, np.ndarray)}
             result = getattr(self.module, name)(
