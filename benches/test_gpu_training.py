@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from memory_plan import FULL
 
 from minibert.kernels.devices import gpu
 
@@ -23,10 +24,6 @@ pytestmark = [
 HERE = Path(__file__).parent
 SHAPES = pytest.mark.parametrize("shape", ["base", "large"])
 LEAST = {"base": 1400, "large": 500}  # windows of 384 tokens a second: 1.5 times what was published for PyTorch in fp16
-BATCHES = {  # sequences of a length that must fit into 12.0e9 bytes as one micro-batch
-    "base": {64: 1024, 128: 512, 256: 256, 384: 170, 512: 128},
-    "large": {128: 256, 256: 128, 384: 85, 512: 64},
-}
 
 
 def table(*arguments: object) -> list[list[str]]:
@@ -68,7 +65,7 @@ def test_the_chapter_s_table_in_12_gigabytes(shape):
     for length, _, count, used, more in table(HERE / "gpu_training.py", "memory", "--shape", shape):
         assert int(used.replace(",", "")) <= 12e9 and more == "does not fit", length
         found[int(length)] = int(count)
-    assert all(found[length] >= least for length, least in BATCHES[shape].items()), found
+    assert all(found[length] >= least for length, least in FULL[shape].items()), found
 
 
 def test_three_epochs_of_mrpc_take_ten_seconds(mrpc, tmp_path):
