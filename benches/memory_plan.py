@@ -10,8 +10,8 @@ trained for a step, and the mark is read again: the difference is what is compar
 our own counter. Cases that the log has already are not run again. Linux only.
 
 Each row tells the weights after the step by a digest. The table's cells are run at an eighth of their size too, keeping
-everything and with `layers`, and at full size a second time, with another policy; `bits` tells whether the digests of a
-size are one.
+everything and with `layers`, and at full size a second time, with the policy for a third more memory; `bits` tells
+whether the digests of a size are one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GRID = {
     "precision": ("fp32", "bf16"),
     "layerwise": (False, False, True),
 }
-BUDGET = 12 * 10**9
+BUDGET, MORE = 12 * 10**9, 16 * 10**9
 FULL = {  # sequences of a length that must fit as one micro-batch
     "base": {64: 1024, 128: 512, 256: 256, 384: 170, 512: 128},
     "large": {128: 256, 256: 128, 384: 85, 512: 64},
@@ -65,16 +65,16 @@ def sample(precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 def table(precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Every cell of the table, in the policy that the plan finds for it; at an eighth of its size keeping everything
-    and with `layers`; and at full size with `segments:2`.
+    and with `layers`; and at full size as the plan says for `MORE`.
     """
-    for part, policy in ((1, "auto"), (8, "none"), (8, "layers"), (1, "segments:2")):
+    for part, policy, budget in ((1, "auto", BUDGET), (8, "none", None), (8, "layers", None), (1, "auto", MORE)):
         for precision, (shape, cells) in itertools.product(precisions, FULL.items()):
             for length, batch in cells.items():
                 case = {
                     "shape": shape, "task": "mrpc", "length": length, "batch": -(-batch // part), "policy": policy,
                     "optimizer": "adam", "precision": precision, "layerwise": False, "steps": 1,
                 }  # fmt: skip
-                yield case | ({"budget": BUDGET} if policy == "auto" else {})
+                yield case | ({"budget": budget} if budget else {})
 
 
 def reset_high_water() -> None:

@@ -1,10 +1,11 @@
 """The cheapest policy of recomputation that fits into memory: a dynamic programme over the layers.
 
-Layers of a BERT are alike, so what can be done with a chain of them depends on how many they are and on the memory that
-is left. The first one is kept, kept cheaply, or becomes with some of its successors a part that is computed again: its
-input is stored and the rest of the chain gets the memory that this leaves; when the backward pass has come back to it,
-the part is a chain of its own with all that memory. After Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova, "Optimal
-checkpointing for heterogeneous chains: how to train deep neural networks with limited memory", 2019.
+Layers of a BERT are alike but for the last, so what can be done with a chain of them depends on how many they are, on
+whether the last is among them and on the memory that is left. The first one is kept, kept cheaply, or becomes with some
+of its successors a part that is computed again: its input is stored and the rest of the chain gets the memory that this
+leaves; when the backward pass has come back to it, the part is a chain of its own with all that memory. After Beaumont,
+Eyraud-Dubois, Herrmann, Joly and Shilova, "Optimal checkpointing for heterogeneous chains: how to train deep neural
+networks with limited memory", 2019.
 """
 
 from __future__ import annotations
@@ -27,43 +28,54 @@ class Found(NamedTuple):
     policy: str
 
 
-def cheapest(layers: int, room: int, use: LayerUse, host: bool = False) -> Found | None:
+def cheapest(layers: int, room: int, use: LayerUse, last: LayerUse, host: bool = False) -> Found | None:
     """The policy with the least work whose activations and passing arrays take at most `room` bytes; None: there is
-    none. `host`: whether inputs may wait in the host's memory.
+    none. `last`: what the last layer takes; `host`: whether inputs may wait in the host's memory.
     """
     grain = max(1, use.input // GRAIN)
-    size, kept, cheap, forward, backward = (
-        -(-n // grain) for n in (use.input, use.kept, use.cheap, use.forward + use.kept, use.backward)
-    )
+    size, forward = -(-use.input // grain), -(-(use.full.forward + use.full.stays) // grain)
+    ways = {
+        end: [
+            (letter, -(-kept.stays // grain), -(-kept.backward // grain), work)
+            for letter, kept, work in (("k", layer.full, 0.0), ("c", layer.cheap, CHEAP))
+        ]
+        for end, layer in ((False, use), (True, last))
+    }
 
     @cache
-    def best(count: int, room: int, host: bool) -> Found | None:
-        """Of a chain of `count` layers whose input is stored elsewhere, with `room` for everything else; if `host`, it
-        is let go when it waits in the host's memory.
+    def best(count: int, room: int, end: bool, host: bool) -> Found | None:
+        """Of a chain of `count` layers whose input is stored elsewhere, with `room` for everything else; `end`: the
+        model's last layer is its own; if `host`, its input is let go when it waits in the host's memory.
         """
         if count == 0:
             return Found(0, "")
         options = []
-        for letter, keeps, work in (("k", kept, 0.0), ("c", cheap, CHEAP)):
-            if room >= keeps + backward and (rest := best(count - 1, room - keeps, host)):
+        for letter, stays, backward, work in ways[end and count == 1]:
+            if room >= stays + backward and (rest := best(count - 1, room - stays, end, host)):
                 options.append(Found(work + rest.work, letter + rest.policy))
                 if not options[0].work:
                     return options[0]
         for part in range(1, count):
             if room < size + forward:
                 break
-            if (again := best(part, room, False)) is None:
+            if (again := best(part, room, False, False)) is None:
                 continue
-            if rest := best(count - part, room - size, host):
+            if rest := best(count - part, room - size, end, host):
                 options.append(Found(part + again.work + rest.work, f"({again.policy}){rest.policy}"))
-            if host and (rest := best(count - part, room, host)):  # the input's place is free for that of the rest
+            if host and (rest := best(count - part, room, end, host)):  # the input's place is free for the rest's
                 options.append(Found(part + COPIES + again.work + rest.work, f"[{again.policy}]{rest.policy}"))
         return min(options, key=lambda found: found.work, default=None)
 
-    found = [best(layers, room // grain, False)]
-    if host:
-        found.append(best(layers, room // grain - size, True))  # less that of an input which comes back ahead of time
+    found = [best(layers, room // grain, True, False)]
+    if host:  # less an input that comes back ahead of time
+        found.append(best(layers, room // grain - size, True, True))
     return min(filter(None, found), key=lambda found: found.work, default=None)
+
+
+def taken(layers: int, use: LayerUse, last: LayerUse) -> int:
+    """The bytes that keeping everything takes, in the terms of `cheapest`."""
+    before = (layers - 1) * use.full.stays
+    return max(before + use.full.backward * (layers > 1), before + last.full.stays + last.full.backward)
 
 
 def slowdown(policy: str, layers: int) -> float:

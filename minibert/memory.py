@@ -39,16 +39,23 @@ class Use:
 
 
 @dataclass(frozen=True)
-class LayerUse:
-    """Bytes of one layer: its input; what it keeps, its result included, when it keeps everything and with the cheap
-    policy; and what its forward and backward pass take for themselves on top of what is kept.
+class Kept:
+    """Bytes of one layer: what it keeps, its result included, and what its forward and its backward pass take for
+    themselves on top of that.
     """
 
-    input: int
-    kept: int
-    cheap: int
+    stays: int
     forward: int
     backward: int
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """Bytes of one layer: its input, and the rest when it keeps everything and with the cheap policy."""
+
+    input: int
+    full: Kept
+    cheap: Kept
 
 
 class Planner:
@@ -78,30 +85,27 @@ class Planner:
         trainer.update(stage, 1, np.arange(len(lengths)), Key(0, 0))
         return Use(dict(self.device.peak), self.device.process + self.device.resident_peak)
 
-    def layer(self, lengths: Sequence[int]) -> LayerUse:
-        """What one layer in the middle takes."""
-        self._begin()
+    def layer(self, lengths: Sequence[int], last: bool = False) -> LayerUse:
+        """What one layer in the middle takes, or the last one, of which a classifier needs little."""
         device, bert, data = self.device, self.trainer.bert, self._sequences(lengths)
         micro = batch.pack(device, data.features, np.arange(len(lengths)), data.labels)
-        _ = bert.layers[0].gradients  # allocated, and not part of what a layer takes
         x = Tensor(device.empty((micro.tokens, bert.config.hidden_size), device.activation_type, "activations"), device)
-        kept, forward, backward = [], 0, 0
-        for cheap in (False, True):
-            before = self._activations()
-            device.forget_peaks()
-            with Tape() as tape:
-                y = bert.layer(0, micro, Key(0, 0), False, cheap, x)
-            kept.append(self._activations() - before)
-            forward = max(forward, device.peak.total() - device.in_use.total())
-            device.forget_peaks()
-            during = device.in_use.total()
-            tape.backward(y, [device.empty_like(x.data), device.empty_like(x.data)])
-            backward = max(backward, device.peak.total() - during)
-            del y
-        return LayerUse(x.data.nbytes, kept[0], kept[1], forward, backward)
+        return LayerUse(x.data.nbytes, *(self._layer(micro, x, last, cheap) for cheap in (False, True)))
 
-    def _activations(self) -> int:
-        return self.device.in_use["activations"]
+    def _layer(self, micro: batch.Batch, x: Tensor, last: bool, cheap: bool) -> Kept:
+        device, bert = self.device, self.trainer.bert
+        self._begin()
+        _ = bert.layers[0].gradients  # allocated, and not part of what a layer takes
+        before = device.in_use["activations"]
+        with Tape() as tape:
+            y = bert.layer(0, micro, Key(0, 0), last and not self.spans, cheap, x)
+        stays, after = device.in_use["activations"] - before, device.in_use.total()
+        forward = device.peak.total() - after
+        dy = [device.empty_like(y.data) for _ in range(1 if last else 2)]  # see autograd.Vjp
+        y.forget()  # as it is when the backward pass comes here
+        device.forget_peaks()
+        tape.backward(y, dy)
+        return Kept(stays, forward, device.peak.total() - after)
 
     def _begin(self) -> None:
         """As if nothing but weights and moments had ever been there."""

@@ -127,12 +127,11 @@ class Plan:
         peak, fits = choice(policy)
         if fits or recompute:
             return fits
-        layer = self.planner.layer(lengths)
-        # What all policies have in common is found from one of them; the rest is the programme's.
-        room = self.memory - (peak - self.layers * layer.kept) + layer.backward
-        for _ in range(8):
-            if (found := chain.cheapest(self.layers, room, layer, self.planner.device.host_apart)) is None:
-                return None
+        layer, last = (self.planner.layer(lengths, last) for last in (False, True))
+        # What all policies have in common is found from one of them; the rest is the programme's, which is right to
+        # about an input.
+        room = self.memory - (peak - chain.taken(self.layers, layer, last))
+        while found := chain.cheapest(self.layers, room, layer, last, self.planner.device.host_apart):
             peak, fits = choice(found.policy)
             if fits:
                 return fits

@@ -13,12 +13,12 @@ import pytest
 import emulator
 import gpus
 from commands import minibert_in_process as command
-from minibert import chain, memory_report, policies
+from minibert import chain, memory_report, models, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import PROCESS, gpu, host
-from minibert.memory import LayerUse, Planner, parse_size
+from minibert.memory import Kept, LayerUse, Planner, parse_size
 from minibert.planning import Plan, columns
 from minibert.random import Key
 from minibert.settings import TrainConfig
@@ -28,6 +28,7 @@ from minibert.training import Trainer
 from models import CONFIG, bert
 
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
+WIDE = dataclasses.replace(models.config("base"), num_hidden_layers=6)
 LENGTHS = [30, 12, 33, 7]
 POLICIES = ("none", "cheap", "layers", "segments:2", "k((c)k)(k)k")
 HOSTED = ("host", "[k](k)[kk]k", "(k[k])[[c]k]k", "kk[k]c[k]")
@@ -144,32 +145,34 @@ def test_a_dry_device_takes_no_memory_and_computes_nothing():
     assert dry.in_use["activations"] == 0
 
 
-def peak_of(policy: policies.Policy, use: LayerUse, stored: int = 0) -> tuple[int, float]:
+def peak_of(policy: policies.Policy, use: LayerUse, last: LayerUse | None = None, stored: int = 0) -> tuple[int, float]:
     """The most bytes at any moment, and the layers computed again: a literal walk there and back. Where inputs wait in
     the host's memory, with one that comes back ahead of time.
     """
     if any(isinstance(part, policies.Hosted) for part in policy):
         stored += use.input
     highest, again, stack = 0, 0.0, []
-    for part in policy:
+    for i, part in enumerate(policy):
         if isinstance(part, tuple):
-            highest = max(highest, stored + use.input + use.forward + use.kept)
+            highest = max(highest, stored + use.input + use.full.forward + use.full.stays)
             stored += use.input
             if isinstance(part, policies.Hosted):
                 stored, again = stored - use.input, again + chain.COPIES
+            stack.append(part)
         else:
+            layer = last if last and i + 1 == len(policy) else use
+            stack.append(layer.full if part == "k" else layer.cheap)
+            stored += stack[-1].stays
             again += chain.CHEAP * (part == "c")
-            stored += use.kept if part == "k" else use.cheap
-        stack.append(part)
     while stack:
         part = stack.pop()
         if isinstance(part, tuple):
             stored -= 0 if isinstance(part, policies.Hosted) else use.input
-            inner, more = peak_of(part, use, stored)
+            inner, more = peak_of(part, use, None, stored)
             highest, again = max(highest, inner), again + policies.length(part) + more
         else:
-            highest = max(highest, stored + use.backward)
-            stored -= use.kept if part == "k" else use.cheap
+            highest = max(highest, stored + part.backward)
+            stored -= part.stays
     return highest, again
 
 
@@ -187,18 +190,44 @@ def every(count: int, host: bool) -> list[policies.Policy]:
 @pytest.mark.parametrize("size", [8, 32])
 @pytest.mark.parametrize("host", [False, True])
 def test_the_programme_finds_the_cheapest_of_all_policies(host, size):
-    use = LayerUse(input=size, kept=96, cheap=80, forward=8, backward=64)  # multiples of its grain
-    walked = [peak_of(policy, use) for policy in every(5, host)]
+    use = LayerUse(size, Kept(96, 8, 56), Kept(80, 8, 64))  # multiples of its grain
+    last = LayerUse(size, Kept(32, 8, 40), Kept(24, 8, 72))
+    walked = [peak_of(policy, use, last) for policy in every(5, host)]
     assert len(walked) > 300
     for room in range(60, 600, 8):
         fitting = [again for peak, again in walked if peak <= room]
-        found = chain.cheapest(5, room, use, host)
+        found = chain.cheapest(5, room, use, last, host)
         if not fitting:
             assert found is None, room
             continue
         assert found is not None and found.work == pytest.approx(min(fitting)), room
-        assert peak_of(policies.parse(found.policy, 5), use)[0] <= room
+        assert peak_of(policies.parse(found.policy, 5), use, last)[0] <= room
         assert chain.slowdown(found.policy, 5) == pytest.approx(1 + found.work / 15)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("spans", [False, True])
+def test_the_programme_knows_to_about_an_input_what_policies_take(precision, spans):
+    device = devices.open("cpu", precision=precision)
+    planner, lengths = Planner(WIDE, TrainConfig(task="t", precision=precision), device, spans), [300] * 100
+    use, last = planner.layer(lengths), planner.layer(lengths, last=True)
+    none = planner.use(lengths, "none").process
+    assert peak_of(policies.parse("none", 6), use, last)[0] == chain.taken(6, use, last)
+    for policy in ("cheap", "layers", "segments:2", "(kkk)ccc", "((k)k)cckk", "(ccc)kkk", "kc(k)kck", "(cc)(kk)kk"):
+        walked = peak_of(policies.parse(policy, 6), use, last)[0] - chain.taken(6, use, last)
+        assert planner.use(lengths, policy).process - none == pytest.approx(walked, abs=use.input), policy
+
+
+def test_more_memory_is_never_slower_nor_are_layers_updated_one_by_one_where_that_is_not_needed():
+    plan = Plan(WIDE, TrainConfig(task="t", batch_size=100), devices.open("cpu"), 0)
+    none, least = (plan.planner.use([300] * 100, policy).process for policy in ("none", "segments:3"))
+    found = []
+    for step in range(33):
+        plan.memory = least + (none - least) * step // 32
+        found.append(plan.choose([300] * 100, whole=True))
+        assert found[-1].peak <= plan.memory and not found[-1].layerwise
+    times = [choice.time for choice in found]
+    assert times == sorted(times, reverse=True) and times[0] > 1.2 and times[-1] == 1
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
