@@ -1,42 +1,91 @@
-"""Draws rows that compare_step.py or compare_inference.py printed as bars, an SVG: how README's picture is made.
+"""README's pictures, SVG, from what other commands print.
 
-python benches/picture.py "A training step of BERT-Base, ms" < rows.md > docs/step.svg
+    python benches/picture.py times "A training step of BERT-Base, ms" < rows.md > docs/step.svg
+    minibert plan --checkpoint large --task squad --memory 12GB --json > plan.json
+    python benches/picture.py batches < plan.json > docs/batches.svg
+
+`times` draws rows that compare_step.py or compare_inference.py printed, as bars; `batches` the largest micro-batches of
+a plan, as dots on a logarithmic scale.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from html import escape
+from typing import Any
 
 LEFT, BAR, ROW, TOP = 190, 420, 26, 40  # pixels
 OURS, THEIRS = "#d9541e", "#8a93a0"
+STYLE = "font-family:sans-serif;font-size:13px;fill:#777"  # readable on light and on dark pages
 
 
-def bars(lines: list[str]) -> list[tuple[str, float]]:
+def times(lines: list[str]) -> list[tuple[str, float]]:
     """Side and milliseconds of each row of the table, the fastest first."""
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in lines if line.startswith("|")]
     found = [(row[1], float(row[2].replace(",", ""))) for row in cells if row[2].replace(",", "").isdigit()]
     return sorted(found, key=lambda bar: bar[1])
 
 
-def svg(title: str, found: list[tuple[str, float]]) -> str:
+def bars(title: str, found: list[tuple[str, float]]) -> str:
     """Bars whose lengths are times; each with its own figure and how many times the first's it is."""
     longest, first = max(ms for _, ms in found), found[0][1]
-    width, height = LEFT + BAR + 130, TOP + ROW * len(found) + 10
-    style = "font-family:sans-serif;font-size:13px;fill:#777"  # readable on light and on dark pages
-    rows = [f'<text x="10" y="24" style="{style};font-weight:bold">{escape(title)}</text>']
+    rows = []
     for i, (name, ms) in enumerate(found):
         y, length = TOP + ROW * i, max(1, BAR * ms / longest)
         colour = OURS if name.startswith("minibert") else THEIRS
         label = f"{ms:,.0f}" if ms == first else f"{ms:,.0f}  ({ms / first:.1f} x)"
         rows += [
-            f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end" style="{style}">{escape(name)}</text>',
+            _text(LEFT - 8, y + 14, name, "end"),
             f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="18" rx="2" fill="{colour}"/>',
-            f'<text x="{LEFT + length + 6:.0f}" y="{y + 14}" style="{style}">{label}</text>',
+            _text(LEFT + length + 6, y + 14, label),
         ]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">'
-    return "\n".join([head, f"<title>{escape(title)}</title>", *rows, "</svg>"]) + "\n"
+    return _svg(title, TOP + ROW * len(found) + 10, rows)
+
+
+def dots(plan: dict[str, Any]) -> str:
+    """A line a length of sequences, from a batch of 1 to one of 2,000, with TensorFlow's largest batch and ours; where
+    not one sequence fits, the dot stands before the line.
+    """
+    rows, x = [], 30
+    policies = {"none": 0.4, "layers": 0.7, list(plan["columns"])[3]: 1.0}  # and how opaque their dots are
+    sides = {"TensorFlow": ("TensorFlow 1.11", THEIRS, 1.0)}
+    sides |= {name: (f"minibert, {name}", OURS, opacity) for name, opacity in policies.items()}
+    for name, colour, opacity in sides.values():  # the legend
+        rows += [_dot(x, TOP + 10, colour, opacity), _text(x + 9, TOP + 15, name)]
+        x += 36 + 7 * len(name)
+    for i, row in enumerate(plan["rows"]):
+        y = TOP + 48 + 36 * i
+        rows.append(_text(100, y + 5, f"{row['max_seq_length']} tokens", "end"))
+        rows.append(f'<path d="M{_at(1):.0f} {y}H{_at(2000):.0f}" stroke="{THEIRS}" stroke-opacity="0.35"/>')
+        for name, (_, colour, opacity) in sides.items():
+            count = row["largest"].get(name, row["tensorflow"])
+            rows += [_dot(_at(count), y, colour, opacity), _text(_at(count), y - 9, f"{count:,}", "middle")]
+    title = f"BERT-{plan['checkpoint'].title()} in {plan['memory'] / 1e9:.0f} GB: the largest batch that fits at once"
+    return _svg(title, TOP + 30 + 36 * len(plan["rows"]), rows)
+
+
+def _at(count: int) -> float:
+    return 140 + 580 * math.log(count) / math.log(2000) if count else 122
+
+
+def _dot(x: float, y: float, colour: str, opacity: float) -> str:
+    return f'<circle cx="{x:.0f}" cy="{y}" r="5" fill="{colour}" fill-opacity="{opacity}"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", more: str = "") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" style="{STYLE}{more}">{escape(text)}</text>'
+
+
+def _svg(title: str, height: int, rows: list[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + 130}" height="{height}" role="img">'
+    heading = _text(10, 24, title, more=";font-weight:bold")
+    return "\n".join([head, f"<title>{escape(title)}</title>", heading, *rows, "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(svg(sys.argv[1], bars(sys.stdin.readlines())))
+    if sys.argv[1] == "batches":
+        sys.stdout.write(dots(json.load(sys.stdin)))
+    else:
+        sys.stdout.write(bars(sys.argv[2], times(sys.stdin.readlines())))
