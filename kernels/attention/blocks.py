@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, tiles
+from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.devices.cpu import inlined
 
 SIDE = 32  # rows and columns of a block
@@ -51,8 +51,8 @@ def pack_right(to, x, row, rows, width):
         place = to + pair // 16 * across * BLOCK + pair % 16 * LINE
         for j in range(across):
             even, odd = _line(x, row, rows, width, 2 * pair, j), _line(x, row, rows, width, 2 * pair + 1, j)
-            lanes.store(place + j * BLOCK, lanes.lower_pairs(even, odd))
-            lanes.store(place + j * BLOCK + TILE, lanes.upper_pairs(even, odd))
+            lanes.store(place + j * BLOCK, halves.lower_pairs(even, odd))
+            lanes.store(place + j * BLOCK + TILE, halves.upper_pairs(even, odd))
 
 
 @inlined
@@ -60,15 +60,15 @@ def pack_transposed(to, x, row, rows, width):
     """The right form of the transpose of up to 32 rows and `width` columns at x."""
     for j in range(blocks(width)):
         at = x + j * LINE
-        lanes.transpose_rows(to + j * BLOCK, at, row, rows, width - j * SIDE)
-        lanes.transpose_rows(to + j * BLOCK + TILE, at + 16 * row, row, rows - 16, width - j * SIDE)
+        halves.transpose_rows(to + j * BLOCK, at, row, rows, width - j * SIDE)
+        halves.transpose_rows(to + j * BLOCK + TILE, at + 16 * row, row, rows - 16, width - j * SIDE)
 
 
 @inlined
 def _line(x, row, rows, width, r, j):
     """32 columns of row r from column 32 j on; zeros beyond the last column and the last row."""
     at = x + min(r, rows - 1) * row + j * LINE
-    return lanes.load_row(at, width - j * SIDE if r < rows else 0)
+    return halves.load_row(at, width - j * SIDE if r < rows else 0)
 
 
 @inlined
@@ -79,8 +79,8 @@ def unpack(to, row, rows, width, sums, factors):
         factor = factors[r]
         for j in range(across):
             at = sums + (r * across + j) * 2 * LINE
-            line = lanes.to_row(lanes.load(at) * factor, lanes.load(at + LINE) * factor)
-            lanes.store_row(to + r * row + j * LINE, line, width - j * SIDE)
+            line = halves.to_row(lanes.load(at) * factor, lanes.load(at + LINE) * factor)
+            halves.store_row(to + r * row + j * LINE, line, width - j * SIDE)
 
 
 @inlined

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, tiles
+from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
 from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.common.philox_lanes import philox4x32
@@ -290,9 +290,9 @@ def _softmax(p, scores, length, root, threshold, ahead, piece):
         at = scores + 2 * pair * ROW
         e0, e1 = power(lanes.load(at) - top, steepness), power(lanes.load(at + ROW) - top, steepness)
         total = total + (e0 + e1)
-        units = lanes.pairs(lanes.to_row(e0, e1))
+        units = halves.pairs(halves.to_row(e0, e1))
         if threshold > 0:
-            units = lanes.kept(units, lanes.load_words(_pair_at(p, pair)), threshold)
+            units = halves.kept(units, lanes.load_words(_pair_at(p, pair)), threshold)
         lanes.store(_pair_at(p, pair), units)
     return lanes.apart(top * root), total
 
@@ -343,7 +343,7 @@ def _probabilities(p, scores, dp, bits, length, root, log, threshold, ahead, pie
         moment = lanes.fma(p0, dp0, lanes.fma(p1, dp1, moment))
         if threshold > 0:
             p0, p1 = lanes.where(keep0, p0), lanes.where(keep1, p1)
-        lanes.store_halves(p + 2 * pair * LINE, p + (2 * pair + 1) * LINE, lanes.to_row(p0, p1))
+        halves.store_halves(p + 2 * pair * LINE, p + (2 * pair + 1) * LINE, halves.to_row(p0, p1))
     return moment / total
 
 
@@ -354,9 +354,9 @@ def _differences(ds, ds_right, p, dp, length, moment):
         at, dp_at = p + 2 * pair * ROW, dp + 2 * pair * ROW
         ds0 = lanes.load(at) * (lanes.load(dp_at) - moment)
         ds1 = lanes.load(at + ROW) * (lanes.load(dp_at + ROW) - moment)
-        line = lanes.to_row(ds0, ds1)
-        lanes.store_halves(ds + 2 * pair * LINE, ds + (2 * pair + 1) * LINE, line)
-        lanes.store(_pair_at(ds_right, pair), lanes.pairs(line))
+        line = halves.to_row(ds0, ds1)
+        halves.store_halves(ds + 2 * pair * LINE, ds + (2 * pair + 1) * LINE, line)
+        lanes.store(_pair_at(ds_right, pair), halves.pairs(line))
 
 
 @inlined
@@ -376,4 +376,4 @@ def _clear(tile, length, down):
 def _clear_halves(half, down):
     """Zeros for 16 queries and all keys of a left form."""
     for pair in range(down * SIDE // 2):
-        lanes.store_halves(half + 2 * pair * LINE, half + (2 * pair + 1) * LINE, lanes.splat(np.uint32(0)))
+        halves.store_halves(half + 2 * pair * LINE, half + (2 * pair + 1) * LINE, lanes.splat(np.uint32(0)))

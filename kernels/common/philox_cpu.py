@@ -10,7 +10,7 @@ from numba.np import arrayobj
 
 from minibert.kernels.devices.cpu import inlined
 
-from . import lanes, philox, philox_lanes
+from . import halves, lanes, philox, philox_lanes
 
 _M0, _M1 = (np.uint64(m) for m in philox.MULTIPLIERS)
 _STEP0, _STEP1 = (np.uint32(step) for step in philox.KEY_STEPS)
@@ -81,7 +81,7 @@ def hidden_words(out, c, position, example, dropout):
 @inlined
 def dropped(x, bits, dropout):
     """Dropout of 16 elements, whose bits stand at address `bits`; NaN stays NaN, dropped or not."""
-    return x * lanes.where(lanes.load_halves(bits) >= dropout[0], lanes.splat(dropout[1]))
+    return x * lanes.where(halves.load_halves(bits) >= dropout[0], lanes.splat(dropout[1]))
 
 
 @inlined

@@ -29,7 +29,7 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from minibert.kernels.common import lanes, tiles
+from minibert.kernels.common import halves, lanes, masks, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import inlined, jit, run
@@ -131,7 +131,7 @@ def pack_rows(a, top, once, x):
             rows = min(SIDE, x.shape[0] - (top + panel) * SIDE)
             for r in range(rows):
                 tiles.prefetch(at + (SIDE + r) * row)  # of the next panel
-                lanes.store(to + r * LINE, lanes.load_some_bf16(at + r * row, mask))
+                lanes.store(to + r * LINE, halves.load_some_bf16(at + r * row, mask))
             for r in range(rows, SIDE):
                 lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
 
@@ -157,8 +157,8 @@ def pack_columns(a, top, once, dy, dbias):
                 address(dbias) + (top + panel) * 2 * LINE,
                 address(sums) + (panel - near) * 2 * LINE,
             )
-            lanes.store_some(at, lanes.load_some(at, mask) + lanes.load(sum_at), mask)
-            lanes.store_some(at + LINE, lanes.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
+            masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
+            masks.store_some(at + LINE, masks.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
 
 
 @inlined
@@ -187,12 +187,12 @@ def _pack_block(to, x, step, panel, ahead):
     at = address(x) + step * SIDE * row + panel * LINE
     left = x.shape[0] - step * SIDE
     for pair in range(SIDE // 2):
-        even = lanes.load_some_bf16(at, mask if 2 * pair < left else 0)
-        odd = lanes.load_some_bf16(at + row, mask if 2 * pair + 1 < left else 0)
+        even = halves.load_some_bf16(at, mask if 2 * pair < left else 0)
+        odd = halves.load_some_bf16(at + row, mask if 2 * pair + 1 < left else 0)
         tiles.prefetch(at + ahead)
         tiles.prefetch(at + row + ahead)
-        lanes.store(to + pair * LINE, lanes.lower_pairs(even, odd))
-        lanes.store(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
+        lanes.store(to + pair * LINE, halves.lower_pairs(even, odd))
+        lanes.store(to + TILE + pair * LINE, halves.upper_pairs(even, odd))
         at += 2 * row
 
 
@@ -202,7 +202,7 @@ def _round(worker, begin, end, out, x):
     for row in range(begin, end):
         for step in range((x.shape[1] + SIDE - 1) // SIDE):
             mask = columns(x, step)
-            lanes.store_some_bf16(address(out) + 2 * row * x.shape[1] + step * LINE, rounded(x, row, step, mask), mask)
+            halves.store_some_bf16(address(out) + 2 * row * x.shape[1] + step * LINE, rounded(x, row, step, mask), mask)
 
 
 @inlined
@@ -210,7 +210,7 @@ def rounded(x, row, panel, mask):
     """32 columns of a row of float32 in bf16; beyond its edges zeros."""
     mask = mask if row < x.shape[0] else 0
     at = address(x) + 4 * row * x.shape[1] + 2 * panel * LINE
-    return lanes.to_row(lanes.load_some(at, mask), lanes.load_some(at + LINE, mask >> 16))
+    return halves.to_row(masks.load_some(at, mask), masks.load_some(at + LINE, mask >> 16))
 
 
 @inlined
@@ -344,8 +344,8 @@ def _plus(places, row, m, n, mask):
     """32 sums + addend[m * stride + n]: the first 16, the last 16."""
     _, addend, stride = places
     plus = address(addend) + 4 * (m * stride + n)
-    lower = lanes.load(row) + lanes.load_some(plus, mask)
-    return lower, lanes.load(row + LINE) + lanes.load_some(plus + LINE, mask >> 16)
+    lower = lanes.load(row) + masks.load_some(plus, mask)
+    return lower, lanes.load(row + LINE) + masks.load_some(plus + LINE, mask >> 16)
 
 
 @finishing
@@ -353,7 +353,7 @@ def _round_row(places, row, m, n, mask):
     """out[m, n] = sum + addend, in bf16"""
     out = places[0]
     lower, upper = _plus(places, row, m, n, mask)
-    lanes.store_some_bf16(address(out) + 2 * (m * out.shape[1] + n), lanes.to_row(lower, upper), mask)
+    halves.store_some_bf16(address(out) + 2 * (m * out.shape[1] + n), halves.to_row(lower, upper), mask)
 
 
 @finishing
@@ -362,8 +362,8 @@ def float_row(places, row, m, n, mask):
     out = places[0]
     lower, upper = _plus(places, row, m, n, mask)
     at = address(out) + 4 * (m * out.shape[1] + n)
-    lanes.store_some(at, lower, mask)
-    lanes.store_some(at + LINE, upper, mask >> 16)
+    masks.store_some(at, lower, mask)
+    masks.store_some(at + LINE, upper, mask >> 16)
 
 
 _rounded_product = product(fetch_nothing, _round_row)

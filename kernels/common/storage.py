@@ -19,7 +19,7 @@ from numba.np import arrayobj
 
 from minibert.kernels.devices.cpu import inlined
 
-from . import lanes
+from . import halves, lanes, masks
 
 _I16, _I32, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _TRUTHS = ir.VectorType(ir.IntType(1), 16)
@@ -45,8 +45,8 @@ def inside(i, n):
     Where n is a multiple of 16, too, all are: LLVM makes a loop of its own of that case, without masks.
     """
     if n % 16 == 0:
-        return lanes.all_lanes()
-    return lanes.first(n - i)
+        return masks.all_lanes()
+    return masks.first(n - i)
 
 
 @intrinsic
@@ -56,7 +56,7 @@ def load(typing, array, index, inside):
 
     def generate(context, builder, sig, args):
         place, kind = _place(context, builder, sig.args[0], *args[:2])
-        loaded = lanes.masked_load(builder, place, args[2], kind)
+        loaded = masks.masked_load(builder, place, args[2], kind)
         if sig.args[0].dtype == types.float32:
             return loaded
         return builder.bitcast(builder.shl(builder.zext(loaded, _UPPER.type), _UPPER), ir.VectorType(_FLOAT, 16))
@@ -66,13 +66,13 @@ def load(typing, array, index, inside):
 
 @intrinsic
 def store(typing, array, index, x, inside):
-    """The 16 elements from `index` on = x where they are `inside` the array; bf16 as `lanes.rounded_to_bf16` says."""
+    """The 16 elements from `index` on = x where they are `inside` the array; bf16 as `halves.rounded_to_bf16` says."""
     _check(array)
 
     def generate(context, builder, sig, args):
         place, _ = _place(context, builder, sig.args[0], *args[:2])
-        x = args[2] if sig.args[0].dtype == types.float32 else lanes.rounded_to_bf16(builder, args[2])
-        lanes.masked_store(builder, x, place, args[3])
+        x = args[2] if sig.args[0].dtype == types.float32 else halves.rounded_to_bf16(builder, args[2])
+        masks.masked_store(builder, x, place, args[3])
         return context.get_dummy_value()
 
     return types.void(array, types.int64, lanes.FLOATS, lanes.TRUTHS), generate

@@ -15,7 +15,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba.core import cgutils
 
-from . import lanes, unit
+from . import halves, lanes, unit
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _WORDS, _FLOATS = lanes.WORDS.vector, lanes.FLOATS.vector
@@ -84,7 +84,7 @@ def _add_to_rows(builder, c, a, b, rows):
 def _plus_products(builder, sums, a, b):
     """sums + the products of a's and b's bf16, two in each of 16 words"""
     if unit.mode() == "dot":
-        pairs = ir.VectorType(lanes.BFLOAT, 32)
+        pairs = ir.VectorType(halves.BFLOAT, 32)
         kind = ir.FunctionType(_FLOATS, [_FLOATS, pairs, pairs])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
         return builder.call(function, [sums, builder.bitcast(a, pairs), builder.bitcast(b, pairs)])

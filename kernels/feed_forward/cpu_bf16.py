@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, products, tiles
+from minibert.kernels.common import halves, lanes, masks, products, tiles
 from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
 from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, panels
 from minibert.kernels.devices import cpu
@@ -81,11 +81,11 @@ def _gelu_row(places, row, m, n, mask):
     """h[m, n] = sum, g[m, n] = gelu(sum + b1[n])"""
     h, g, b1, tanh = places
     lower, upper, place = lanes.load(row), lanes.load(row + LINE), 2 * (m * h.shape[1] + n)
-    lanes.store_some_bf16(address(h) + place, lanes.to_row(lower, upper), mask)
+    halves.store_some_bf16(address(h) + place, halves.to_row(lower, upper), mask)
     plus = address(b1) + 4 * n
-    lower = gelu_lanes(lower + lanes.load_some(plus, mask), tanh)
-    upper = gelu_lanes(upper + lanes.load_some(plus + LINE, mask >> 16), tanh)
-    lanes.store_some_bf16(address(g) + place, lanes.to_row(lower, upper), mask)
+    lower = gelu_lanes(lower + masks.load_some(plus, mask), tanh)
+    upper = gelu_lanes(upper + masks.load_some(plus + LINE, mask >> 16), tanh)
+    halves.store_some_bf16(address(g) + place, halves.to_row(lower, upper), mask)
 
 
 @finishing
@@ -93,11 +93,11 @@ def _slope_row(places, row, m, n, mask):
     """dh[m, n] = sum gelu'(h[m, n] + b1[n])"""
     dh, h, b1, tanh = places
     place, plus = 2 * (m * h.shape[1] + n), address(b1) + 4 * n
-    words = lanes.load_some_bf16(address(h) + place, mask)
-    lower = gelu_slope_lanes(lanes.lower_floats(words) + lanes.load_some(plus, mask), tanh)
-    upper = gelu_slope_lanes(lanes.upper_floats(words) + lanes.load_some(plus + LINE, mask >> 16), tanh)
-    rounded = lanes.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper)
-    lanes.store_some_bf16(address(dh) + place, rounded, mask)
+    words = halves.load_some_bf16(address(h) + place, mask)
+    lower = gelu_slope_lanes(halves.lower_floats(words) + masks.load_some(plus, mask), tanh)
+    upper = gelu_slope_lanes(halves.upper_floats(words) + masks.load_some(plus + LINE, mask >> 16), tanh)
+    rounded = halves.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper)
+    halves.store_some_bf16(address(dh) + place, rounded, mask)
 
 
 @finishing
@@ -121,18 +121,18 @@ def _pack_gelu(worker, begin, end, pairs, h, b1, tanh):
             to = address(pairs) + (panel * pairs.shape[1] + step) * STEP
             source, row = address(h) + 2 * step * SIDE * h.shape[1] + panel * LINE, 2 * h.shape[1]
             plus = address(b1) + 4 * panel * SIDE
-            lower, upper = lanes.load_some(plus, mask), lanes.load_some(plus + LINE, mask >> 16)
+            lower, upper = masks.load_some(plus, mask), masks.load_some(plus + LINE, mask >> 16)
             for pair in range(SIDE // 2):
-                even = lanes.load_some_bf16(source, mask if 2 * pair < left else 0)
-                odd = lanes.load_some_bf16(source + row, mask if 2 * pair + 1 < left else 0)
+                even = halves.load_some_bf16(source, mask if 2 * pair < left else 0)
+                odd = halves.load_some_bf16(source + row, mask if 2 * pair + 1 < left else 0)
                 even, odd = _gelu_words(even, lower, upper, tanh), _gelu_words(odd, lower, upper, tanh)
-                lanes.store(to + pair * LINE, lanes.lower_pairs(even, odd))
-                lanes.store(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
+                lanes.store(to + pair * LINE, halves.lower_pairs(even, odd))
+                lanes.store(to + TILE + pair * LINE, halves.upper_pairs(even, odd))
                 source += 2 * row
 
 
 @finishing
 def _gelu_words(words, lower, upper, tanh):
     """gelu of 32 bf16 plus 32 float32, in bf16"""
-    lower, upper = lanes.lower_floats(words) + lower, lanes.upper_floats(words) + upper
-    return lanes.to_row(gelu_lanes(lower, tanh), gelu_lanes(upper, tanh))
+    lower, upper = halves.lower_floats(words) + lower, halves.upper_floats(words) + upper
+    return halves.to_row(gelu_lanes(lower, tanh), gelu_lanes(upper, tanh))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, products, tiles
+from minibert.kernels.common import lanes, masks, products, tiles
 from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
 from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, panels
 from minibert.kernels.devices import cpu
@@ -88,9 +88,9 @@ def _gelu_row(places, row, m, n, mask):
     place, plus = 4 * (m * h.shape[1] + n), address(b1) + 4 * n
     for half in range(2):
         off, some, total = half * LINE, mask >> (16 * half), lanes.load(row + half * LINE)
-        lanes.store_some(address(h) + place + off, total, some)
-        biased = total + lanes.load_some(plus + off, some)
-        lanes.store_some(address(g) + place + off, gelu_lanes(biased, tanh), some)
+        masks.store_some(address(h) + place + off, total, some)
+        biased = total + masks.load_some(plus + off, some)
+        masks.store_some(address(g) + place + off, gelu_lanes(biased, tanh), some)
 
 
 @finishing
@@ -100,10 +100,10 @@ def _slope_row(places, row, m, n, mask):
     place, plus = 4 * (m * h.shape[1] + n), address(b1) + 4 * n
     for half in range(2):
         off, some = half * LINE, mask >> (16 * half)
-        biased = lanes.load_some(address(h) + place + off, some) + lanes.load_some(plus + off, some)
+        biased = masks.load_some(address(h) + place + off, some) + masks.load_some(plus + off, some)
         slope = lanes.load(row + off) * gelu_slope_lanes(biased, tanh)
-        lanes.store_some(address(dh) + place + off, slope, some)
-        lanes.store_some(address(g) + place + off, gelu_lanes(biased, tanh), some)
+        masks.store_some(address(dh) + place + off, slope, some)
+        masks.store_some(address(g) + place + off, gelu_lanes(biased, tanh), some)
 
 
 @finishing

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, products, tiles
+from minibert.kernels.common import halves, lanes, products, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.products import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
 from minibert.kernels.devices import cpu
@@ -89,8 +89,8 @@ def _prepare(worker, begin, end, for_y, for_dx, w):
                 even, odd = rounded(w, row, step, mask), rounded(w, row + 1, step, mask)
                 lanes.store(at + 2 * pair * LINE, even)
                 lanes.store(at + 2 * pair * LINE + LINE, odd)
-                lanes.stream(to + pair * LINE, lanes.lower_pairs(even, odd))
-                lanes.stream(to + TILE + pair * LINE, lanes.upper_pairs(even, odd))
+                lanes.stream(to + pair * LINE, halves.lower_pairs(even, odd))
+                lanes.stream(to + TILE + pair * LINE, halves.upper_pairs(even, odd))
             tiles.transpose(at)
             tiles.transpose(at + TILE)
             to = address(for_y) + (panel * for_y.shape[1] + step) * STEP

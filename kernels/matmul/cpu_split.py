@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, products, tiles
+from minibert.kernels.common import halves, lanes, masks, products, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.products import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
 from minibert.kernels.devices import cpu
@@ -147,8 +147,8 @@ def pack_columns(a, top, once, dy, first, dbias):
         for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
             mask, at = columns(dy, top + panel), address(dbias) + (top + panel) * 2 * LINE
             sum_at = address(sums) + (panel - near) * 2 * LINE
-            lanes.store_some(at, lanes.load_some(at, mask) + lanes.load(sum_at), mask)
-            lanes.store_some(at + LINE, lanes.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
+            masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
+            masks.store_some(at + LINE, masks.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
 
 
 @inlined
@@ -172,12 +172,12 @@ def _split_pairs(to, x, step, panel, ahead):
         even1, even2, even3, even_lower, even_upper = _parts(x, step * SIDE + 2 * pair, panel, mask, ahead)
         odd1, odd2, odd3, odd_lower, odd_upper = _parts(x, step * SIDE + 2 * pair + 1, panel, mask, ahead)
         at = to + pair * LINE
-        lanes.store(at, lanes.lower_pairs(even1, odd1))
-        lanes.store(at + TILE, lanes.upper_pairs(even1, odd1))
-        lanes.store(at + STEP, lanes.lower_pairs(even2, odd2))
-        lanes.store(at + STEP + TILE, lanes.upper_pairs(even2, odd2))
-        lanes.store(at + 2 * STEP, lanes.lower_pairs(even3, odd3))
-        lanes.store(at + 2 * STEP + TILE, lanes.upper_pairs(even3, odd3))
+        lanes.store(at, halves.lower_pairs(even1, odd1))
+        lanes.store(at + TILE, halves.upper_pairs(even1, odd1))
+        lanes.store(at + STEP, halves.lower_pairs(even2, odd2))
+        lanes.store(at + STEP + TILE, halves.upper_pairs(even2, odd2))
+        lanes.store(at + 2 * STEP, halves.lower_pairs(even3, odd3))
+        lanes.store(at + 2 * STEP + TILE, halves.upper_pairs(even3, odd3))
         lower, upper = lower + even_lower + odd_lower, upper + even_upper + odd_upper
     return lower, upper
 
@@ -191,11 +191,11 @@ def _parts(x, row, panel, mask, ahead):
     at = address(x) + 4 * row * x.shape[1] + 2 * panel * LINE
     tiles.prefetch(at + ahead)
     tiles.prefetch(at + LINE + ahead)
-    lower, upper = lanes.load_some(at, mask), lanes.load_some(at + LINE, mask >> 16)
-    first = lanes.to_row(_bounded(lower), _bounded(upper))
-    lower2, upper2 = lower - lanes.lower_floats(first), upper - lanes.upper_floats(first)
-    second = lanes.to_row(lower2, upper2)
-    third = lanes.to_row(lower2 - lanes.lower_floats(second), upper2 - lanes.upper_floats(second))
+    lower, upper = masks.load_some(at, mask), masks.load_some(at + LINE, mask >> 16)
+    first = halves.to_row(_bounded(lower), _bounded(upper))
+    lower2, upper2 = lower - halves.lower_floats(first), upper - halves.upper_floats(first)
+    second = halves.to_row(lower2, upper2)
+    third = halves.to_row(lower2 - halves.lower_floats(second), upper2 - halves.upper_floats(second))
     return first, second, third, lower, upper
 
 
