@@ -5,10 +5,8 @@ A device is opened by name, `devices.open("cpu")`; `reference` runs the NumPy de
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
-import mmap
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,7 +25,6 @@ PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled k
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
-PAGED = 1 << 20  # bytes from which on a block has pages of its own, which go back to the system when it is dropped
 
 
 class Block:
@@ -61,8 +58,8 @@ class Device:
     `process` is what training takes beside arrays, in bytes: the interpreter and compiled kernels, or a GPU's context.
 
     `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
-    Freed blocks are kept for the next array of like size, so that a steady loop touches no fresh pages; blocks in use
-    and kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
+    Freed blocks are kept for the next array of like size, so that a steady loop asks for no memory; blocks in use and
+    kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
     `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets (kind,
     bytes) for each array handed out, and for each that dies the same with the bytes below zero.
     """
@@ -98,7 +95,7 @@ class Device:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
-        block = self._block(size_class(nbytes) if kind in PASSING else max(ALIGNMENT, nbytes))
+        block = self._block(nbytes, kind)
         self.resident += max(0, nbytes - block.touched)
         block.touched = max(nbytes, block.touched)
         self.resident_peak = max(self.resident_peak, self.resident)
@@ -201,17 +198,10 @@ class Device:
 
     def _memory(self, size: int) -> Any:
         """New memory; MemoryError where the system has none."""
-        if size < PAGED:
-            return np.empty(size + ALIGNMENT, np.uint8)
-        try:
-            pages = mmap.mmap(-1, size)
-        except OSError as error:
-            raise MemoryError(f"no {size} bytes more") from error
-        with contextlib.suppress(AttributeError, OSError):  # where the system has huge pages: fewer page faults
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(pages, np.uint8)
+        return np.empty(size + ALIGNMENT, np.uint8)
 
-    def _block(self, size: int) -> Block:
+    def _block(self, nbytes: int, kind: str) -> Block:
+        size = size_class(nbytes) if kind in PASSING else max(ALIGNMENT, nbytes)
         self._used_bytes += size
         self._most_used = max(self._most_used, self._used_bytes)
         if self._kept.get(size):

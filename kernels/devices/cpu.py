@@ -27,9 +27,11 @@ import numpy as np
 
 from minibert.kernels.common import unit
 
-from . import Device
+from . import Block, Device, Lease
+from .pages import Pages, Span
 
 KERNELS = Path(__file__).parent.parent
+PAGED = 1 << 20  # bytes from which on an array is cut from pages
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -152,12 +154,51 @@ class Cpu(Device):
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if unit.mode() == "amx" else {})
         self.precision = precision
+        self._pages, self._returned = Pages(), list[Span]()
         if precision == "bf16":
             self.activation_type = np.dtype(np.uint16)  # the bits
 
     @property
     def threads(self) -> int:
         return threads()
+
+    def _block(self, nbytes: int, kind: str) -> Block:
+        """From its pages, if it is large: kept and used together, they never exceed the most that were used either."""
+        if nbytes < PAGED:
+            return super()._block(nbytes, kind)
+        self._collect()
+        try:
+            span = self._pages.take(nbytes)
+        except MemoryError:
+            self._drop(0)
+            span = self._pages.take(nbytes)
+        self.resident, span.touched = self.resident + span.size - span.touched, span.size
+        self._used_bytes += span.size
+        self._most_used = max(self._most_used, self._used_bytes)
+        room = self._most_used - self._used_bytes
+        if self._kept_bytes + self._pages.idle > room:
+            self._drop(room)
+        return span
+
+    def _give_back(self, lease: Lease) -> None:
+        if not isinstance(lease.block, Span):
+            super()._give_back(lease)
+            return
+        self._count(lease.kind, -lease.nbytes)
+        self._used_bytes -= lease.block.size
+        self._returned.append(lease.block)
+
+    def _collect(self) -> None:
+        """Makes holes where arrays have died: here, since they may die anywhere, in the midst of taking pages too."""
+        while self._returned:
+            self._pages.give(self._returned.pop())
+
+    def _drop(self, room: int) -> None:
+        super()._drop(room)
+        self._collect()
+        self.resident -= self._pages.shrink(room - self._kept_bytes)
+        if not room:
+            self._pages.unmap()
 
     def session(self) -> AbstractContextManager[None]:
         """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""

@@ -65,8 +65,8 @@ class Recorder(Device):
         self._kept, self._apart_kept = self._apart_kept, self._kept
         self._kept_bytes, self._apart_bytes = self._apart_bytes, self._kept_bytes
 
-    def _block(self, size: int) -> Block:
-        block = super()._block(size)
+    def _block(self, nbytes: int, kind: str) -> Block:
+        block = super()._block(nbytes, kind)
         block.apart = self._recording
         return block
 
