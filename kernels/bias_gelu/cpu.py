@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common.gelu import gelu, gelu_slope, gelu_tanh, gelu_tanh_slope
+from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
 from minibert.kernels.devices.cpu import jit, run
 
@@ -46,14 +47,17 @@ def _forward(worker, begin, end, y, x, bias, tanh):
 
 @jit
 def _backward(worker, begin, end, dx, partials, dy, x, bias, tanh):
+    slopes = stack_words(bias.size).view(np.float32)  # dx may be dy: one loop over both would not become vector code
     for chunk in range(begin, end):
         partials[chunk] = 0
         for t in range(chunk * CHUNK, min((chunk + 1) * CHUNK, x.shape[0])):
             if tanh:
                 for i in range(bias.size):
-                    dx[t, i] = dy[t, i] * gelu_tanh_slope(x[t, i] + bias[i])
+                    slopes[i] = gelu_tanh_slope(x[t, i] + bias[i])
             else:
                 for i in range(bias.size):
-                    dx[t, i] = dy[t, i] * gelu_slope(x[t, i] + bias[i])
+                    slopes[i] = gelu_slope(x[t, i] + bias[i])
+            for i in range(bias.size):
+                dx[t, i] = dy[t, i] * slopes[i]
             for i in range(bias.size):
                 partials[chunk, i] += dx[t, i]
