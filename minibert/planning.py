@@ -130,12 +130,12 @@ class Plan:
         layer, last = (self.planner.layer(lengths, last) for last in (False, True))
         # What all policies have in common is found from one of them; the rest is the programme's, which is right to
         # about an input.
-        room = self.memory - (peak - chain.taken(self.layers, layer, last))
+        room, step = self.memory - (peak - chain.taken(self.layers, layer, last)), layer.input // 4
         while found := chain.cheapest(self.layers, room, layer, last, self.planner.device.host_apart):
             peak, fits = choice(found.policy)
             if fits:
                 return fits
-            room -= max(peak - self.memory, layer.input // 4)
+            room, step = room - max(peak - self.memory, step), 2 * step
         return None
 
     def _too_little(self, lengths: Sequence[int]) -> str:

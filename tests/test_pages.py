@@ -1,7 +1,8 @@
-"""Pages of the host's memory: spans that never overlap, holes that are found again, what the system gets back."""
+"""Pages of the host's memory: blocks that never overlap, holes that are found again, what the system gets back."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import subprocess
 import sys
@@ -10,27 +11,31 @@ import numpy as np
 import pytest
 
 from minibert.kernels import devices
-from minibert.kernels.devices import cpu, host, pages
-from minibert.kernels.devices.pages import PAGE, Pages, Span
+from minibert.kernels.devices import Block, cpu, host, pages
+from minibert.kernels.devices.pages import PAGE, Pages
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mappings of 16 pages."""
-    monkeypatch.setattr(pages, "LEAST", 16 * PAGE)
+    monkeypatch.setattr(pages, "LEAST", 16)
+
+
+def held(block: Block) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * block.size).from_address(block.memory))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_spans_hold_what_is_written_into_them_whatever_comes_and_goes(short: None, seed: int) -> None:
     rng, found = np.random.default_rng(seed), Pages()
-    live: list[tuple[Span, int]] = []
+    live: list[tuple[Block, int]] = []
     for i in range(600):
         action = rng.random()
         if action < 0.5 or not live:
-            span = found.take(int(rng.integers(1, 20 * PAGE)))
-            assert span.memory.ctypes.data % PAGE == 0 and span.size % PAGE == 0 == span.touched % PAGE
-            span.memory[:] = i % 251
-            live.append((span, i % 251))
+            block = found.take(int(rng.integers(1, 20 * PAGE)))
+            assert block.memory % PAGE == block.size % PAGE == block.touched % PAGE == 0
+            held(block)[:] = i % 251
+            live.append((block, i % 251))
         elif action < 0.95:
             found.give(live.pop(int(rng.integers(len(live))))[0])
         else:
@@ -38,14 +43,14 @@ def test_spans_hold_what_is_written_into_them_whatever_comes_and_goes(short: Non
             assert found.shrink(wanted) == before - found.idle
             assert wanted - PAGE < found.idle <= wanted or found.idle == before <= wanted
         if i % 20 == 0:
-            assert all((span.memory == value).all() for span, value in live)
-            ends = sorted((span.start, span.start + span.size // PAGE) for span, _ in live)
+            assert all((held(block) == value).all() for block, value in live)
+            ends = sorted((block.memory, block.memory + block.size) for block, _ in live)
             assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
     while live:
         found.give(live.pop()[0])
-    assert len(found._holes) == len(found._mappings), "all of a mapping is one hole again"
-    found.shrink(0)
-    found.unmap()
+    assert len(found._holes) <= len(found._mappings), "all of a mapping is one hole again"
+    whole = found.idle
+    assert found.shrink(whole // 2) + found.unmap() == whole
     assert found.idle == 0 and not (found._holes or found._starts or found._mappings)
 
 
@@ -56,36 +61,71 @@ def test_an_array_takes_the_smallest_hole_and_no_new_pages_where_it_fits(short: 
     found.give(a)
     found.give(c)
     again = found.take(2 * PAGE + 1)
-    assert again.start == c.start and again.touched == again.size == 3 * PAGE
+    assert again.memory == c.memory and again.touched == again.size == 3 * PAGE
     other = found.take(4 * PAGE)
-    assert other.start == a.start and other.touched == other.size
+    assert other.memory == a.memory + PAGE and other.touched == other.size
     assert found.take(2 * PAGE).touched == 0, "only one page of that hole is left"
-    assert found.idle == PAGE and {b.start, d.start}.isdisjoint({again.start, other.start})
+    assert found.idle == PAGE and {b.memory, d.memory}.isdisjoint({again.memory, other.memory})
 
 
 def test_pages_that_went_back_are_empty_and_counted_as_new(short: None) -> None:
     found = Pages()
-    span = found.take(8 * PAGE)
-    span.memory[:] = 7
-    found.give(span)
+    block = found.take(8 * PAGE)
+    held(block)[:] = 7
+    found.give(block)
     assert found.shrink(3 * PAGE) == 5 * PAGE and found.idle == 3 * PAGE
     again = found.take(8 * PAGE)
-    assert again.start == span.start and again.touched == 3 * PAGE
-    assert (again.memory[: 3 * PAGE] == 7).all()
-    if hasattr(mmap, "MADV_DONTNEED"):
-        assert not again.memory[3 * PAGE :].any()
+    assert again.memory == block.memory and again.touched == 3 * PAGE
+    assert (held(again)[: 3 * PAGE] == 7).all()
+    if sys.platform == "linux":
+        assert not held(again)[3 * PAGE :].any()
 
 
-def test_mappings_are_no_longer_than_asked_for_where_memory_is_short(
-    short: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mappings_are_no_longer_than_needed_where_memory_is_short(short: None, monkeypatch) -> None:
     monkeypatch.setattr(host, "available", lambda: 200 * PAGE)
     found = Pages()
-    assert len(found.take(PAGE).memory.base) == 16 * PAGE
+    found.take(PAGE)
     monkeypatch.setattr(host, "available", lambda: 100 * PAGE)
-    assert len(found.take(16 * PAGE).memory.base) == 16 * PAGE
-    assert len(found.take(PAGE).memory.base) == 16 * PAGE, "the first one's"
-    assert len(found.take(15 * PAGE).memory.base) == 15 * PAGE
+    found.take(17 * PAGE)
+    assert sorted(mapping.end - mapping.first for mapping in found._mappings) == [16, 17]
+
+
+def test_where_a_long_mapping_is_refused_a_short_one_is_asked_for(short: None, monkeypatch) -> None:
+    def scarce(fd: int, nbytes: int, **flags: int) -> mmap.mmap:
+        if nbytes > 8 * PAGE:
+            raise OSError("too much")
+        return real(fd, nbytes, **flags)
+
+    real = mmap.mmap
+    monkeypatch.setattr(pages.mmap, "mmap", scarce)
+    assert Pages().take(8 * PAGE).size == 8 * PAGE
+    with pytest.raises(MemoryError, match="bytes more"):
+        Pages().take(9 * PAGE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where mappings are placed")
+def test_holes_reach_across_mappings_that_lie_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "available", lambda: 0)  # each as long as asked for
+    found = Pages()
+    blocks = [found.take(300 * PAGE) for _ in range(8)]
+    for block in blocks:
+        found.give(block)
+    assert len(found._mappings) == 8 and len(found._holes) < 8
+    longest = max(end - start for start, end in found._holes.items())
+    whole = found.take(longest * PAGE)
+    held(whole)[:] = 1
+    assert whole.touched == whole.size > 300 * PAGE and len(found._mappings) == 8
+    other = found.take(10 * PAGE)
+    found.unmap()
+    assert (held(whole) == 1).all() and not np.shares_memory(held(whole), held(other))
+
+
+def test_a_system_that_takes_no_pages_back_is_counted_rightly(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Pages()
+    monkeypatch.setattr(found, "_returns", False)
+    found.give(found.take(12 * PAGE))
+    assert found.shrink(0) == 0 and found.idle == 12 * PAGE
+    assert found.unmap() == 12 * PAGE and found.idle == 0 and not found._mappings
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of that kind are Linux's")
@@ -117,10 +157,10 @@ def test_steps_of_any_size_touch_hardly_a_new_page_once_the_largest_was_there(mo
     device, new = devices.open("cpu"), []
     real = Pages.take
 
-    def take(self: Pages, nbytes: int) -> Span:
-        span = real(self, nbytes)
-        new.append(span.size - span.touched)
-        return span
+    def take(self: Pages, nbytes: int) -> Block:
+        block = real(self, nbytes)
+        new.append(block.size - block.touched)
+        return block
 
     def step(rows: int) -> int:
         """How many bytes of its arrays were new."""
@@ -150,7 +190,7 @@ def test_an_array_that_dies_while_pages_are_taken_is_collected_with_the_next(mon
     dying = [device.empty((cpu.PAGED,), np.uint8, "activations")]
     real = Pages.take
 
-    def take(self: Pages, nbytes: int) -> Span:
+    def take(self: Pages, nbytes: int) -> Block:
         dying.clear()  # as a collection of garbage does, at any time
         return real(self, nbytes)
 
@@ -166,7 +206,7 @@ def test_memory_that_runs_out_is_looked_for_among_what_is_kept(monkeypatch: pyte
     asked: list[int] = []
     real = Pages.take
 
-    def take(self: Pages, nbytes: int) -> Span:
+    def take(self: Pages, nbytes: int) -> Block:
         asked.append(nbytes)
         if len(asked) == 2:
             raise MemoryError

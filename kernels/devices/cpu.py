@@ -28,7 +28,7 @@ import numpy as np
 from minibert.kernels.common import unit
 
 from . import Block, Device, Lease
-from .pages import Pages, Span
+from .pages import Pages
 
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
@@ -154,7 +154,7 @@ class Cpu(Device):
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if unit.mode() == "amx" else {})
         self.precision = precision
-        self._pages, self._returned = Pages(), list[Span]()
+        self._pages, self._returned = Pages(), list[Block]()
         if precision == "bf16":
             self.activation_type = np.dtype(np.uint16)  # the bits
 
@@ -168,20 +168,20 @@ class Cpu(Device):
             return super()._block(nbytes, kind)
         self._collect()
         try:
-            span = self._pages.take(nbytes)
+            block = self._pages.take(nbytes)
         except MemoryError:
-            self._drop(0)
-            span = self._pages.take(nbytes)
-        self.resident, span.touched = self.resident + span.size - span.touched, span.size
-        self._used_bytes += span.size
+            self.release()
+            block = self._pages.take(nbytes)
+        self.resident, block.touched = self.resident + block.size - block.touched, block.size
+        self._used_bytes += block.size
         self._most_used = max(self._most_used, self._used_bytes)
         room = self._most_used - self._used_bytes
         if self._kept_bytes + self._pages.idle > room:
             self._drop(room)
-        return span
+        return block
 
     def _give_back(self, lease: Lease) -> None:
-        if not isinstance(lease.block, Span):
+        if not isinstance(lease.block.memory, int):
             super()._give_back(lease)
             return
         self._count(lease.kind, -lease.nbytes)
@@ -197,8 +197,15 @@ class Cpu(Device):
         super()._drop(room)
         self._collect()
         self.resident -= self._pages.shrink(room - self._kept_bytes)
-        if not room:
-            self._pages.unmap()
+
+    def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+        if isinstance(block.memory, int):
+            return {"shape": shape, "typestr": dtype.str, "data": (block.memory, False)}
+        return super()._interface(block, shape, dtype)
+
+    def release(self) -> None:
+        super().release()
+        self.resident -= self._pages.unmap()
 
     def session(self) -> AbstractContextManager[None]:
         """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""

@@ -13,6 +13,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+HOLES = 0.06  # of what a limit on mappings leaves, whose holes it counts too: up to so much was lost to them in a step
 
 
 def available(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
@@ -64,4 +65,4 @@ def _in_limits(proc: Path) -> Iterator[int]:
     for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
-            yield from (limit - now for now in _kilobytes(proc / "self/status", used))
+            yield from (int((1 - HOLES) * (limit - now)) for now in _kilobytes(proc / "self/status", used))
