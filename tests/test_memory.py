@@ -230,6 +230,15 @@ def test_more_memory_is_never_slower_nor_are_layers_updated_one_by_one_where_tha
     assert times == sorted(times, reverse=True) and times[0] > 1.2 and times[-1] == 1
 
 
+def test_a_search_for_what_no_policy_can_reach_ends_soon(monkeypatch):
+    """The peak of an update layer by layer may be the weights' and moments', whatever is computed again."""
+    plan = Plan(WIDE, TrainConfig(task="t", batch_size=2, optimizer="adafactor"), devices.open("cpu"), 0)
+    plan.memory = plan.planner.use([8] * 2, "none", layerwise=True).process - 1
+    counted, use = [], plan.planner.use
+    monkeypatch.setattr(plan.planner, "use", lambda *given: counted.append(given) or use(*given))
+    assert plan._search([8] * 2, None, layerwise=True) is None and len(counted) < 20
+
+
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
     plan = Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS + 10**6)
     for recompute, guess in itertools.product(POLICIES, (0, 1, 7, 5000)):
