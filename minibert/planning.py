@@ -127,7 +127,7 @@ class Plan:
         peak, fits = choice(policy)
         if fits or recompute:
             return fits
-        layer, last = (self.planner.layer(lengths, last) for last in (False, True))
+        layer, last = self.planner.layer(lengths), self.planner.layer(lengths, last=True)
         # What all policies have in common is found from one of them; the rest is the programme's, which is right to
         # about an input.
         room, step = self.memory - (peak - chain.taken(self.layers, layer, last)), layer.input // 4

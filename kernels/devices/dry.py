@@ -1,7 +1,8 @@
 """A device that stands for another and computes nothing: for planning, arrays have shapes and are counted, no more.
 
 The engine runs on it as on the other one, allocating and freeing in the same order, and the other's kernels say how
-much scratch they need; so what it counts is what the other will, to the byte, at hardly any cost in memory and time.
+much scratch they need; so what it counts is what the other will, to the byte (whole pages aside, in which the CPU's
+large arrays come), at hardly any cost in memory and time.
 """
 
 from __future__ import annotations
