@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import emulator
 import minibert
 from minibert.kernels.common import unit
 
@@ -23,6 +24,13 @@ if unit.hardware() is None:
 # JAX: on the CPU, whatever else there is, and in haste; programs that run a few steps take longest to compile.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    emulator.folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator"
+    emulator.folder.mkdir(exist_ok=True)
 
 
 @pytest.fixture(scope="session")

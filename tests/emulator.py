@@ -23,11 +23,7 @@ from minibert.kernels.devices.recording import Recorder, Recording
 HEADER = Path(__file__).with_name("emulator.h").read_text()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 DYNAMIC = 228 << 10  # bytes of shared memory that a block can have, as in emulator.h
-
-
-@cache
-def _folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="minibert-emulator-")
+folder: Path  # of compiled kernels, which conftest.py sets: one for all processes of a test run
 
 
 class Emulator:
@@ -100,13 +96,17 @@ def _library(source: str, storage: str) -> ctypes.CDLL:
             f"    return play(grid, block, order, [](void** a) {{ {name}({call}); }}, a);\n}}\n"
         )
     text = f"#define STORAGE {storage}\n{HEADER}\n{source}\n{''.join(players)}"
-    path = Path(_folder().name) / hashlib.sha256(text.encode()).hexdigest()[:16]
-    path.with_suffix(".cpp").write_text(text)
-    command = [COMPILER, "-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-ffp-contract=off",
-               "-o", str(path.with_suffix(".so")), str(path.with_suffix(".cpp"))]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:4000]
-    return ctypes.CDLL(str(path.with_suffix(".so")))
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            written, built = Path(place, "kernels.cpp"), Path(place, "kernels.so")
+            written.write_text(text)
+            command = [COMPILER, "-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE",
+                       "-ffp-contract=off", "-o", str(built), str(written)]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[:4000]
+            built.replace(path)  # whole, whoever looks
+    return ctypes.CDLL(str(path))
 
 
 @contextmanager
