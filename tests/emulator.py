@@ -23,7 +23,7 @@ from minibert.kernels.devices.recording import Recorder, Recording
 HEADER = Path(__file__).with_name("emulator.h").read_text()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 DYNAMIC = 228 << 10  # bytes of shared memory that a block can have, as in emulator.h
-folder: Path  # of compiled kernels, which conftest.py sets: one for all processes of a test run
+folder = Path(tempfile.gettempdir())  # of compiled kernels; conftest.py has one for all processes of a test run
 
 
 class Emulator:
