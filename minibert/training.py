@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -389,13 +390,12 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
     before = signal.getsignal(signal.SIGINT)
-    try:
-        if callable(before):  # else somebody has switched Ctrl-C off, as shells do for background jobs
-            signal.signal(signal.SIGINT, receive)
-    except ValueError:  # not the main thread, which alone hears Ctrl-C
-        yield received
-        return
+    # The main thread alone hears Ctrl-C, and somebody may have switched it off, as shells do for background jobs.
+    heard = threading.current_thread() is threading.main_thread() and callable(before)
+    if heard:
+        signal.signal(signal.SIGINT, receive)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.signal(signal.SIGINT, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 # Where the cores have nothing for bf16, its kernels are tested in software. Nothing has asked for the unit by now.
 if unit.hardware() is None:
     os.environ.setdefault("MINIBERT_TILES", "software")
+
+# A shell's background job does not hear Ctrl-C, nor what it starts; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # JAX: on the CPU, whatever else there is, and in haste; programs that run a few steps take longest to compile.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

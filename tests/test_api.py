@@ -204,12 +204,15 @@ def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
     assert again["runs"][0] == first["runs"][0] and len(again["runs"]) == 2
 
 
-def test_training_in_a_thread(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_training_in_a_thread(folder: Path, tmp_path: Path, handler) -> None:
     """Only the main thread may handle signals; others train without."""
+    before = signal.signal(signal.SIGINT, handler)
     found: list[minibert.Run] = []
     thread = threading.Thread(target=lambda: found.append(train(folder, tmp_path / "run")))
     thread.start()
     thread.join()
+    assert signal.signal(signal.SIGINT, before) is handler
     assert found and found[0].results["global_step"] == 3
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -221,14 +221,18 @@ class Gpu(Recorder):
         return self.pool.malloc(size)
 
 
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure."""
-    try:
-        yield
-    except failures() as error:
-        raise_memory_error(error)
-        raise
+class memory_errors:  # noqa: N801 - read as a function
+    """A MemoryError where CUDA's own memory does not suffice, which CuPy tells of as of any failure.
+
+    No generator with @contextmanager: in Python 3.12 and 3.13 such an error is held, with the arrays of all frames that
+    it came through, by a cycle until garbage is collected.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, failures()):
+            raise_memory_error(error)
 
 
 def failures() -> tuple[type[Exception], ...]:
