@@ -5,7 +5,8 @@
 #
 # Each part has a limit of its own and a log in OUT; one that fails or runs out of time does not keep the next from running.
 # A line for each is printed, and the exit status is how many failed. Times are guesses for an H200: all three parts
-# together some twenty minutes. PYTHON is the interpreter; MINIBERT_SHARED, where set, holds data/glue/MRPC.
+# together some twenty minutes. PYTHON is the interpreter, in whose environment minibert is installed (where there is no
+# network: pip install --no-deps --no-build-isolation -e .); MINIBERT_SHARED, where set, holds data/glue/MRPC.
 set -u
 
 part() {  # NAME SECONDS COMMAND...
@@ -46,8 +47,8 @@ shift
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python}
 failed=0
-"$python" -c 'from minibert.kernels import devices; devices.open("gpu")' 2> "$out/no-gpu.log" || {
-    tail -n 1 "$out/no-gpu.log" >&2
+(cd / && "$python" -c 'from minibert.kernels import devices; devices.open("gpu")') 2> "$out/start.log" || {
+    tail -n 1 "$out/start.log" >&2
     exit 1
 }
 [ $# = 0 ] && set -- tests benches sanitizer
