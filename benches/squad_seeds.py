@@ -5,6 +5,7 @@
 
 Four parts, or those that --parts names, into a text in Markdown:
 
+losses   not by default: the first 100 losses of `parity` and no more
 parity   both sides without dropout (squad_training.py): their first 100 losses, and F1 on dev-v1.1
 seeds    both sides with dropout, seed by seed: F1 and its means
 full     `minibert finetune squad`, two epochs of train-v1.1
@@ -32,7 +33,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from squad_training import arguments
+from squad_training import COMPARED, arguments
 
 from minibert.runs import read_description
 from minibert.squad import metrics, reading
@@ -40,15 +41,17 @@ from minibert.squad.evaluation import golds
 
 HERE = Path(__file__).parent
 SIDES = ("minibert", "transformers")
-PARTS = ("parity", "seeds", "full", "squad2")
+PARTS = ("losses", "parity", "seeds", "full", "squad2")
 
 
-def train(args: argparse.Namespace, side: str, seed: int, dropout: float) -> dict[str, Any]:
+def train(args: argparse.Namespace, side: str, seed: int, dropout: float, steps: int | None = None) -> dict[str, Any]:
     """One training by squad_training.py, out of the log where it has it."""
     settings = {"windows": args.windows, "dropout": dropout, "seed": seed, "learning-rate": args.learning_rate}
     settings |= {"precision": args.precision, "checkpoint": args.checkpoint}
     if args.dev_questions:
         settings["dev-questions"] = args.dev_questions
+    if steps:
+        settings["steps"] = steps
     options = settings | {"data-dir": args.data_dir, "threads": args.threads}
     command = [sys.executable, str(HERE / "squad_training.py"), side, *flags(options)]
     return logged(args, {"who": side, **settings}, lambda: json.loads(call(command).splitlines()[-1]))
@@ -123,13 +126,23 @@ def logged(args: argparse.Namespace, settings: dict[str, Any], run: Callable[[],
     return line
 
 
-def tell_parity(args: argparse.Namespace) -> list[str]:
-    ours, theirs = (train(args, side, args.first_seed, 0.0) for side in SIDES)
+def tell_losses(args: argparse.Namespace) -> list[str]:
+    return compare_losses(args, *(train(args, side, args.first_seed, 0.0, COMPARED) for side in SIDES))
+
+
+def compare_losses(args: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     apart = [abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
     worst = max(range(len(apart)), key=apart.__getitem__)
     return [
         f"Without dropout, {args.precision}, the first {len(apart)} losses differ by at most {apart[worst]:.2e} "
-        f"(step {worst + 1}, {ours['losses'][worst]:.4f} and {theirs['losses'][worst]:.4f}).",
+        f"(step {worst + 1}, {ours['losses'][worst]:.4f} and {theirs['losses'][worst]:.4f})."
+    ]
+
+
+def tell_parity(args: argparse.Namespace) -> list[str]:
+    ours, theirs = (train(args, side, args.first_seed, 0.0) for side in SIDES)
+    return [
+        *compare_losses(args, ours, theirs),
         f"dev F1 {ours['f1']:.3f} and {theirs['f1']:.3f}, {ours['f1'] - theirs['f1']:+.3f}; "
         f"exact match {ours['exact_match']:.3f} and {theirs['exact_match']:.3f} ({theirs['by']}).",
         f"Training took {ours['training_seconds']:.0f} and {theirs['training_seconds']:.0f} s, with a peak of "
@@ -180,13 +193,13 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--full-epochs", type=float, default=2.0)
     parser.add_argument("--squad2-epochs", type=float, default=2.0)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[1:])
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     made_by = shlex.join(["python", *sys.argv])
     if shared := os.environ.get("MINIBERT_SHARED"):
         made_by = made_by.replace(shared, "$MINIBERT_SHARED")
-    tell = {"parity": tell_parity, "seeds": tell_seeds, "full": tell_full, "squad2": tell_squad2}
+    tell = {"losses": tell_losses, "parity": tell_parity, "seeds": tell_seeds, "full": tell_full, "squad2": tell_squad2}
     print("    " + made_by)
     for part in args.parts:
         print("", *tell[part](args), sep="\n", flush=True)
