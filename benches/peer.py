@@ -14,12 +14,14 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 WARMUP, DECAY, BETA1, BETA2, EPSILON = 0.1, 0.01, 0.9, 0.999, 1e-6
 
@@ -52,6 +54,22 @@ class GoogleAdam:
             v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
             p -= rate * (m / (v.sqrt() + EPSILON) + decay * p)
             p.grad = None
+
+
+class RoundedProducts(TorchDispatchMode):
+    """Products of bf16 in float32 and then rounded, which is what bf16's are but for the order of sums."""
+
+    PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function not in self.PRODUCTS or args[-1].dtype != torch.bfloat16:
+            return function(*args, **(kwargs or {}))
+        return function(*(array.float() for array in args), **(kwargs or {})).bfloat16()
+
+
+def bf16_products() -> AbstractContextManager:
+    """PyTorch's own where the CPU has instructions for them; where it has not, a step would take a minute."""
+    return nullcontext() if torch.ops.mkldnn._is_mkldnn_bf16_supported() else RoundedProducts()
 
 
 class StableAdam:

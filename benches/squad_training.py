@@ -154,15 +154,16 @@ def transformers(problem: Problem) -> dict[str, Any]:
     began = time.perf_counter()
     for step in range(args.steps or stage.total):
         numbers = stage.numbers(step)
-        both, _ = logits(problem.train.features, numbers)
         labels = torch.from_numpy(problem.train.labels[numbers].astype(np.int64))
-        loss = torch.nn.functional.cross_entropy(both.flatten(0, 1), labels.flatten())
-        loss.backward()
+        with peer.bf16_products():
+            both, _ = logits(problem.train.features, numbers)
+            loss = torch.nn.functional.cross_entropy(both.flatten(0, 1), labels.flatten())
+            loss.backward()
         optimizer.step(peer.learning_rate(step, stage.total, args.learning_rate, "google"))
         losses.append(loss.item())
     seconds = time.perf_counter() - began
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), peer.bf16_products():
         scores = problem.score(answers(problem.dev_windows))
     by = f"transformers {transformers.__version__}, torch {torch.__version__}"
     return {"losses": losses[:COMPARED], "training_seconds": seconds, **scores, "by": by}
