@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import emulator
 import minibert
 from minibert.kernels.common import unit
 
@@ -32,6 +31,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def emulator_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import emulator  # which asks for the unit
+
     base = tmp_path_factory.getbasetemp()
     emulator.folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator"
     emulator.folder.mkdir(exist_ok=True)
