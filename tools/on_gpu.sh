@@ -44,8 +44,8 @@ sanitizer() {
 
 out=${1:?usage: tools/on_gpu.sh OUT [tests] [benches] [sanitizer]}
 shift
+python=$(realpath -s "$(command -v "${PYTHON:-python}")") || exit 1  # of the environment, not what it links to
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$(dirname "$0")/.." || exit 1
-python=${PYTHON:-python}
 failed=0
 (cd / && "$python" -c 'from minibert.kernels import devices; devices.open("gpu")') 2> "$out/start.log" || {
     tail -n 1 "$out/start.log" >&2

@@ -231,7 +231,7 @@ class memory_errors:  # noqa: N801 - read as a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, failures()):
+        if error is not None and isinstance(error, failures()):
             raise_memory_error(error)
 
 
