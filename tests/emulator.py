@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bits import as_bf16, from_bf16
+from guards import Place, guarded
 from minibert.kernels.common import cuda
 from minibert.kernels.devices import Device
 from minibert.kernels.devices.recording import Recorder, Recording
@@ -23,6 +24,7 @@ from minibert.kernels.devices.recording import Recorder, Recording
 HEADER = Path(__file__).with_name("emulator.h").read_text()
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 DYNAMIC = 228 << 10  # bytes of shared memory that a block can have, as in emulator.h
+FAILURES = {1: "threads wait in vain", 2: "wrote past its dynamic shared memory"}  # what `play` returns
 folder = Path(tempfile.gettempdir())  # of compiled kernels; conftest.py has one for all processes of a test run
 
 
@@ -47,12 +49,17 @@ class Emulator:
 
             def launch(grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], shared: int) -> None:
                 assert 0 < np.prod(block) <= 1024 and 0 <= shared <= DYNAMIC, (grid, block, shared)
-                values = [_bytes(value) for value in arguments]
-                pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
                 sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
+                given = [Place.of(x) if isinstance(x, np.ndarray) else x for x in arguments]
 
-                def play(_: Any = values) -> None:  # which the pointers are into
-                    assert function(*sizes, ctypes.c_uint(self.order), pointers) == 0, f"{name}: threads wait in vain"
+                def play() -> None:
+                    with guarded([x for x in given if isinstance(x, Place)]) as copies:
+                        rest = iter(copies)
+                        values = [np.uint64(next(rest)) if isinstance(x, Place) else x for x in given]
+                        rooms = [(ctypes.c_char * x.nbytes).from_buffer_copy(x) for x in values]
+                        pointers = (ctypes.c_void_p * len(rooms))(*map(ctypes.addressof, rooms))
+                        failed = function(*sizes, ctypes.c_uint(shared), ctypes.c_uint(self.order), pointers)
+                        assert not failed, f"{name}: {FAILURES[failed]}"
 
                 self._do(play)
 
@@ -80,11 +87,6 @@ class Emulator:
         out[...] = as_bf16(result) if out.dtype == np.uint16 else result
 
 
-def _bytes(value: Any) -> Any:
-    raw = np.uint64(value.ctypes.data).tobytes() if isinstance(value, np.ndarray) else value.tobytes()
-    return (ctypes.c_char * len(raw)).from_buffer_copy(raw)
-
-
 @cache
 def _library(source: str, storage: str) -> ctypes.CDLL:
     players = []
@@ -92,8 +94,9 @@ def _library(source: str, storage: str) -> ctypes.CDLL:
         types = [f"{p.type}*" if p.pointer else p.type for p in parameters]
         call = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(types))
         players.append(
-            f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, unsigned order, void** a) {{\n'
-            f"    return play(grid, block, order, [](void** a) {{ {name}({call}); }}, a);\n}}\n"
+            f'extern "C" int launch_{name}(const unsigned* grid, const unsigned* block, unsigned shared, '
+            f"unsigned order, void** a) {{\n"
+            f"    return play(grid, block, shared, order, [](void** a) {{ {name}({call}); }}, a);\n}}\n"
         )
     text = f"#define STORAGE {storage}\n{HEADER}\n{source}\n{''.join(players)}"
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +117,7 @@ def test_kernels_need_a_device(kernels, monkeypatch):
 
 
 BLOCK = """
+#include "shared.cuh"
 extern "C" __global__ void turned(float* y, const float* x, int barrier) {
     __shared__ float room[64];
     room[threadIdx.x] = x[threadIdx.x];
@@ -128,6 +132,12 @@ extern "C" __global__ void lanes(float* y, const float* x) {
 extern "C" __global__ void apart(float* y) {
     if (threadIdx.x == 0) __syncthreads(); else __syncwarp();
     y[threadIdx.x] = 1.0f;
+}
+extern "C" __global__ void put_at(float* y, int i) { y[i] = 1.0f; }
+extern "C" __global__ void get_at(float* y, const float* x, int i) { y[0] = x[i]; }
+extern "C" __global__ void put_in_dynamic(float* y, int i) {
+    DYNAMIC_SHARED(float, room);
+    room[i] = y[0];
 }
 """
 
@@ -160,6 +170,42 @@ class TestEmulator:
     def test_threads_that_wait_at_different_barriers_are_found(self):
         with emulator.emulated(), pytest.raises(AssertionError, match="wait in vain"):
             self.kernels.launch("apart", 1, 32, self.y)
+
+    @pytest.mark.parametrize("i", [5, 7, -1, -9])
+    def test_writing_beside_an_array_is_found(self, i):
+        room = np.zeros(64, np.float32)
+        with emulator.emulated(), pytest.raises(AssertionError, match="outside of its arrays"):
+            self.kernels.launch("put_at", 1, 1, room[32:37], i)
+        assert not room.any()
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            '"put_at", 1, 1, x, 8',
+            '"get_at", 1, 1, x, x[:5], 8',
+            '"get_at", 1, 1, x, x, 99',
+            '"get_at", 1, 1, x[4:], x[:4], 4',
+        ],
+    )
+    def test_going_further_ends_the_process(self, call):
+        code = "import emulator; from test_cuda import cuda, np; x = np.zeros(8, np.float32)\n"
+        code += f"with emulator.emulated(): cuda.Kernels({str(self.kernels.path)!r}).launch({call})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+        assert done.returncode == -signal.SIGSEGV
+
+    def test_arrays_that_overlap_have_copies_that_do(self):
+        x = np.arange(8, dtype=np.float32)
+        with emulator.emulated():
+            self.kernels.launch("get_at", 1, 1, x[4:], x, 5)
+            self.kernels.launch("get_at", 1, 1, x, x[2:], 2)
+        assert x.tolist() == [5, 1, 2, 3, 5, 5, 6, 7]
+
+    @pytest.mark.parametrize("i", [8, 4000])
+    def test_writing_past_dynamic_shared_memory_is_found(self, i):
+        with emulator.emulated():
+            self.kernels.launch("put_in_dynamic", 1, 1, self.y, 7, shared=32)
+            with pytest.raises(AssertionError, match="put_in_dynamic: wrote past its dynamic"):
+                self.kernels.launch("put_in_dynamic", 1, 1, self.y, i, shared=32)
 
 
 class ByColumns:
