@@ -79,6 +79,10 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         code = _complain(1, str(error))
+    except MemoryError as error:
+        if "--debug" in sys.argv:
+            raise
+        code = _complain(1, f"memory does not suffice: {error or 'nobody says for what'}; free some, or ask for less")
     except (BrokenPipeError, SystemExit) as error:
         # The reader of stdout has gone, as `true` does: click makes an exit with 1 of that, and exits so nowhere else
         # but after shell completion. 141 is what a shell says of a command that SIGPIPE has ended.

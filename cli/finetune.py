@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from minibert.cli import show
 
+_switch = partial(click.option, is_flag=True, default=None)  # None where it is not given, like every other option
+
 SQUAD = (
     "doc_stride", "max_query_length", "n_best_size", "max_answer_length", "null_score_diff_threshold", "verbose",
 )  # fmt: skip
+TABLE = ("train_file", "dev_file", "text_a", "text_b", "label", "regression")
 NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", "eval_every")
 
 
@@ -46,11 +50,11 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
               "none, cheap, layers, segments:K, on a GPU also host, or auto, the fastest that fits; same bits.  "
               "[default: auto]"
               )  # fmt: skip
-@click.option("--layerwise-update", is_flag=True, default=None, help="Compute gradients twice, but never hold more "
+@_switch("--layerwise-update", help="Compute gradients twice, but never hold more "
               "than one layer's.")  # fmt: skip
-@click.option("--shard-parameters", is_flag=True, default=None, help="--device tpu: keep a part of weights and moments "
+@_switch("--shard-parameters", help="--device tpu: keep a part of weights and moments "
               "on each device.")  # fmt: skip
-@click.option("--memory-report", "report_memory", is_flag=True, default=None, help="Tell where the memory of a step "
+@_switch("--memory-report", "report_memory", help="Tell where the memory of a step "
               "goes; memory.json, and with the plot extra memory.png.")  # fmt: skip
 @click.option("--seed", type=int, help="[default: 1]")
 @click.option("--seeds", type=click.IntRange(1), metavar="K", help="Train K times, from --seed on, and summarise.")
@@ -58,16 +62,16 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option(
     "--save-every", type=click.IntRange(1), metavar="N", help="Save the state every N steps.  [default: 1000]"
 )
-@click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same settings.")
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote into the output directory.")
+@_switch("--resume", help="Go on with an unfinished run of the same settings.")
+@_switch("--overwrite", help="Replace what an earlier run wrote into the output directory.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@click.option("--sample", is_flag=True, help="Use the embedded sample data and model (mrpc only): no network needed.")
+@_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
 @click.option("--train", "train_file", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
 @click.option("--dev", "dev_file", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
 @click.option("--text-a", metavar="COLUMN", help="TASK table: the text.  [default: found by name]")
 @click.option("--text-b", metavar="COLUMN", help="TASK table: the second text of a pair.")
 @click.option("--label", metavar="COLUMN", help="TASK table: the label.  [default: label]")
-@click.option("--regression", is_flag=True, help="TASK table: the labels are numbers to predict.")
+@_switch("--regression", help="TASK table: the labels are numbers to predict.")
 @click.option("--first", metavar="FILE:EPOCHS", help="TASK squad or squad2: train on this file first ...")
 @click.option("--then", multiple=True, metavar="FILE:EPOCHS", help="... and then on this one, and so on: stages with a "
               "warm-up and a decay of their own.")  # fmt: skip
@@ -78,7 +82,7 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--max-answer-length", type=int, help="TASK squad, squad2: tokens an answer has at most.  [default: 30]")
 @click.option("--null-score-diff-threshold", type=float, help="TASK squad2: how much better than the best answer none "
               "must score to be given.  [default: the best on the development set]")  # fmt: skip
-@click.option("--verbose", is_flag=True, help="TASK squad, squad2: name every question that is left out.")
+@_switch("--verbose", help="TASK squad, squad2: name every question that is left out.")
 def finetune(task: str, seeds: int | None, **options: Any) -> None:
     """Fine-tunes a BERT checkpoint on TASK: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your
     own files, or squad or squad2 (by default 2 epochs, batches of 12, rate 3e-5, 384 tokens: the chapter's settings).
@@ -88,20 +92,20 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     from minibert.tasks import plain
 
     stages = options.pop("first"), options.pop("then")
+    given = {name: value for name, value in options.items() if value is not None}
     if plain(task) in ("squad", "squad1", "squad1.1", "squad2", "squad2.0"):
-        return _squad("squad2" if "2" in task else "squad", seeds, stages, options)
+        return _squad("squad2" if "2" in task else "squad", seeds, stages, given)
     from minibert import finetuning
     from minibert import seeds as many
     from minibert.progress import Reporter
 
-    if any(stages) or any(options.pop(name) not in (None, False) for name in SQUAD):
+    if any(stages) or any(name in given for name in SQUAD):
         raise click.UsageError(
             f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
         )
-    table = {name: options.pop(name) for name in ("train_file", "dev_file", "text_a", "text_b", "label", "regression")}
-    given = {name: value for name, value in options.items() if value is not None}
-    chosen = _table(table) if task == "table" else task
-    if task != "table" and any(table.values()):
+    table = {name: given.pop(name) for name in TABLE if name in given}
+    chosen = _table(**table) if task == "table" else task
+    if task != "table" and table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
     if seeds is None:
@@ -110,11 +114,10 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
         show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
 
 
-def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ...]], options: dict[str, Any]) -> None:
+def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ...]], given: dict[str, Any]) -> None:
     from minibert.progress import Reporter
     from minibert.squad import finetuning
 
-    given = {name: value for name, value in options.items() if value not in (None, False)}
     unfit = [name for name in NOT_SQUAD if name in given] + ["seeds"] * (seeds is not None)
     if unfit:
         raise click.UsageError(f"--{unfit[0].replace('_', '-').replace('-file', '')} does not go with TASK {task}")
@@ -133,12 +136,9 @@ def _stage(text: str) -> tuple[str, float]:
         raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
 
 
-def _table(options: dict[str, Any]) -> Any:
+def _table(train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
     from minibert.tasks.table import table
 
-    if not (options["train_file"] and options["dev_file"]):
+    if not (train_file and dev_file):
         raise click.UsageError("TASK table needs --train FILE and --dev FILE")
-    return table(
-        options["train_file"], options["dev_file"], text_a=options["text_a"], text_b=options["text_b"],
-        label=options["label"] or "label", regression=options["regression"],
-    )  # fmt: skip
+    return table(train_file, dev_file, **columns)

@@ -37,9 +37,12 @@ class GoogleCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         booleans = {p.name for p in self.params if isinstance(p.type, Boolean)}
-        written = []
+        others = {p.name for p in self.params} - booleans
+        written: list[str] = []
+        name = ""
         for arg in args:
-            name = arg.lstrip("-") if arg.startswith("-") else ""
+            value = name in others  # of the flag before it, such as -1.5
+            name = arg.lstrip("-") if arg.startswith("-") and not value else ""
             if name in booleans:
                 arg = f"--{name}=true"
             elif name.startswith("no") and name[2:] in booleans:

@@ -11,6 +11,8 @@ import numpy as np
 from minibert.kernels.devices import ALIGNMENT, Device
 from minibert.tokenizer import Features
 
+EVALUATED = 4096  # tokens computed at a time outside training, at most: more would take memory, and hardly less time
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -116,18 +118,18 @@ def cut(lengths: np.ndarray, most: int, tokens: int | None) -> list[slice]:
         return [slice(start, start + most) for start in range(0, len(lengths), most)]
     least = int(lengths.max(initial=0))
     enough = max(least, tokens)
-    parts = _filled(lengths, most, enough)
+    parts = filled(lengths, most, enough)
     while least < enough:
         middle = (least + enough) // 2
-        if len(_filled(lengths, most, middle)) > len(parts):
+        if len(filled(lengths, most, middle)) > len(parts):
             least = middle + 1
         else:
             enough = middle
-    return _filled(lengths, most, enough)
+    return filled(lengths, most, enough)
 
 
-def _filled(lengths: np.ndarray, most: int, tokens: int) -> list[slice]:
-    """One micro-batch after the other, each as full as `most` and `tokens` allow."""
+def filled(lengths: np.ndarray, most: int, tokens: int) -> list[slice]:
+    """One batch after the other, each as full as `most` and `tokens` allow, and with at least one sequence."""
     parts, start, total = [], 0, 0
     for i, length in enumerate(lengths.tolist()):
         if i > start and (i - start == most or total + length > tokens):
@@ -137,20 +139,16 @@ def _filled(lengths: np.ndarray, most: int, tokens: int) -> list[slice]:
     return [*parts, slice(start, len(lengths))] if len(lengths) else []
 
 
-def in_order(count: int, size: int) -> Iterator[np.ndarray]:
-    """The numbers 0 to count - 1 in slices of `size`, the last one shorter: batches for evaluation."""
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
-
-
-def regrouped(parts: Iterable[Features], size: int) -> Iterator[Features]:
-    """The examples of all parts in their order, `size` at a time, the last ones fewer."""
+def regrouped(parts: Iterable[Features], most: int, tokens: int) -> Iterator[Features]:
+    """The examples of all parts in their order, in batches that are `filled`."""
     rest = Features(np.empty(0, np.int32), np.empty(0, np.int8), np.zeros(1, np.int64))
     for part in parts:
         both = _joined(rest, part)
-        whole = len(both) - len(both) % size
-        for low in range(0, whole, size):
-            yield _some(both, low, low + size)
+        batches = filled(np.diff(both.offsets), most, tokens)
+        whole = batches[-1].start if batches and len(both) - batches[-1].start < most else len(both)
+        for some in batches:
+            if some.start < whole:
+                yield _some(both, some.start, some.stop)
         rest = _some(both, whole, len(both))
     if len(rest):
         yield rest

@@ -7,6 +7,7 @@ one below the other and are one product.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from minibert import ops
 from minibert.autograd import Tensor, passed, recompute
-from minibert.batch import Batch
+from minibert.batch import EVALUATED, Batch
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.kernels.devices import Device
@@ -35,6 +36,8 @@ class Bert:
 
     def __init__(self, config: BertConfig, outputs: int, device: Device):
         self.config, self.outputs, self.device = config, outputs, device
+        # Tokens at a time outside training, which lowers it to what it takes itself; a TPU's programs have one size.
+        self.at_once = sys.maxsize if device.backend == "tpu" else EVALUATED
         c, f = config.hidden_size, config.intermediate_size
         self.embeddings = Group(device, "embeddings", {
             "embeddings.word_embeddings.weight": (config.vocab_size, c),

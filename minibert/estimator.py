@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from minibert import checkpoint, files, prediction, remote, tasks, training
+from minibert import checkpoint, files, planning, prediction, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import CheckpointError, ConfigError, RunError
-from minibert.evaluation import evaluate, read_split
+from minibert.evaluation import Split, evaluate, read_split
+from minibert.finetuning import fit
+from minibert.kernels.devices import Device
 from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, open_device
 from minibert.optim import Adam, Optimizer
@@ -31,10 +33,13 @@ from minibert.runs import METRICS, RunDirectory, own_directory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Tokenizer
-from minibert.training import Trainer
 
 KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
 PREFIX = "model.ckpt-"
+UNCASED = (
+    "uncased_L-24_H-1024_A-16", "uncased_L-12_H-768_A-12", "multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12",
+)  # fmt: skip
+CASED = ("cased_L-12_H-768_A-12", "cased_L-24_H-1024_A-16", "multi_cased_L-12_H-768_A-12")
 WRITTEN = (
     tensorflow.LATEST, METRICS, "eval_results.txt", "test_results.tsv", "predictions.json", "nbest_predictions.json",
     "null_odds.json",
@@ -86,12 +91,15 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
         device=device_of(flags),
     )  # fmt: skip
     flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
-    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
-    bert = _build(flags, task, tokenizer, settings, report)
+    tokenizer = tokenizer_of(flags, report)
+    device = open_device(settings.device, None)
+    limit = planning.budget(None, device)  # before weights are loaded
+    bert = _build(flags, task, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, bert, mirror)
     step = directory.step() or 0
     if flags.do_train:
-        step = _train(flags, task, tokenizer, settings, directory, report)
+        data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
+        step = train(flags, data, settings, directory, limit, report)
     results: dict[str, str] = {}
     if flags.do_eval:
         dev = read_split(task, _split(task, "dev"), flags.data_dir, tokenizer, flags.max_seq_length)
@@ -167,7 +175,25 @@ def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporte
     return found
 
 
-def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, report: Reporter) -> Bert:
+def tokenizer_of(flags: Any, report: Reporter) -> Tokenizer:
+    """The tokenizer of --vocab_file and --do_lower_case.
+
+    ConfigError where Google's script has one (validate_case_matches_checkpoint): the checkpoint bears the name of one
+    of its models, and that is cased and the text would not be, or the other way round.
+    """
+    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
+    lower, model = flags.do_lower_case, Path(flags.init_checkpoint or "").parent.name
+    if model in (CASED if lower else UNCASED):
+        kind = "cased" if lower else "uncased"
+        raise ConfigError(f"--init_checkpoint={flags.init_checkpoint} is {kind}: give --do_lower_case={not lower}")
+    if lower and tokenizer.cased:
+        report.say(f"{flags.vocab_file} has capitals, and --do_lower_case=True removes them from the text: a mistake?")
+    return tokenizer
+
+
+def _build(
+    flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, device: Device, report: Reporter
+) -> Bert:
     """The model with the weights that there are, and a new classifier where there is none."""
     found = find_checkpoint(flags, settings.seed, tokenizer, report)
     arrays = dict(found.arrays)
@@ -185,7 +211,7 @@ def _build(flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig
         id2label=task.labels or ("score",),
         problem_type="regression" if task.regression else "single_label_classification",
     )
-    bert = Bert(labelled, task.num_outputs, open_device(device_of(flags), None))
+    bert = Bert(labelled, task.num_outputs, device)
     bert.fill(arrays)
     return bert
 
@@ -194,17 +220,13 @@ def device_of(flags: Any) -> str:
     return "tpu" if flags.use_tpu else "auto"
 
 
-def _train(
-    flags: Flags, task: Task, tokenizer: Tokenizer, settings: TrainConfig, directory: ModelDirectory, report: Reporter
+def train(
+    flags: Any, data: Split, settings: TrainConfig, directory: ModelDirectory, limit: int | None, report: Reporter
 ) -> int:
-    """Trains from the step that the output directory has reached; returns the last step."""
-    data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-    return train(flags, training.trainer(directory.bert, data, settings), directory, report)
-
-
-def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Reporter) -> int:
-    """Trains from the step that the output directory has reached to the last; returns that."""
-    done, data = directory.step() or 0, trainer.stages[0].data
+    """Trains from the step that the output directory has reached to the last, within `limit` bytes; returns that."""
+    done, bert, spans = directory.step() or 0, directory.bert, data.labels.ndim == 2
+    settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, None, "auto", spans)
+    trainer = training.trainer(bert, data, settings)
     if done >= trainer.total:
         report.say(
             f"TRAINING IS SKIPPED: {directory.name} holds a checkpoint after step {done}, and these flags ask for "
@@ -213,8 +235,8 @@ def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Repor
         return done
     report.say(
         f"***** Running training *****\n  Num examples = {len(data.features)}\n"
-        f"  Batch size = {trainer.settings.batch_size}\n  Num steps = {trainer.total}\n"
-        f"  {trainer.settings.precision} on {directory.bert.device.description}"
+        f"  Batch size = {settings.batch_size}\n  Num steps = {trainer.total}\n"
+        f"  {settings.precision} on {bert.device.description}\n  {told}".rstrip()
     )
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
@@ -222,6 +244,7 @@ def train(flags: Any, trainer: Trainer, directory: ModelDirectory, report: Repor
         directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
+    trainer.rest()
     return trainer.total
 
 
@@ -257,9 +280,14 @@ def _predict(flags: Flags, task: Task, model: Model) -> None:
 class ModelDirectory(RunDirectory):
     """The output directory as the Estimator keeps it: TensorFlow checkpoints with Adam's moments."""
 
+    go_on = "the same command goes on"
+
     def __init__(self, path: Path, bert: Bert, mirror: Mirror | None = None):
         super().__init__(path, mirror)
         self.bert = bert
+
+    def writes(self, name: str) -> bool:
+        return _is_written(name)
 
     def step(self) -> int | None:
         """The number of updates of the newest checkpoint; None where there is none."""
@@ -267,7 +295,10 @@ class ModelDirectory(RunDirectory):
         return None if newest is None else self._step(sources.find(self.path / newest).slots)
 
     def save_state(self, step: int, optimizer: Optimizer) -> None:
-        """Writes model.ckpt-STEP and names it the newest; of the older ones the last four stay."""
+        """Writes model.ckpt-STEP and names it the newest; of those that were named before the last four stay.
+
+        Others are somebody else's, such as what training started from.
+        """
         newest = f"{PREFIX}{step}"
         entries: dict[str, Entry] = {}
         for name, view in self._state(optimizer).items():
@@ -277,11 +308,11 @@ class ModelDirectory(RunDirectory):
             entries[theirs + slot] = of_array(name, array.T if transposed else array)
         entries[names.GLOBAL_STEP] = of_array(names.GLOBAL_STEP, np.array(step, np.int64))
         tensorflow.write(self.path / newest, entries)
-        written = {int(m[1]): m[0] for p in self.path.iterdir() if (m := _NUMBERED.match(p.name))}
-        kept = [written[number] for number in sorted(written) if number <= step][-KEPT:]
+        before = [name for name in tensorflow.named(self.path) if name != newest]
+        kept = [*before, newest][-KEPT:]
         tensorflow.write_latest(self.path, newest, kept)
         for path in list(self.path.iterdir()):
-            if (m := _NUMBERED.match(path.name)) and m[0] not in kept:
+            if (m := _NUMBERED.match(path.name)) and m[0] in before and m[0] not in kept:
                 path.unlink()
         self.publish()
 

@@ -88,6 +88,8 @@ def evaluate_run(
     model = load(source, device, threads, precision)
     description = read_description(Path(source)) or {"settings": {}}
     trained = description["settings"].get("task")
+    if input_file is not None and (task or data_dir):
+        raise ConfigError("--input brings its own columns and labels: leave --task and --data-dir out")
     name = task or trained
     if name == trained == "table":
         input_file = input_file or _own_dev_file(description)

@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
 import tempfile
 import time
@@ -107,6 +108,14 @@ def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def remove_temporary(folder: Path, named: Callable[[str], bool]) -> None:
+    """Removes what processes that were killed have left of writing files of such names whole."""
+    with one_line(folder, "remove what stands in it"):
+        for path in list(folder.glob(".*.tmp")):
+            if (m := re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", path.name)) and named(m[1]):
+                path.unlink()
 
 
 @contextlib.contextmanager

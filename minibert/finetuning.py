@@ -24,15 +24,7 @@ from minibert.model import Model, column_order, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import (
-    RunDirectory,
-    check_free,
-    newest_unfinished,
-    next_directory,
-    own_directory,
-    read_description,
-    working_copy,
-)
+from minibert.runs import RunDirectory, find_place
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
@@ -97,49 +89,30 @@ def finetune(
     if recompute != "auto":
         settings["recompute"] = recompute
     config = settings_of(task, checkpoint, sample, settings)
-    mirror = working_copy(output_dir, overwrite) if output_dir else None
-    output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task.name))
-    output = own_directory(output, config.device)
-    old = read_description(output)
-    if resume and overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
-    if resume and old is None:
-        raise RunError(f"{output_dir or output}: holds no run to resume; leave --resume out to start one")
+    output, mirror, old = find_place(task.name, output_dir, config.device, resume, overwrite)
     if sample and data_dir:
         raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
-    check_free(output, resume, overwrite)
     if sample:
         report.say(SAMPLE_NOTE)
     check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
-    found = load_checkpoint(source, config, report)
-    if found.path and remote.name(found.path.resolve()) == remote.name(output.resolve()):
-        raise RunError(
-            f"{remote.name(output)}: is the checkpoint that training starts from; choose another --output-dir"
-        )
+    found = load_checkpoint(source, config, output, report)
     tokenizer = tokenizer_of(found)
     folder = _data_folder(task, data_dir, sample, report)
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     data = [(train, config.epochs)]
-    config, told = fit(config, found.config, data, device, limit, old if resume else None, recompute)
-    description = {
-        "settings": config.to_dict(),
-        "checkpoint": describe_checkpoint(source, found),
+    config, told = fit(config, found.config, data, device, limit, old, recompute)
+    description = describe(config, source, found, device, old) | {
         "data": _describe_data(task, folder),
-        "data_dir": None if isinstance(task, TableTask) else remote.name(folder.absolute()),
+        "data_dir": remote.name(folder.absolute()) if data_dir or sample else None,  # downloads are found by the task
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
-        "seed": config.seed,
-        "versions": versions(config.device),
     }
     bert = _build(found, task, config, device, report)
     del found  # what its arrays hold is in the model now
-    description["threads"] = bert.device.threads
-    if resume and old and old.get("threads") != bert.device.threads:
-        report.say(f"the run began with --threads {old.get('threads')}: with another number the last bits may differ")
     trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
@@ -158,6 +131,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Writes the model, evaluates it and writes the results; the saved state goes last."""
     bert = trainer.bert
+    trainer.rest()
     checkpoint.save(run.path, bert.config, bert.arrays())
     tokenizer.save(run.path, bert.config.max_position_embeddings)
     results = evaluate(bert, task, devs[0]) | {"global_step": trainer.total}
@@ -269,8 +243,13 @@ def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Ca
     return observe
 
 
-def load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter, spans: bool = False) -> Checkpoint:
-    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.load."""
+def load_checkpoint(
+    source: str | Path, config: TrainConfig, output: Path, report: Reporter, spans: bool = False
+) -> Checkpoint:
+    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.load.
+
+    RunError where it stands in `output`, into which the run writes.
+    """
     with report.transfer() as progress:
         path = hub.resolve(str(source), progress=progress)
     found = checkpoint.load(path, seed=config.seed, spans=spans)
@@ -278,6 +257,10 @@ def load_checkpoint(source: str | Path, config: TrainConfig, report: Reporter, s
         raise ConfigError(
             f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
             f"of {source}; give at most that"
+        )
+    if found.path and remote.name(found.path.resolve()) == remote.name(output.resolve()):
+        raise RunError(
+            f"{remote.name(output)}: is the checkpoint that training starts from; choose another --output-dir"
         )
     return found
 
@@ -322,12 +305,24 @@ def say_start(
         f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
         f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.name}"
     )
+    threads, began = trainer.bert.device.threads, run.description.get("threads")
+    if threads != began:
+        report.say(f"the run began with --threads {began}: with another number the last bits may differ")
     if memory:
         report.say(memory)
 
 
-def describe_checkpoint(source: str | Path, found: Checkpoint) -> dict[str, Any]:
-    return {"source": str(source), "sha256": files.sha256(found.file) if found.file else None}
+def describe(
+    config: TrainConfig, source: str | Path, found: Checkpoint, device: Device, old: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What run.json says of every run; `old` is what it said before a resumed one went on."""
+    return {
+        "settings": config.to_dict(),
+        "checkpoint": {"source": str(source), "sha256": files.sha256(found.file) if found.file else None},
+        "seed": config.seed,
+        "versions": versions(config.device),
+        "threads": (old or {}).get("threads", device.threads),
+    }
 
 
 def _describe_data(task: Task, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from minibert.runs import read_description
 from minibert.settings import settled_device, settled_precision
 from minibert.tokenizer import Features, Tokenizer
 
-BATCH = 32  # examples computed at a time outside training
+BATCH = 32  # examples computed at a time outside training, at most
 SPARE_ROWS = 128  # word embeddings beyond the vocabulary that are taken for padding
 
 
@@ -68,7 +68,7 @@ def outputs(bert: Bert, features: Features) -> np.ndarray:
         waiting: list[
             tuple[np.ndarray, Callable[[], np.ndarray]]
         ] = []  # read a batch later, so that a device of its own never waits
-        for places in batch.in_order(len(features), BATCH):
+        for places in batch.filled(np.diff(features.offsets)[order], BATCH, bert.at_once):
             numbers = order[places]
             if device.backend == "tpu":
                 from minibert.tpu import inference

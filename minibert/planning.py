@@ -65,7 +65,7 @@ class Plan:
             best = self._search(lengths, recompute, layerwise=True)
         else:
             best = self._in_parts(lengths, recompute, whole)
-            if best is None and not recompute and self.settings.micro_batch == self.settings.batch_size:
+            if best is None and not recompute and not self.settings.in_parts:
                 best = self._search(lengths, recompute, layerwise=True)
         if best is None:
             raise ConfigError(self._too_little(lengths if whole else [max(lengths)]))
@@ -171,14 +171,13 @@ def fitted(
     if limit is None:
         return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
     device.limit(limit)
-    given = settings.micro_batch < settings.batch_size or settings.micro_tokens is not None
     lengths = heaviest([Stage(part, epochs, settings) for part, epochs in data], settings.micro_batch)
     if settings.micro_tokens:
         lengths = _heaviest(lengths, settings.micro_tokens)
-    choice = Plan(config, settings, device, limit, spans).choose(lengths, recompute, whole=given)
+    choice = Plan(config, settings, device, limit, spans).choose(lengths, recompute, settings.in_parts)
     chosen = dataclasses.replace(
         settings,
-        micro_tokens=settings.micro_tokens if given else choice.micro_tokens,
+        micro_tokens=settings.micro_tokens if settings.in_parts else choice.micro_tokens,
         recompute=choice.recompute if set(choice.recompute) - {"k"} else "none",
         layerwise_update=choice.layerwise,
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 try:
     import fcntl
@@ -28,13 +28,15 @@ except ImportError:  # Windows
 from minibert import files, remote
 from minibert.checkpoint import huggingface
 from minibert.checkpoint.tensors import of_array
-from minibert.errors import RunError
+from minibert.errors import ConfigError, RunError
 from minibert.mirror import Mirror
 from minibert.optim import Optimizer
 
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 # What was settled before there was a setting for it, in older descriptions.
 EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False, "shard_parameters": False}
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+INDIFFERENT = {"recompute"}  # settings whose bits are the same
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",
@@ -54,6 +56,30 @@ def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
         if (description := read_description(path)) and not description["finished"]:
             return path
     raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
+
+
+class Place(NamedTuple):
+    """Where a run is written: its directory, of one in a bucket the local copy and what publishes it; and what the run
+    says that goes on there, None of a new one.
+    """
+
+    path: Path
+    mirror: Mirror | None
+    old: dict[str, Any] | None
+
+
+def find_place(task: str, output_dir: str | Path | None, device: str, resume: bool, overwrite: bool) -> Place:
+    """The place of a run of a task; RunError or ConfigError where something would be lost or there is no such run."""
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
+    mirror = working_copy(output_dir, overwrite) if output_dir else None
+    path = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task))
+    path = own_directory(path, device)
+    check_free(path, resume, overwrite)
+    old = read_description(path) if resume else None
+    if resume and old is None:
+        raise RunError(f"{output_dir or path}: holds no run to resume; leave --resume out to start one")
+    return Place(path, mirror, old)
 
 
 def own_directory(path: Path, device: str) -> Path:
@@ -116,6 +142,8 @@ def _are_columns(value: Any) -> bool:
 class RunDirectory:
     """A directory that one process holds for one run, from `claim` until it is closed."""
 
+    go_on = "add --resume to go on"  # what a user is told who stops it
+
     def __init__(self, path: Path, mirror: Mirror | None = None):
         """`mirror`: of which `path` is the local folder, where the run is in a bucket; of several processes on TPUs the
         others have another folder (`own_directory`), and publish nothing."""
@@ -146,11 +174,9 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path, mirror)
         with run.locked():
-            with files.one_line(path, "remove what stands in it", RunError):
-                for name in WRITTEN:
-                    for stale in path.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
-                        stale.unlink()
-                    if overwrite:
+            if overwrite:
+                with files.one_line(path, "remove what stands in it", RunError):
+                    for name in WRITTEN:
                         (path / name).unlink(missing_ok=True)
             check_free(path, resume, overwrite)
             _check_same(path, description, resume)
@@ -158,13 +184,18 @@ class RunDirectory:
             run.publish()
             yield run
 
+    def writes(self, name: str) -> bool:
+        """Whether a file of that name is one of those that a run writes."""
+        return name in WRITTEN
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps every other process out of the directory, which exists."""
+        """Keeps every other process out of the directory, which exists; removes what a killed one was writing."""
         lock = self._lock()
         if self.mirror:
             self.mirror.hold = True
         try:
+            files.remove_temporary(self.path, self.writes)
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -172,7 +203,9 @@ class RunDirectory:
             lock.close()
 
     def _lock(self) -> IO[str]:
-        """The directory's lock, held until the file is closed; Windows has none of this kind, and goes without."""
+        """The directory's lock, held until the file is closed; Windows and some file systems have none of this kind,
+        and go without.
+        """
         with files.one_line(self.path, "lock", RunError):
             lock = open(self.path / LOCK, "w")  # noqa: SIM115 - the caller closes it
             if fcntl is None:
@@ -182,6 +215,10 @@ class RunDirectory:
                 held = os.fstat(lock.fileno()).st_ino == os.stat(self.path / LOCK).st_ino
             except (BlockingIOError, FileNotFoundError):
                 held = False  # taken, or removed by its last holder after we had opened it
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                held = True
             if not held:
                 lock.close()
                 raise RunError(f"{self.path}: another process is training into it; choose another --output-dir")
@@ -263,7 +300,7 @@ def _step_of(line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        raise RunError(f"damaged line in {METRICS}: {line[:60]!r}; start again with --overwrite") from None
+        raise RunError(f"damaged line in {METRICS}: {line[:60]!r}; remove the file to go on without it") from None
 
 
 def check_free(path: Path, resume: bool, overwrite: bool) -> None:
@@ -306,9 +343,10 @@ def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
     settings, data, checkpoint = (_mapping(description.get(part)) for part in ("settings", "data", "checkpoint"))
     return {
         **EARLIER,
-        **settings,
+        **{name: value for name, value in settings.items() if name not in INDIFFERENT},
         **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
         "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),
+        "labels": description.get("labels"),
     }
 
 

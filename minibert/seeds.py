@@ -13,7 +13,7 @@ from minibert import files, gcs, remote, tasks
 from minibert.errors import RunError
 from minibert.finetuning import RESULTS, as_planned, finetune, settings_of
 from minibert.progress import Reporter
-from minibert.runs import DESCRIPTION, EARLIER, next_directory, read_description
+from minibert.runs import DESCRIPTION, EARLIER, INDIFFERENT, next_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 
@@ -83,11 +83,9 @@ def _begun(path: str) -> Path | None:
 
 def _check_same(path: str, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
     """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
-    recompute = options.get("recompute", "auto")
-    unplanned = SETTINGS - {"recompute"} if recompute == "auto" else SETTINGS
-    given = {name: options[name] for name in unplanned & options.keys()}
+    given = {name: options[name] for name in (SETTINGS - INDIFFERENT) & options.keys()}
     settings = settings_of(task, options.get("checkpoint"), options.get("sample", False), given)
-    wanted = as_planned(settings, recompute, done["settings"]).to_dict()
+    wanted = as_planned(settings, "auto", done["settings"]).to_dict()
     was = EARLIER | done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
     wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
     for name, value in wanted.items():

@@ -69,7 +69,7 @@ class TrainConfig:
             f"from 1 to the batch size {self.batch_size}",
         )
         _require("micro-tokens", self.micro_tokens, self.micro_tokens is None or self.micro_tokens >= 1, "at least 1")
-        if self.layerwise_update and (self.micro_batch < self.batch_size or self.micro_tokens):
+        if self.layerwise_update and self.in_parts:
             raise ConfigError("--layerwise-update takes its batch whole: leave it or --micro-batch out")
         _require("learning rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
         _require(
@@ -110,6 +110,16 @@ class TrainConfig:
     def _settle(self, name: str, undecided: object, value: object) -> None:
         if getattr(self, name) == undecided:
             object.__setattr__(self, name, value)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether batches are to be computed in micro-batches."""
+        return self.micro_batch < self.batch_size or self.micro_tokens is not None
+
+    @property
+    def lean(self) -> bool:
+        """Whether anything is done to take less memory."""
+        return self.in_parts or self.recompute != "none" or self.layerwise_update
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

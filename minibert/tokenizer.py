@@ -99,6 +99,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.vocab)
 
+    @property
+    def cased(self) -> bool:
+        """Whether the vocabulary has pieces with capitals, beyond a few."""
+        return _cased(self.vocab)
+
     def encode(self, pairs: Sequence[tuple[str, str | None]], max_seq_length: int) -> Features:
         """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] for each pair, at most max_seq_length tokens.
 

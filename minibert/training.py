@@ -32,8 +32,7 @@ from minibert.tasks import Task
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
 HALF_UPDATED = (
-    "memory ran out during an update: some weights are updated, others are not; "
-    "--resume goes on from the last saved state"
+    "memory ran out during an update: some weights are updated, others are not; go on from the last saved state"
 )
 
 
@@ -95,6 +94,9 @@ class Trainer:
             bert.check(stage.data.features)
         self.optimizer = OPTIMIZERS[settings.optimizer](bert.groups, settings.bias_correction)
         self.micro_tokens = settings.micro_tokens  # fewer, once memory has run out
+        if settings.lean:
+            longest = max(int(np.diff(stage.data.features.offsets).max()) for stage in self.stages)
+            self.evaluate_by(settings.micro_tokens or settings.micro_batch * longest)
         self.policy = policies.parse(settings.recompute, len(bert.layers))
         self.total = sum(stage.total for stage in self.stages)
         device = bert.device
@@ -167,14 +169,22 @@ class Trainer:
                 return self.update(stage, number, numbers, key)
             except MemoryError:
                 pass  # out of here first: the frames of the error hold the arrays that are in the way
-            for group in self.bert.groups:
-                group.free_gradients()
-            if self.replay:
-                self.replay.forget()
-            self.bert.device.release()
+            self.rest()
             if again:
                 self._halve(numbers, stage.data)
             again = True
+
+    def rest(self) -> None:
+        """Gives back what stays from step to step: gradients, which an update leaves zero, and recordings."""
+        for group in self.bert.groups:
+            group.free_gradients()
+        if self.replay:
+            self.replay.forget()
+        self.bert.device.release()
+
+    def evaluate_by(self, tokens: int) -> None:
+        """Computes no more tokens at a time outside training than in it, so that this takes no more memory."""
+        self.bert.at_once = min(self.bert.at_once, tokens)
 
     def _halve(self, numbers: np.ndarray, data: Split) -> None:
         """Micro-batches of half the tokens from now on. RunError if they cannot be smaller."""
@@ -183,10 +193,11 @@ class Trainer:
         tokens, examples = max(sizes)
         if examples == 1 or self.settings.layerwise_update:
             raise RunError(
-                "memory does not suffice, not even in the smallest parts; --resume with more of it, or train anew with "
-                "another --recompute, --micro-batch 1 or a smaller --max-seq-length"
+                "memory does not suffice, not even in the smallest parts; go on from the last saved state with more of "
+                "it, or train anew on shorter sequences"
             )
         self.micro_tokens = tokens // 2
+        self.evaluate_by(self.micro_tokens)
 
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """Asks for update number `number` of a stage, with these of its examples, as `begin` does."""
@@ -355,13 +366,14 @@ def train(
                 under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
                 if evaluating and task and dev:
                     trainer.fetch()
+                    trainer.rest()
                     log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
                 if saving:
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
                 if interrupted and saving:
                     raise KeyboardInterrupt(
-                        f"{run.name}: stopped after step {step + 1} of {trainer.total}; add --resume to go on"
+                        f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
                     )
         except NotFinite as error:
             step = under_way.oldest
@@ -369,7 +381,7 @@ def train(
             run.save_state(step, trainer.optimizer)
             raise RunError(
                 f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
-                "train again with a lower --learning-rate"
+                "train again with a lower learning rate"
             ) from None
 
 

@@ -92,8 +92,9 @@ def test_an_unknown_setting_is_pythons_own_error(folder: Path, tmp_path: Path) -
         train(folder, tmp_path / "run", epoch=3)
 
 
+@pytest.mark.parametrize(("began", "goes_on"), [({}, {}), ({"recompute": "layers"},) * 2, ({}, {"recompute": "cheap"})])
 def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: dict[str, str], goes_on: dict[str, str]
 ) -> None:
     from minibert.training import Trainer
 
@@ -107,10 +108,10 @@ def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
     monkeypatch.setattr(Trainer, "begin", begin)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"run: stopped after step 2 of 3; add --resume"):
-        train(folder, tmp_path / "run", learning_rate=1e-3)
+        train(folder, tmp_path / "run", learning_rate=1e-3, **began)
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
-    resumed = train(folder, tmp_path / "run", learning_rate=1e-3, resume=True)
+    resumed = train(folder, tmp_path / "run", learning_rate=1e-3, resume=True, **goes_on)
     straight = train(folder, tmp_path / "straight", learning_rate=1e-3)
     assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
 
@@ -175,9 +176,11 @@ def test_a_run_of_before_there_were_plans_and_optimizers_goes_on(folder: Path, s
 
 
 def test_what_is_given_to_a_resumed_run_is_never_overruled_by_its_plan(folder: Path, stopped: Path) -> None:
-    for given in ({"micro_tokens": 40}, {"recompute": "layers"}, {"layerwise_update": True}):
+    for given in ({"micro_tokens": 40}, {"layerwise_update": True}):
         with pytest.raises(minibert.MinibertError, match=f"{next(iter(given))} was"):
             train(folder, stopped, learning_rate=1e-3, resume=True, **given)
+    train(folder, stopped, learning_rate=1e-3, resume=True, recompute="layers")  # whose bits are the same
+    assert json.loads((stopped / "run.json").read_text())["settings"]["recompute"] == "layers"
 
 
 @pytest.mark.parametrize("damage", [{"recompute": 5}, {"micro_tokens": "many"}, {"layerwise_update": 1}])

@@ -13,12 +13,13 @@ import pytest
 import emulator
 import gpus
 from commands import minibert_in_process as command
-from minibert import chain, memory_report, models, policies
+from minibert import batch, chain, memory_report, models, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import PROCESS, gpu, host
 from minibert.memory import Kept, LayerUse, Planner, parse_size
+from minibert.model import outputs
 from minibert.planning import Plan, columns
 from minibert.random import Key
 from minibert.settings import TrainConfig
@@ -246,6 +247,27 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
         assert plan.planner.use([20] * count, recompute).process <= plan.memory
         assert plan.planner.use([20] * (count + 1), recompute).process > plan.memory
     assert Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS).largest(20, "none") == 0
+
+
+@pytest.mark.parametrize("shape", ["small", "base"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+def test_evaluation_takes_no_more_than_training(shape, share):
+    config = models.config(shape)
+    plan = Plan(config, TrainConfig(task="t", batch_size=32), devices.open("cpu"), 0)
+    planner, lengths = plan.planner, [256] * 32
+    least, whole = planner.use([256], "segments:4").process, planner.use(lengths, "none").process
+    plan.memory = least + int(share * (whole - least))
+    choice = plan.choose(lengths)
+    settings = TrainConfig(
+        task="t", batch_size=32, epochs=1, micro_tokens=choice.micro_tokens, recompute=choice.recompute
+    )  # fmt: skip
+    bert = planner.trainer.bert
+    bert.at_once = batch.EVALUATED
+    data = planner._sequences(lengths)
+    Trainer(bert, data, settings).rest()
+    planner._begin()
+    outputs(bert, data.features)
+    assert planner.device.process + planner.device.resident_peak <= plan.memory
 
 
 def choose(memory: int, **settings):

@@ -20,7 +20,7 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )  # fmt: skip
-from minibert import checkpoint, tasks
+from minibert import checkpoint, planning, tasks
 from minibert.checkpoint import conversion, sources, tensorflow
 
 
@@ -129,12 +129,35 @@ def test_training_goes_on_where_it_stopped(here: Path) -> None:
 def test_five_checkpoints_are_kept(here: Path) -> None:
     (here / "out").mkdir()
     (here / "out" / "model.ckpt-mine").write_text("not ours")
+    (here / "out" / "model.ckpt-1000000.index").write_text("what somebody else has trained")
+    (here / "out" / ".model.ckpt-4.index.0123abcd.tmp").write_text("left by a process that was killed")
     classify(here, do_train="true", save_checkpoints_steps=2, num_train_epochs=4)
     kept = sorted(int(p.stem.rpartition("-")[2]) for p in (here / "out").glob("*.index"))
-    assert kept == [8, 10, 12, 14, 16]
-    assert len(list((here / "out").glob("model.ckpt-*"))) == 11
+    assert kept == [8, 10, 12, 14, 16, 1000000] and not list((here / "out").glob(".*"))
+    assert len(list((here / "out").glob("model.ckpt-*"))) == 12
     listed = re.findall(r'all_model_checkpoint_paths: "(.*)"', (here / "out" / "checkpoint").read_text())
-    assert listed == [f"model.ckpt-{n}" for n in kept]
+    assert listed == [f"model.ckpt-{n}" for n in kept[:-1]]
+
+
+def test_memory_is_planned(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = classify(here, do_train="true")
+    assert done.code == 0 and "memory: at most" in done.err
+    monkeypatch.setattr(planning, "budget", lambda memory, device: 1000)
+    done = classify(here, do_train="true", output_dir=here / "new")
+    assert done.code == 1 and "does not suffice" in done.err.splitlines()[-1]
+
+
+def test_case_as_google_checks_it(here: Path) -> None:
+    (here / "cased_L-12_H-768_A-12").symlink_to(here / "bert")
+    (here / "uncased_L-12_H-768_A-12").symlink_to(here / "bert")
+    for name, lower in (("cased", "true"), ("uncased", "false")):
+        start = here / f"{name}_L-12_H-768_A-12" / "bert_model.ckpt"
+        done = classify(here, do_train="true", init_checkpoint=start, do_lower_case=lower)
+        assert_one_line(done, 1, f"is {name}: give --do_lower_case={lower == 'false'}")
+    cased = (here / "bert" / "vocab.txt").read_text().splitlines()
+    (here / "vocab.txt").write_text("\n".join(x if x[0] in "[#" else x.capitalize() for x in cased) + "\n")
+    done = classify(here, do_train="true", vocab_file=here / "vocab.txt")
+    assert done.code == 0 and "has capitals" in done.err
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_one_process_at_a_time_and_the_lock_goes_with_it(tmp_path):
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / ".run.json.x1y2.tmp").write_text("{")
-    (folder / ".state.safetensors.ab.tmp").write_bytes(bytes(100))
+    (folder / ".run.json.0a1b2c3d.tmp").write_text("{")
+    (folder / ".state.safetensors.00000000.tmp").write_bytes(bytes(100))
     with claim(folder):
         assert not list(folder.glob(".*.tmp"))
 

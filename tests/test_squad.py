@@ -15,6 +15,7 @@ from minibert import checkpoint, files, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import names
+from minibert.errors import ConfigError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
 from minibert.random import Key, initial_weights
@@ -247,6 +248,32 @@ def test_wrong_usage(arguments, words):
     done = minibert_in_process(*arguments)
     assert done.code == 2
     assert all(word in done.err for word in words), done.err
+
+
+def test_a_zero_is_a_value_too(monkeypatch):
+    given: dict[str, Any] = {}
+
+    def finetune(task: str, **options: Any) -> None:
+        given.update(options)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(finetuning, "finetune_squad", finetune)
+    words = "--seed 0 --warmup 0 --null-score-diff-threshold 0 --no-bias-correction".split()
+    assert_one_line(minibert_in_process("finetune", "squad2", *words), 1, "enough")
+    values = {name: value for name, value in given.items() if name not in ("report", "stages")}
+    assert values == {"seed": 0, "warmup": 0, "null_score_diff_threshold": 0, "bias_correction": False}
+    done = minibert_in_process("finetune", "mrpc", "--null-score-diff-threshold", "0")
+    assert done.code == 2 and "squad2" in done.err
+
+
+def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):
+    parts = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
+    before = contents(small["base"])
+    done = minibert_in_process("finetune", "squad", *parts, *options(small["base"], small["base"]), "--overwrite")
+    assert_stopped(done, 1, "is the checkpoint that training starts from")
+    both = [*options(tmp_path / "run", small["base"]), "--resume", "--overwrite"]
+    assert_one_line(minibert_in_process("finetune", "squad", *parts, *both), 1, "give one of them")
+    assert contents(small["base"]) == before and not (tmp_path / "run").exists()
 
 
 def test_what_is_missing_gets_one_line(small, tmp_path):

@@ -271,18 +271,37 @@ def latest(folder: Path) -> str | None:
 
     Of a path, which TensorFlow writes when another folder is meant or was, only the last part counts.
     """
+    found = _paths(folder, b"model_checkpoint_path")
+    if found is None:
+        return None
+    if not found:
+        raise CheckpointError(f"{folder / LATEST}: does not name a checkpoint: give the path of its .index file")
+    return found[-1]
+
+
+def named(folder: Path) -> list[str]:
+    """All prefixes in `folder` that its file `checkpoint` names as standing there, the oldest first."""
+    return _paths(folder, b"all_model_checkpoint_paths") or []
+
+
+def _paths(folder: Path, key: bytes) -> list[str] | None:
+    """The last parts of the paths that the file `checkpoint` has by this name; None where there is no such file."""
     path = folder / LATEST
     with files.one_line(path, "read", CheckpointError):
         if not path.is_file():
             return None
         with files.open_read(path, CheckpointError) as file:
             text = file.read(1 << 20)
-    found = re.findall(rb'^[ \t]*model_checkpoint_path[ \t]*:[ \t]*"((?:[^"\\\n]|\\.)*)"', text, re.MULTILINE)
+    found = re.findall(rb"^[ \t]*" + key + rb'[ \t]*:[ \t]*"((?:[^"\\\n]|\\.)*)"', text, re.MULTILINE)
+    return [_file_name(quoted, path) for quoted in found]
+
+
+def _file_name(quoted: bytes, path: Path) -> str:
+    """The last part of a path that `path` has between quotes."""
     try:
-        name = re.sub(rb"\\([0-7]{1,3}|.)", _unescaped, found[-1]).decode()
-    except (IndexError, UnicodeDecodeError):
+        name = re.split(r"[/\\]", re.sub(rb"\\([0-7]{1,3}|.)", _unescaped, quoted).decode())[-1]
+    except UnicodeDecodeError:
         raise CheckpointError(f"{path}: does not name a checkpoint: give the path of its .index file") from None
-    name = re.split(r"[/\\]", name)[-1]
     if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
         raise CheckpointError(f"{path}: names {name[:200]!r}, which cannot be a file: give the path of its .index file")
     return name

@@ -10,11 +10,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import estimator, files, remote, training
+from minibert import estimator, files, planning, remote
 from minibert.checkpoint import names
 from minibert.errors import ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
 from minibert.evaluation import Split
+from minibert.kernels.devices import Device
 from minibert.model import open_device
 from minibert.progress import Reporter
 from minibert.random import initial_weights
@@ -77,12 +78,14 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     )  # fmt: skip
     flags, mirror = estimator.brought_here(flags)
     flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
-    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
-    reader = _build(flags, tokenizer, settings, report)
+    tokenizer = estimator.tokenizer_of(flags, report)
+    device = open_device(settings.device, None)
+    limit = planning.budget(None, device)  # before weights are loaded
+    reader = _build(flags, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, reader, mirror)
     if flags.do_train:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
-        estimator.train(flags, training.trainer(reader, data, settings), directory, report)
+        estimator.train(flags, data, settings, directory, limit, report)
     if flags.do_predict:
         parts = reading.parts(Path(flags.predict_file or ""))
         with files.one_line(flags.output_dir, "write", RunError):
@@ -93,7 +96,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     directory.publish(settle=True)
 
 
-def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, report: Reporter) -> Reader:
+def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, device: Device, report: Reporter) -> Reader:
     """The model with the weights that there are, and a new head where there is none."""
     found = find_checkpoint(flags, settings.seed, tokenizer, report, spans=True)
     arrays = dict(found.arrays)
@@ -101,6 +104,6 @@ def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, report: Re
         shapes = names.shapes(found.config, spans=True)
         arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, found.config.initializer_range, settings.seed)
     config = dataclasses.replace(found.config, id2label=(), problem_type=None)
-    reader = Reader(config, open_device(estimator.device_of(flags), None))
+    reader = Reader(config, device)
     reader.fill(arrays)
     return reader

@@ -13,21 +13,13 @@ from typing import Any, NamedTuple
 from minibert import checkpoint, datasets, files, finetuning, planning, remote, training
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
-from minibert.errors import ConfigError, RunError
+from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import (
-    RunDirectory,
-    check_free,
-    newest_unfinished,
-    next_directory,
-    own_directory,
-    read_description,
-    working_copy,
-)
+from minibert.runs import RunDirectory, find_place
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import evaluate
@@ -98,39 +90,26 @@ def finetune_squad(
     config = SquadConfig(task=task, **settings)
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
-    mirror = working_copy(output_dir, overwrite) if output_dir else None
-    output = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task))
-    output = own_directory(output, config.device)
-    check_free(output, resume, overwrite)
-    old = read_description(output)
-    if resume and old is None:
-        raise RunError(f"{output_dir or output}: holds no run to resume; leave --resume out to start one")
+    output, mirror, old = find_place(task, output_dir, config.device, resume, overwrite)
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
     finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
-    found = _load(checkpoint, config, report)
+    found = finetuning.load_checkpoint(checkpoint, config, output, report, spans=True)
     tokenizer = tokenizer_of(found)
     data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
     dev_questions = reading.read(dev)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
-    config, told = finetuning.fit(
-        config, found.config, trained, device, limit, old if resume else None, recompute, spans=True
-    )
+    config, told = finetuning.fit(config, found.config, trained, device, limit, old, recompute, spans=True)
     reader = _build(found, config, device)
     trainer = training.trainer(reader, data[0], config, trained[1:])
-    description = {
-        "settings": config.to_dict(),
+    description = finetuning.describe(config, checkpoint, found, device, old) | {
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
-        "checkpoint": finetuning.describe_checkpoint(checkpoint, found),
         "data": _describe_data(parts, dev),
         "data_dir": None,
         "labels": [],
         "columns": None,
-        "seed": config.seed,
-        "versions": finetuning.versions(config.device),
-        "threads": reader.device.threads,
     }
     del found  # what its arrays hold is in the model now
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
@@ -162,10 +141,6 @@ def _files(
 
 def _folder(task: str, data_dir: str | Path) -> str | Path:
     return remote.local(data_dir, lambda name: name.removeprefix("squad/") in datasets.SQUAD[task])
-
-
-def _load(source: str | Path, config: SquadConfig, report: Reporter) -> Checkpoint:
-    return finetuning.load_checkpoint(source, config, report, spans=True)
 
 
 def split(path: Path, tokenizer: Tokenizer, config: SquadConfig, report: Reporter, verbose: bool) -> Split:
@@ -208,6 +183,7 @@ def _finish(
     """Writes the model, answers the development set and writes the results; the saved state goes last."""
     reader = trainer.bert
     assert isinstance(reader, Reader)
+    trainer.rest()
     checkpoint.save(run.path, reader.config, reader.arrays())
     tokenizer.save(run.path, reader.config.max_position_embeddings)
     results = evaluate(Answerer(reader, tokenizer, config), [dev], run.path) | {"global_step": trainer.total}

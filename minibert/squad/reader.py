@@ -15,7 +15,7 @@ from minibert.random import Key
 from minibert.squad.spans import Top
 from minibert.tokenizer import Features
 
-BATCH = 16  # windows computed at a time outside training
+BATCH = 16  # windows computed at a time outside training, at most
 
 
 class Reader(Bert):
@@ -48,13 +48,13 @@ def tops(reader: Reader, windows: Iterable[Features], n: int) -> Iterator[Top]:
     Windows may come in any parts: batches are those of all windows together, and so are their bits.
     """
     device = reader.device
-    together = batch.regrouped(windows, BATCH)
+    together = batch.regrouped(windows, BATCH, reader.at_once)
     if device.backend == "tpu":
         from minibert.tpu import inference
 
         for some in together:
             reader.check(some)
-            yield from inference.tops(reader, some, n, BATCH)
+            yield inference.tops(reader, some, n, BATCH)
         return
     with device.session(), untaped():
         for some in together:

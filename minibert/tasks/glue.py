@@ -95,6 +95,8 @@ class GlueTask(Task):
 
     @property
     def _advice(self) -> str:
+        if self.name == "ax":  # what is downloaded has no labels
+            return "the one with labels is at gluebenchmark.com/diagnostics; give --data-dir AX/ or the folder it is in"
         return f"fetch it again, or give --data-dir {self.folder}/ or the folder that holds it"
 
     def _folder(self, data_dir: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -72,6 +73,9 @@ def read_rows(path: Path, advice: str) -> Iterator[Row]:
 def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells; a quotation mark is a character like any other."""
     return ((number, line.split("\t")) for number, line in enumerate(lines, 1))
+
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # characters of a cell; the module's own limit is 131,072
 
 
 def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -241,10 +242,17 @@ def _find_labels(path: Path, column: str) -> tuple[str, ...]:
             f"{path}: column {column!r} holds {len(found)} labels in {rows} rows; "
             "name the right one with --label, or predict numbers with --regression"
         )
-    try:
-        return tuple(sorted(found, key=lambda name: (float(name), name)))
-    except ValueError:
+    numbers = {name: _number(name) for name in found}
+    if not all(map(math.isfinite, numbers.values())):
         return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda name: (numbers[name], name)))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _id(cells: Mapping[str, str | None], column: str | None, row: int, where: str) -> str:

@@ -1,14 +1,12 @@
-"""A classifier's outputs and a reader's highest logits, without dropout, batch by batch."""
+"""A classifier's outputs and a reader's highest logits of one batch, without dropout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from minibert.batch import in_order
 from minibert.bert import Bert
 from minibert.kernels.top_logits import reference as top_logits
 from minibert.squad.spans import Top
@@ -31,13 +29,11 @@ def logits(bert: Bert, features: Features, numbers: np.ndarray, size: int) -> np
     return sharding.get(found)[: len(numbers)]
 
 
-def tops(reader: Bert, features: Features, n: int, size: int) -> Iterator[Top]:
-    """The n highest logits of each window, `size` windows at a time."""
-    for numbers in in_order(len(features), size):
-        found = logits(reader, features, numbers, size)
-        lengths = features.offsets[numbers + 1] - features.offsets[numbers]
-        real = found[np.arange(found.shape[1]) < lengths[:, None]]
-        values = np.empty((len(numbers), 2, n), np.float32)
-        places = np.empty((len(numbers), 2, n), np.int32)
-        top_logits.forward(values, places, real, np.concatenate([[0], np.cumsum(lengths)]))
-        yield Top(values, places, found[:, 0])
+def tops(reader: Bert, features: Features, n: int, size: int) -> Top:
+    """The n highest logits of each window, of which there are at most `size`."""
+    found = logits(reader, features, np.arange(len(features)), size)
+    real = found[np.arange(found.shape[1]) < np.diff(features.offsets)[:, None]]
+    values = np.empty((len(features), 2, n), np.float32)
+    places = np.empty((len(features), 2, n), np.int32)
+    top_logits.forward(values, places, real, features.offsets)
+    return Top(values, places, found[:, 0])

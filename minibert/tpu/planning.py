@@ -57,7 +57,7 @@ def fitted(
 
 def ways(settings: Config, length: int, devices: int, recompute: str) -> Iterator[Config]:
     """The settings, from the fastest to the leanest: nothing computed again, layers, and then halves of the batch."""
-    whole = settings.micro_batch == settings.batch_size and settings.micro_tokens is None
+    whole = not settings.in_parts
     policies = ("none", "layers") if recompute == "auto" else (recompute,)
     yield from (dataclasses.replace(settings, recompute=policy) for policy in policies)
     _, rows = split(settings.batch_size, length, settings, devices)
