@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,25 @@ def test_one_process_at_a_time_and_the_lock_goes_with_it(tmp_path):
         pass
     assert not (tmp_path / "run" / ".lock").exists()
     with claim(tmp_path / "run", resume=True):
+        pass
+
+
+def test_a_file_system_without_locks_is_trained_into_all_the_same(tmp_path, monkeypatch):
+    def flock(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    with claim(tmp_path / "run"):
+        pass
+
+
+def test_other_labels_are_another_run(tmp_path):
+    with claim(tmp_path / "run", labels=["a", "b"]):
+        pass
+    with (
+        pytest.raises(RunError, match=r"labels was \['a', 'b'\], now \['b', 'a'\]"),
+        claim(tmp_path / "run", True, labels=["b", "a"]),
+    ):
         pass
 
 

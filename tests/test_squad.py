@@ -266,6 +266,11 @@ def test_a_zero_is_a_value_too(monkeypatch):
     assert done.code == 2 and "squad2" in done.err
 
 
+def test_google_s_flags_take_negative_numbers_after_a_space():
+    done = minibert_in_process("run-squad", "--null_score_diff_threshold", "-1.5", "-do_predict", "--output_dir", "x")
+    assert done.code == 2 and "-1.5" not in done.err and "--bert_config_file" in done.err, done.err
+
+
 def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):
     parts = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
     before = contents(small["base"])

@@ -261,6 +261,19 @@ def test_regression_only_when_asked(tmp_path: Path) -> None:
     assert [example.label for example in task.read("train")] == [0.5, 2.0, 0.5]
 
 
+def test_a_long_cell(tmp_path: Path) -> None:
+    text = "many words " * 20_000
+    (tmp_path / "train.csv").write_text(f"text,label\n{text},a\nfew,b\n")
+    assert table(tmp_path / "train.csv").read("train")[0].text_a.strip() == text.strip()
+
+
+def test_numbers_stand_in_their_order_unless_there_is_one_without(tmp_path: Path) -> None:
+    for labels, wanted in ((("10", "9", "-1"), ("-1", "9", "10")), (("10", "9", "nan", "2"), ("10", "2", "9", "nan"))):
+        rows = "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+        (tmp_path / "train.csv").write_text(f"text,label\n{rows}")
+        assert table(tmp_path / "train.csv").labels == wanted
+
+
 def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", "sentence1\tsentence2\na\tb\n")
     task = table(test=path, labels=("no", "yes"))

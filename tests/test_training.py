@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from minibert.random import Key, order
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
+from minibert.tokenizer import Features
 from minibert.training import train
 from models import CONFIG, bert, clip, mean, split, trainer, weights
 
@@ -125,6 +127,21 @@ WAYS = {
     "32x1": {"micro_batch": 1},
     "even": {"micro_tokens": 150},
 }
+
+
+def test_batches_of_any_parts_are_those_of_all_together():
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 30, 60)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(offsets[-1], dtype=np.int32)
+    whole = Features(ids, ids.astype(np.int8), offsets)
+    for most, tokens in ((4, 1000), (100, 50), (5, 60), (3, 1)):
+        wanted = [(offsets[part.start], offsets[part.stop]) for part in batch.filled(lengths, most, tokens)]
+        for cuts in ([0, 60], [0, 1, 2, 30, 31, 60], [0, 0, 17, 17, 59, 60, 60]):
+            parts = [batch._some(whole, low, high) for low, high in itertools.pairwise(cuts)]
+            found = list(batch.regrouped(parts, most, tokens))
+            assert [(some.ids[0], some.ids[-1] + 1) for some in found] == wanted
+            assert all(some.offsets[0] == 0 and some.offsets[-1] == len(some.ids) for some in found)
 
 
 def test_parameters_after_ten_steps_at_full_rate_are_the_same_however_a_batch_is_cut():
