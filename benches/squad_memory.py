@@ -3,8 +3,8 @@
     python benches/squad_memory.py --checkpoint DIR --data dev-v1.1.json --questions 1000 4000 10570
 
 Each row is a process of its own: the file cut to so many questions, or repeated until it has them, windows, the reader
-with a head that is drawn, the n best written. "Read" is what is resident when the model is loaded and the file is
-checked, "peak" the most there was since the model was loaded, "activations" the model's part of that, which follows the
+with a head that is drawn, the n best written. "Read" is what is resident when the file is checked and the model is
+loaded, "peak" the most there was since the model was loaded, "activations" the model's part of that, which follows the
 largest batch: the more questions, the larger. "At the end" is what is left without pages of files and shared memory.
 """
 
@@ -29,7 +29,7 @@ from minibert.model import open_device, tokenizer_of
 from minibert.random import initial_weights
 from minibert.squad import reading, spans
 from minibert.squad.answering import Answerer
-from minibert.squad.evaluation import predict
+from minibert.squad.evaluation import write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 
@@ -57,6 +57,7 @@ def resident(kind: str) -> int:
 
 def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any]:
     """Predicts so many questions in this process."""
+    parts = reading.parts(folder / "data.json")
     found = checkpoint.load(args.checkpoint, spans=True)
     config = dataclasses.replace(found.config, num_hidden_layers=args.layers or found.config.num_hidden_layers)
     if args.width:
@@ -72,13 +73,12 @@ def measure(args: argparse.Namespace, count: int, folder: Path) -> dict[str, Any
     tokenizer = tokenizer_of(found)
     del found, drawn
     forget_peak()
-    parts = reading.parts(folder / "data.json")
     read = resident("VmRSS")
     began = time.perf_counter()
     settings = SquadConfig(task="squad", precision=args.precision)
-    chosen = predict(Answerer(reader, tokenizer, settings), parts, folder)
+    written = write_all(Answerer(reader, tokenizer, settings), parts, folder)
     seconds = time.perf_counter() - began
-    assert len(chosen) == count
+    assert written == count
     return {
         "questions": count, "file": (folder / "data.json").stat().st_size / 1e6, "read": read, "peak": peak_memory(),
         "activations": reader.device.peak["activations"] >> 20, "end": resident("RssAnon"),

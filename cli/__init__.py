@@ -6,6 +6,7 @@ machine, 2 for wrong usage, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -67,6 +68,8 @@ for command in (
 
 def main() -> None:
     """The entry point `minibert`: errors become one line on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: an answer may have what the terminal has not
     try:
         code = cli(prog_name="minibert", standalone_mode=False)
         sys.stdout.flush()

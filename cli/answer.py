@@ -16,6 +16,8 @@ from minibert.cli import show
 @click.option("--context", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The text, UTF-8.")
 @click.option("--question", help="[default: asked for, or read from stdin line by line]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Answers to show.")
+@click.option("--task", type=click.Choice(["squad", "squad2"]), help="squad2: of a checkpoint, that there may be no "
+              "answer.  [default: the run's]")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
               help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
@@ -33,10 +35,7 @@ def answer(run: str, context: Path, question: str | None, top: int, as_json: boo
     context = Path(remote.local(context))
     with files.one_line(context, "read", DataError):
         raw = context.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{context}: byte {error.start} is not UTF-8; save it as UTF-8") from None
+    text = _decoded(raw, context)
     model = answering.load_squad(run, **options)
     for one in [question] if question is not None else _asked():
         show.answers(one, model.answer(one, text, top), as_json)
@@ -48,9 +47,18 @@ def _asked() -> Any:
     while True:
         if live:
             click.echo("question: ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line.strip():
-            if not line or live:
+        raw = sys.stdin.buffer.readline()
+        if not raw.strip():
+            if not raw or live:
                 return
             continue
-        yield line.strip()
+        yield _decoded(raw, "the question on stdin").strip()
+
+
+def _decoded(raw: bytes, what: object) -> str:
+    from minibert.errors import DataError
+
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what}: byte {error.start} is not UTF-8; save it as UTF-8") from None

@@ -14,7 +14,7 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 
 @click.command(epilog="\b\nExample:\n  minibert evaluate runs/mrpc-001 --data-dir glue")
 @click.argument("run")
-@click.option("--task", metavar="TASK", help="[default: the run's]")
+@click.option("--task", metavar="TASK", help="Of a checkpoint of SQuAD: squad or squad2.  [default: the run's]")
 @click.option("--data-dir", type=click.Path(), help="The task's folder or the one that holds it.  [default: the run's]")
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip
@@ -61,6 +61,8 @@ def _files(task: str, given: dict[str, Any], as_json: bool) -> None:
         raise click.UsageError(f"{task} needs --data FILE and --predictions FILE; a run of that name is ./{task}")
     _refuse(given, ("task", "data_dir", "split", "input_file", "threads", "output_dir", "null_score_diff_threshold"),
             "files")  # fmt: skip
+    if task == "squad" and "null_odds" in given:
+        raise click.UsageError("--null-odds goes with squad2")
     results = evaluation.evaluate_files(task, given["data"], given["predictions"], given.get("null_odds"))
     show.as_json(results) if as_json else show.squad(results)
 
@@ -68,7 +70,9 @@ def _files(task: str, given: dict[str, Any], as_json: bool) -> None:
 def _reader(run: str, given: dict[str, Any], as_json: bool) -> None:
     from minibert.squad import evaluation
 
-    _refuse(given, ("task", "data_dir", "split", "input_file", "predictions", "null_odds"), "a run of SQuAD")
+    _refuse(given, ("data_dir", "split", "input_file", "predictions", "null_odds"), "a run of SQuAD")
+    if given.get("task") not in (None, "squad", "squad2"):
+        raise click.UsageError(f"--task {given['task']} does not go with a model that answers questions")
     results = evaluation.evaluate_run(run, **given)
     show.as_json(results) if as_json else show.squad(results)
 

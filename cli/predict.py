@@ -12,14 +12,17 @@ import click
 @click.argument("run")
 @click.option("--input", "source", default="-", metavar="FILE", help="tsv, csv or jsonl; - is stdin.  [default: -]")
 @click.option("--output", "target", default="-", metavar="FILE", help="- is stdout.  [default: -]")
-@click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), default="tsv", show_default=True,
-              help="google: test_results.tsv as Google's script writes it.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), help="google: test_results.tsv as "
+              "Google's script writes it.  [default: tsv]")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
               help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
-def predict(run: str, source: str, target: str, form: str, threshold: float | None, **options: Any) -> None:
+@click.option("--task", type=click.Choice(["squad", "squad2"]), help="SQuAD, of a checkpoint: which of the two.")
+def predict(
+    run: str, source: str, target: str, form: str | None, threshold: float | None, task: str | None, **options: Any
+) -> None:
     """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).
 
     For a run of SQuAD, --input is a file in SQuAD's format, and --output the directory for predictions.json,
@@ -38,9 +41,11 @@ def predict(run: str, source: str, target: str, form: str, threshold: float | No
 
         if "-" in (source, target):
             raise click.UsageError("a run of SQuAD needs --input FILE.json and --output DIR")
-        return evaluation.predict_file(run, Path(source), Path(target), threshold, **options)
-    if threshold is not None:
-        raise click.UsageError("--null-score-diff-threshold goes with a run of SQuAD")
+        if form:
+            raise click.UsageError("a run of SQuAD has files of its own: leave --format out")
+        return evaluation.predict_file(run, Path(source), Path(target), threshold, task=task, **options)
+    if threshold is not None or task:
+        raise click.UsageError("--null-score-diff-threshold and --task go with a run of SQuAD")
     from minibert import prediction
 
-    prediction.predict_file(run, source, target, form, **options)
+    prediction.predict_file(run, source, target, form or "tsv", **options)

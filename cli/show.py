@@ -58,6 +58,8 @@ def answers(question: str, found: list[Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"question": question, "answers": [one._asdict() for one in found]}))
         return
+    if not found:  # a text without a word
+        click.echo("(no answer in the text)")
     for one in found:
         place = f"{one.start}-{one.end}" if one.text else "none"
         click.echo(f"{one.probability:7.4f}  {place:>13}  {one.text or '(no answer in the text)'}")

@@ -81,26 +81,38 @@ def open_read(path: Path | str, error: type[MinibertError] = MinibertError) -> B
         return open(path, "rb")
 
 
-def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -> None:
-    """Writes a file whole: on any failure the old file, or none, is what stands there.
+def is_stream(path: Path | str) -> bool:
+    """Whether it is a device or a pipe, or, as /dev/stdout, stands for what may be a file: nothing to be replaced."""
+    path = Path(path)
+    return path.exists() and not (path.is_file() and path.absolute().parts[1:2] not in (("dev",), ("proc",)))
 
-    `content` is the bytes, or a function that writes them into the open file it is given.
-    """
+
+def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Writes a file whole, as below; `content` is the bytes, or a function that writes them into the open file."""
+    with whole(path) as file:
+        content(file) if callable(content) else file.write(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to be written whole: on any failure the old file, or none, is what stands there. A stream gets it all."""
     if gcs.is_address(path):
         with tempfile.TemporaryDirectory() as folder:
-            write_whole(whole := Path(folder) / "file", content)
-            gcs.upload(gcs.address(path), whole)
+            with whole(Path(folder) / "file") as file:
+                yield file
+            gcs.upload(gcs.address(path), Path(folder) / "file")
         return
     path = Path(path)
     with one_line(path, "write"):
+        if is_stream(path):
+            with open(path, "wb") as file:
+                yield file
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with open(temporary, "xb") as file:
-                if callable(content):
-                    content(file)
-                else:
-                    file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

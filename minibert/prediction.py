@@ -48,17 +48,8 @@ def predict_file(
     lines = _lines(model, batches, form)
     if target == "-":
         _stream(lines, sys.stdout.buffer)
-    elif _is_stream(target):
-        with files.one_line(target, "write"), open(target, "wb") as out:
-            out.writelines(line.encode() for line in lines)
     else:
         files.write_whole(target, lambda file: file.writelines(line.encode() for line in lines))
-
-
-def _is_stream(target: str) -> bool:
-    """Whether it is a device or a pipe, or, as /dev/stdout, stands for what may be a file: nothing to be replaced."""
-    path = Path(target)
-    return path.exists() and not (path.is_file() and path.absolute().parts[1:2] not in (("dev",), ("proc",)))
 
 
 class Lines:

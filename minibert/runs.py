@@ -39,8 +39,8 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 INDIFFERENT = {"recompute"}  # settings whose bits are the same
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "memory.json",
-    "memory.png",
+    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "predictions.json",
+    "nbest_predictions.json", "null_odds.json", "memory.json", "memory.png",
 )  # fmt: skip
 
 
@@ -341,12 +341,14 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tup
 def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's numbers: its settings, and what stands in data and checkpoint, wherever they lie now."""
     settings, data, checkpoint = (_mapping(description.get(part)) for part in ("settings", "data", "checkpoint"))
+    stages = description.get("stages")
     return {
         **EARLIER,
         **{name: value for name, value in settings.items() if name not in INDIFFERENT},
         **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
         "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),
         "labels": description.get("labels"),
+        "epochs of stages": [_mapping(stage).get("epochs") for stage in stages] if isinstance(stages, list) else None,
     }
 
 

@@ -608,7 +608,7 @@ def test_a_loss_that_is_not_finite(here: Path) -> None:
     tensors(large)(here / "checkpoint")
     tensors(lambda a: a["bert.embeddings.LayerNorm.weight"].fill(1e38))(here / "checkpoint")
     done = finetune(here, output="new")
-    assert_stopped(done, 1, str(here / "new"), "at step 1 of 3", "state before it is kept", "--learning-rate")
+    assert_stopped(done, 1, str(here / "new"), "at step 1 of 3", "state before it is kept", "learning rate")
     assert (here / "new" / "state.safetensors").is_file()
 
 

@@ -112,3 +112,13 @@ def test_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert files.user_cache() == Path("/home/somebody/.cache/minibert")
+
+
+def test_streams_are_written_into_and_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write_whole(tmp_path / "pipe", b"through")
+    assert os.read(read, 100) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(read)
+    for place, stream in (("/dev/stdout", True), ("/dev/null", True), (__file__, False), (tmp_path / "none", False)):
+        assert files.is_stream(place) == stream

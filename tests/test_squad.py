@@ -15,7 +15,7 @@ from minibert import checkpoint, files, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import names
-from minibert.errors import ConfigError
+from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
 from minibert.random import Key, initial_weights
@@ -242,6 +242,7 @@ def test_gradients_of_the_reader_s_loss_are_its_slopes():
         (["finetune", "squad", "--sample"], ["sample"]),
         (["finetune", "mrpc", "--doc-stride", "3"], ["squad"]),
         (["evaluate", "squad", "--data", "x.json"], ["--predictions"]),
+        (["evaluate", "squad", "--data", "x", "--predictions", "y", "--null-odds", "z"], ["squad2"]),
     ],
 )
 def test_wrong_usage(arguments, words):
@@ -269,6 +270,69 @@ def test_a_zero_is_a_value_too(monkeypatch):
 def test_google_s_flags_take_negative_numbers_after_a_space():
     done = minibert_in_process("run-squad", "--null_score_diff_threshold", "-1.5", "-do_predict", "--output_dir", "x")
     assert done.code == 2 and "-1.5" not in done.err and "--bert_config_file" in done.err, done.err
+
+
+def test_other_epochs_of_a_later_stage_are_another_run(small, tmp_path, monkeypatch):
+    def run(epochs: float, **more: Any) -> None:
+        finetuning.finetune_squad(
+            "squad", checkpoint=small["base"], stages=[(small["train"], 0.5), (small["train"], epochs)],
+            dev_file=small["dev"], output_dir=tmp_path / "run", max_seq_length=48, doc_stride=16, max_query_length=12,
+            batch_size=4, **more,
+        )  # fmt: skip
+
+    def killed(self: Any, number: int) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Trainer, "begin", killed)
+        run(0.5)
+    with pytest.raises(RunError, match=r"epochs of stages was \[0.5, 0.5\], now \[0.5, 7\]"):
+        run(7, resume=True)
+
+
+def test_what_cannot_be_evaluated_is_told_before_training(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "train", None)
+    first = ["--first", f"{small['train']}:1"]
+    run = [*options(tmp_path / "run", small["base"])]
+    assert_stopped(minibert_in_process("finetune", "squad", *first, "--dev", small["dev2"], *run), 1, "has no answers")
+    for epochs in ("nan", "inf", "0"):
+        bad = ["--first", f"{small['train']}:{epochs}", "--dev", small["dev"], *run]
+        assert_one_line(minibert_in_process("finetune", "squad", *bad), 1, "a stage needs more than 0")
+
+
+def test_a_checkpoint_of_squad2_is_told_so(small, tmp_path):
+    run = tmp_path / "run"
+    long = CONFIG.__class__(**{**CONFIG.__dict__, "max_position_embeddings": 128})
+    base = make_checkpoint(tmp_path / "long", config=long)
+    parts = ["--first", f"{small['train2']}:0.5", "--dev", small["dev2"], *options(run, base)]
+    assert minibert_in_process("finetune", "squad2", *parts).code == 0
+    description = json.loads((run / "run.json").read_text())
+    description["settings"]["recompute"] = "host"  # as on a GPU, which answering has nothing to do with
+    (run / "run.json").write_text(json.dumps(description))
+    predict = ["predict", run, "--input", small["dev2"], "--output", tmp_path / "said"]
+    assert minibert_in_process(*predict).code == 0
+    (run / "run.json").unlink()
+    assert_one_line(minibert_in_process("evaluate", run, "--data", small["dev2"]), 1, "has no answers: take squad2")
+    threshold = ["--null-score-diff-threshold", "-1000"]
+    assert_one_line(minibert_in_process(*predict, *threshold), 1, "--task squad2")
+    assert minibert_in_process("evaluate", run, "--data", small["dev2"], "--task", "squad2").code == 0
+    assert minibert_in_process(*predict, *threshold, "--task", "squad2").code == 0
+    assert set(json.loads((tmp_path / "said" / "predictions.json").read_text()).values()) == {""}
+    (tmp_path / "text").write_text("Anna was born in 1850 .")
+    asked = ["answer", run, "--context", tmp_path / "text", "--question", "When?", "--top", "50"]
+    assert "(no answer in the text)" not in minibert_in_process(*asked).out
+    assert "(no answer in the text)" in minibert_in_process(*asked, "--task", "squad2").out
+    (tmp_path / "text").write_text("")
+    assert minibert_in_process(*asked).out == "(no answer in the text)\n"
+    done = minibert_in_process(*asked[:4], stdin=b"\xff?\n")
+    assert_one_line(done, 1, "stdin: byte 0 is not UTF-8")
+
+
+def test_questions_without_a_prediction_are_told(small, tmp_path, caplog):
+    said = tmp_path / "predictions.json"
+    said.write_text(json.dumps({"q24": "x"}))
+    done = minibert_in_process("evaluate", "squad", "--data", small["dev"], "--predictions", said)
+    assert done.code == 0 and "8 questions without a prediction: q25, q26, q27, q28, q29, ..." in caplog.text
 
 
 def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):

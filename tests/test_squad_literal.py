@@ -20,7 +20,7 @@ import google_squad_evaluate
 from minibert.kernels import devices
 from minibert.squad import reading, spans, windows
 from minibert.squad.answering import load_squad
-from minibert.squad.evaluation import golds, predict
+from minibert.squad.evaluation import golds, predictions
 from minibert.squad.metrics import evaluate_squad, evaluate_squad2
 from minibert.squad.spans import Top
 from minibert.squad.windows import Lengths
@@ -138,7 +138,7 @@ def test_files_of_trained_logits_are_the_transcription_s(shared, tmp_path, monke
         return found
 
     monkeypatch.setattr(reader, "logits", recorded)
-    chosen = predict(answerer, [questions], tmp_path)
+    chosen = spans.write_n_best(tmp_path / spans.N_BEST, predictions(answerer, [questions]))
     for threshold in THRESHOLDS:
         spans.write_predictions(tmp_path, chosen, threshold)
         assert_files(tmp_path, questions, parsed, Path(run) / "vocab.txt", logits, negative, threshold)

@@ -127,7 +127,7 @@ def test_memory_that_runs_out_in_an_update_ends_the_run_and_the_steps_before_it_
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with (
         RunDirectory.claim(tmp_path / "run", description, resume=False, overwrite=False) as run,
-        pytest.raises(RunError, match="some weights are updated, others are not; --resume goes on"),
+        pytest.raises(RunError, match="some weights are updated, others are not; go on from the last"),
     ):
         train(t, run, TASK, None, None, 100, Reporter())
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3

@@ -70,7 +70,7 @@ def test_a_loss_that_is_not_finite_updates_nothing(tmp_path):
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with (
         RunDirectory.claim(tmp_path / "run", description, False, False) as run,
-        pytest.raises(RunError, match="step 1 of 43.*lower --learning-rate"),
+        pytest.raises(RunError, match="step 1 of 43.*lower learning rate"),
     ):
         training.train(t, run, None, None, None, 1000, Reporter())
     np.testing.assert_array_equal(flat(t), before)

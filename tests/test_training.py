@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     before = weights(t)
     with RunDirectory.claim(tmp_path / "run", description, False, False) as run:
-        with pytest.raises(RunError, match="step 1 of 60.*lower --learning-rate"), np.errstate(all="ignore"):
+        with pytest.raises(RunError, match="step 1 of 60.*lower learning rate"), np.errstate(all="ignore"):
             train(t, run, TASK, None, None, 1000, Reporter())
         other = trainer()
         assert run.load_state(other.optimizer) == 0

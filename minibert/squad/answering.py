@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from minibert import checkpoint, hub, remote
-from minibert.errors import CheckpointError, RunError
+from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.model import open_device, tokenizer_of
 from minibert.runs import read_description
 from minibert.squad import spans, windows
@@ -16,6 +16,11 @@ from minibert.squad.reading import single
 from minibert.squad.settings import SquadConfig
 from minibert.squad.spans import Answer
 from minibert.tokenizer import Tokenizer
+
+ANSWERED_BY = (
+    "task", "max_seq_length", "doc_stride", "max_query_length", "n_best_size", "max_answer_length",
+    "null_score_diff_threshold",
+)  # fmt: skip
 
 
 class Answerer:
@@ -40,15 +45,18 @@ class Answerer:
         return found[:n]
 
     def with_threshold(self, threshold: float) -> Answerer:
-        """The same reader with another null_score_diff_threshold."""
+        """The same reader with another null_score_diff_threshold; ConfigError where there always is an answer."""
+        if not self.settings.negative:
+            raise ConfigError("a threshold belongs to SQuAD 2.0: leave it out, or add --task squad2")
         settings = dataclasses.replace(self.settings, null_score_diff_threshold=threshold)
         return Answerer(self.reader, self.tokenizer, settings)
 
 
 def load_squad(
-    source: str | PathLike[str], device: str = "auto", threads: int | None = None, precision: str = "auto"
-) -> Answerer:
-    """The reader of a finished run, in a checkpoint directory or on the hub.
+    source: str | PathLike[str], device: str = "auto", threads: int | None = None, precision: str = "auto",
+    task: str | None = None,
+) -> Answerer:  # fmt: skip
+    """The reader of a finished run, in a checkpoint directory or on the hub; `task`, squad or squad2, is the run's.
 
     Raises CheckpointError where there is no head that marks answers, which fine-tuning would make.
     """
@@ -64,15 +72,15 @@ def load_squad(
         )
     reader = Reader(found.config, open_device(device, threads, precision))
     reader.fill(found.arrays)
-    settings = settings_of(description)
+    settings = settings_of(description, task)
     longest = min(settings.max_seq_length, found.config.max_position_embeddings)
     return Answerer(reader, tokenizer_of(found), dataclasses.replace(settings, max_seq_length=longest))
 
 
-def settings_of(description: dict | None) -> SquadConfig:
-    """What a run was trained with, and the threshold that was found for it; the defaults where there is no run."""
-    known = {field.name for field in dataclasses.fields(SquadConfig)} - {"precision", "device", "shard_parameters"}
-    given = {k: v for k, v in (description or {"settings": {}})["settings"].items() if k in known}
+def settings_of(description: dict | None, task: str | None = None) -> SquadConfig:
+    """What a run answers by, and the threshold that was found for it; the defaults where there is no run."""
+    given = {k: v for k, v in (description or {"settings": {}})["settings"].items() if k in ANSWERED_BY}
+    given |= {"task": task} if task else {}
     if description and isinstance(description.get("null_score_diff_threshold"), float):
         given["null_score_diff_threshold"] = description["null_score_diff_threshold"]
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.errors import DataError
-from minibert.squad.reading import Question, Questions
+from minibert.squad.reading import Questions
 from minibert.squad.words import Texts, Tokens
 
 
@@ -73,11 +73,6 @@ def spans(questions: Questions, wanted: Targets, texts: Texts, documents: Tokens
         target = expected.ids[expected.offsets[i] : expected.offsets[i + 1]].tolist()
         found[number] = _improved(documents.ids[low + first : low + last + 1].tolist(), first, last, target)
     return Spans(found, np.array(dropped, np.int32))
-
-
-def listing(questions: Questions, dropped: NDArray[np.int32]) -> list[tuple[Question, str]]:
-    """The questions left out of training, and their answers."""
-    return [(questions.questions[i], questions.questions[i].answers[0][0]) for i in dropped.tolist()]
 
 
 def _words(context: str, starts: list[int], ends: list[int], answer: str, start: int) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from minibert.random import initial_weights
 from minibert.runs import own_directory
 from minibert.squad import finetuning, reading, spans
 from minibert.squad.answering import Answerer
-from minibert.squad.evaluation import predict
+from minibert.squad.evaluation import write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 from minibert.tokenizer import Tokenizer
@@ -78,6 +78,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     )  # fmt: skip
     flags, mirror = estimator.brought_here(flags)
     flags = dataclasses.replace(flags, output_dir=own_directory(flags.output_dir, settings.device))
+    parts = reading.parts(Path(flags.predict_file or "")) if flags.do_predict else []
     tokenizer = estimator.tokenizer_of(flags, report)
     device = open_device(settings.device, None)
     limit = planning.budget(None, device)  # before weights are loaded
@@ -87,12 +88,10 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
         estimator.train(flags, data, settings, directory, limit, report)
     if flags.do_predict:
-        parts = reading.parts(Path(flags.predict_file or ""))
         with files.one_line(flags.output_dir, "write", RunError):
             flags.output_dir.mkdir(parents=True, exist_ok=True)
-        chosen = predict(Answerer(reader, tokenizer, settings), parts, flags.output_dir)
-        spans.write_predictions(flags.output_dir, chosen, flags.null_score_diff_threshold)
-        report.say(f"predictions of {len(chosen):,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
+        count = write_all(Answerer(reader, tokenizer, settings), parts, flags.output_dir)
+        report.say(f"predictions of {count:,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
     directory.publish(settle=True)
 
 

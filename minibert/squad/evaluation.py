@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,24 +18,22 @@ from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.metrics import Gold
 from minibert.squad.reader import tops
 from minibert.squad.reading import Questions
-from minibert.squad.spans import Chosen
+from minibert.squad.spans import Prediction
 
 T = TypeVar("T")
+SHOWN = 5  # questions without a prediction that are named
+log = logging.getLogger(__name__)
 
 
-def predict(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> list[Chosen]:
-    """Writes nbest_predictions.json into the folder; returns what predictions and thresholds are made of.
-
-    Beside that only the parts that are being worked on are in memory, however many questions there are.
-    """
+def predictions(answerer: Answerer, parts: Iterable[Questions]) -> Iterator[Prediction]:
+    """The questions' predictions in their order; only the parts that are being worked on are in memory."""
     s = answerer.settings
     made = ((questions, windows.make(questions, answerer.tokenizer, s.lengths)) for questions in parts)
     ahead, behind = _twice(made)  # by up to a batch, which may end in a later part
-    found = spans.predict(
+    return spans.predict(
         behind, tops(answerer.reader, (each.features for _, each in ahead), s.n_best_size), answerer.tokenizer,
         n_best=s.n_best_size, max_answer_length=s.max_answer_length, negative=s.negative,
     )  # fmt: skip
-    return spans.write_n_best(folder / spans.N_BEST, found)
 
 
 def _twice(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:
@@ -60,7 +59,7 @@ def evaluate(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> di
     For SQuAD 2.0 `threshold` is the setting's, or else the best one for these questions; `cross_fitted` is what such a
     threshold is worth on articles that it was not found on.
     """
-    chosen = predict(answerer, parts, folder)
+    chosen = spans.write_n_best(folder / spans.N_BEST, predictions(answerer, parts))
     if not answerer.settings.negative:
         spans.write_predictions(folder, chosen)
         return metrics.evaluate_squad(golds(parts), {c.id: c.text for c in chosen})
@@ -86,16 +85,21 @@ def evaluate_run(
     threads: int | None = None,
     precision: str = "auto",
     device: str = "auto",
+    task: str | None = None,
 ) -> dict[str, Any]:
     """The official metrics of the reader in a run directory or checkpoint, on a file or on the run's development file.
 
-    The threshold is the given one, else the run's. The files of predictions are kept in `output_dir`, if given.
+    The threshold is the given one, else the run's. The files of predictions are kept in `output_dir`, if given. `task`,
+    squad or squad2, is the run's, and squad of a checkpoint.
     """
     source = str(remote.checkpoint(source))
-    answerer = load_squad(source, device, threads, precision)
+    parts = reading.parts(data or _own_dev_file(source))
+    answerer = load_squad(source, device, threads, precision, task)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
-    parts = reading.parts(data or _own_dev_file(source))
+    if not answerer.settings.negative:
+        for part in parts:
+            check_answers(part)
     if output_dir is not None:
         with _folder(output_dir) as folder:
             return evaluate(answerer, parts, folder)
@@ -111,15 +115,21 @@ def predict_file(
     threads: int | None = None,
     precision: str = "auto",
     device: str = "auto",
+    task: str | None = None,
 ) -> None:  # fmt: skip
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
-    answerer = load_squad(source, device, threads, precision)
-    parts = reading.parts(data)
-    threshold = null_score_diff_threshold
-    if threshold is None:
-        threshold = answerer.settings.null_score_diff_threshold or 0.0
+    parts = reading.parts(data)  # which are checked first: what that takes is free again for the model
+    answerer = load_squad(source, device, threads, precision, task)
+    if null_score_diff_threshold is not None:
+        answerer = answerer.with_threshold(null_score_diff_threshold)
     with _folder(output_dir) as folder:
-        spans.write_predictions(folder, predict(answerer, parts, folder), threshold)
+        write_all(answerer, parts, folder)
+
+
+def write_all(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> int:
+    """Predicts and writes all files into the folder, in memory that does not grow; how many questions there were."""
+    threshold = answerer.settings.null_score_diff_threshold or 0.0
+    return spans.write_all(folder, predictions(answerer, parts), answerer.settings.negative, threshold)
 
 
 @contextlib.contextmanager
@@ -142,16 +152,30 @@ def _own_dev_file(source: str) -> Path:
 
 def evaluate_files(task: str, data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
     """What the official evaluators make of files alone."""
-    wanted, said = golds(reading.parts(data)), metrics.read_predictions(Path(remote.local(predictions)))
+    parts, said = reading.parts(data), metrics.read_predictions(Path(remote.local(predictions)))
+    if missing := metrics.without_prediction(golds(parts), said):
+        more = ", ..." if len(missing) > SHOWN else ""
+        means = "they count as wrong" if task == "squad" else "they are left out"
+        log.warning(
+            "%d questions without a prediction: %s%s; %s", len(missing), ", ".join(missing[:SHOWN]), more, means
+        )
     if task == "squad":
-        return metrics.evaluate_squad(wanted, said)
+        return metrics.evaluate_squad(golds(parts), said)
     odds = metrics.read_null_odds(Path(remote.local(null_odds))) if null_odds else None
-    return metrics.evaluate_squad2(wanted, said, odds)
+    return metrics.evaluate_squad2(golds(parts), said, odds)
+
+
+def check_answers(questions: Questions) -> None:
+    """DataError if one has no answers, without which SQuAD 1.1 cannot be evaluated."""
+    for question in questions:
+        if not question.answers:
+            raise DataError(
+                f"{questions.source}: question {question.id} has no answers: take squad2, or remove the question"
+            )
 
 
 def golds(parts: Iterable[Questions]) -> Iterator[Gold]:
     """The questions as evaluators see them."""
     for part in parts:
         for q in part:
-            answers = () if q.impossible else [text for text, _ in q.answers]
-            yield Gold(q.id, answers, part.paragraphs[q.paragraph].article)
+            yield Gold(q.id, [text for text, _ in q.answers], part.paragraphs[q.paragraph].article)

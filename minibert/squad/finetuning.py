@@ -22,7 +22,7 @@ from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
-from minibert.squad.evaluation import evaluate
+from minibert.squad.evaluation import check_answers, evaluate
 from minibert.squad.reader import Reader
 from minibert.squad.reading import Questions
 from minibert.squad.settings import SquadConfig
@@ -100,6 +100,8 @@ def finetune_squad(
     tokenizer = tokenizer_of(found)
     data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
     dev_questions = reading.read(dev)
+    if not config.negative:
+        check_answers(dev_questions)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
     config, told = finetuning.fit(config, found.config, trained, device, limit, old, recompute, spans=True)
     reader = _build(found, config, device)
@@ -134,8 +136,8 @@ def _files(
             own = datasets.squad_files(config.task, data_dir and _folder(config.task, data_dir), progress)
     parts = [Stage(Path(remote.local(file)), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
     for part in parts:
-        if part.epochs <= 0:
-            raise ConfigError(f"{part.file}: {part.epochs:g} epochs: a stage needs more than 0")
+        if not 0 < part.epochs < 2**31:
+            raise ConfigError(f"{part.file}: {part.epochs:g} epochs: a stage needs more than 0, and a number of them")
     return parts, Path(remote.local(dev_file)) if dev_file else own[1]  # type: ignore[index]
 
 

@@ -90,15 +90,16 @@ class _File:
     """A file's questions, part by part."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.checked = path, False
         self.version = self._version()
         for _ in self:  # what is wrong with it is said before anything is made of it
             pass
+        self.checked = True
 
     def __iter__(self) -> Iterator[Questions]:
         if self._version() != self.version:
             raise DataError(f"{self.path}: has changed since it was checked; begin again")
-        yield from _parts(self.path, PART)
+        yield from _parts(self.path, PART, self.checked)
 
     def _version(self) -> tuple[int, ...]:
         with files.one_line(self.path, "read", DataError):
@@ -106,18 +107,21 @@ class _File:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _parts(path: Path, size: int) -> Iterator[Questions]:
-    """The questions of a file, in parts that end with the paragraph in which they have `size`."""
+def _parts(path: Path, size: int, checked: bool = False) -> Iterator[Questions]:
+    """The questions of a file, in parts that end with the paragraph in which they have `size`.
+
+    Of one that was `checked` before no id stands twice, and none is remembered.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file; {ADVICE}")
-    return _Reader(str(path)).parts(entries(path, "data", ADVICE, LARGEST_ARTICLE), size)
+    return _Reader(str(path), checked).parts(entries(path, "data", ADVICE, LARGEST_ARTICLE), size)
 
 
 class _Reader:
     """Collects what one file holds; `source` is named in errors."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, checked: bool) -> None:
+        self.source, self.checked = source, checked
         self.paragraphs: list[Paragraph] = []
         self.questions: list[Question] = []
         self.seen: dict[str, int] = {}  # the article of each id
@@ -129,7 +133,7 @@ class _Reader:
                 self.read_paragraph(paragraph, number, f"{where}, paragraph {i + 1}")
                 if len(self.questions) >= size:
                     yield self.part()
-        if not self.seen:
+        if not (self.seen or self.checked):
             raise self.error("the file", "has no questions", ADVICE)
         if self.questions:
             yield self.part()
@@ -150,7 +154,8 @@ class _Reader:
         if name in self.seen:
             other = f"article {self.seen[name] + 1}"
             raise self.error(where, f"id {name!r:.60} stands in {other} too", "give each question its own")
-        self.seen[name] = article
+        if not self.checked:
+            self.seen[name] = article
         where = f"{where} (id {name!r:.60})"
         answers = self.field(raw, "answers", list, where) if "answers" in raw else []
         impossible = self.field(raw, "is_impossible", bool, where) if "is_impossible" in raw else None

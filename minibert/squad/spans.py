@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,6 +58,10 @@ class Prediction:
     entries: list[Entry]
     probabilities: list[float]
     null_odds: float | None
+
+    @property
+    def chosen(self) -> Chosen:
+        return Chosen(self.id, self.best, self.null_odds)
 
     @property
     def best(self) -> str:
@@ -124,24 +129,39 @@ def answers(context: str, prediction: Prediction) -> list[Answer]:
     ]
 
 
-def write_n_best(path: Path | str, predictions: Iterable[Prediction]) -> list[Chosen]:
-    """Writes nbest_predictions.json as the predictions come; returns what the other files need."""
-    chosen: list[Chosen] = []
-
-    def lines() -> Iterator[tuple[str, str]]:
+def write_all(folder: Path, predictions: Iterable[Prediction], negative: bool, threshold: float = 0.0) -> int:
+    """Writes all files as the predictions come; how many there were. `negative`: there may be no answer."""
+    count = 0
+    odds_file = _object(folder / NULL_ODDS) if negative else contextlib.nullcontext()
+    with _object(folder / PREDICTIONS) as said, _object(folder / N_BEST) as n_best, odds_file as odds:
         for prediction in predictions:
-            yield prediction.id, _n_best_json(prediction)
-            chosen.append(Chosen(prediction.id, prediction.best, prediction.null_odds))
+            said.add(prediction.id, json.dumps(prediction.chosen.answer(threshold)))
+            n_best.add(prediction.id, _n_best_json(prediction))
+            if odds:
+                odds.add(prediction.id, json.dumps(prediction.null_odds))
+            count += 1
+    return count
 
-    _write_object(path, lines())
+
+def write_n_best(path: Path, predictions: Iterable[Prediction]) -> list[Chosen]:
+    """Writes nbest_predictions.json as the predictions come; returns what the other files need."""
+    chosen = []
+    with _object(path) as n_best:
+        for prediction in predictions:
+            n_best.add(prediction.id, _n_best_json(prediction))
+            chosen.append(prediction.chosen)
     return chosen
 
 
-def write_predictions(folder: Path | str, chosen: Sequence[Chosen], threshold: float = 0.0) -> None:
+def write_predictions(folder: Path, chosen: Sequence[Chosen], threshold: float = 0.0) -> None:
     """Writes predictions.json, and null_odds.json where there may be no answer."""
-    _write_object(Path(folder) / PREDICTIONS, ((each.id, json.dumps(each.answer(threshold))) for each in chosen))
+    with _object(folder / PREDICTIONS) as said:
+        for each in chosen:
+            said.add(each.id, json.dumps(each.answer(threshold)))
     if any(each.null_odds is not None for each in chosen):
-        _write_object(Path(folder) / NULL_ODDS, ((each.id, json.dumps(each.null_odds)) for each in chosen))
+        with _object(folder / NULL_ODDS) as odds:
+            for each in chosen:
+                odds.add(each.id, json.dumps(each.null_odds))
 
 
 Row = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]  # of Top, for one window
@@ -314,14 +334,21 @@ def _n_best_json(prediction: Prediction) -> str:
     return "[\n" + ",\n".join(lines) + "\n    ]"
 
 
-def _write_object(path: Path | str, values: Iterable[tuple[str, str]]) -> None:
-    """Writes keys and values, which are JSON, as json.dumps(indent=4) would, one after the other."""
+class _Object:
+    """A JSON object that is being written, as json.dumps(indent=4) would."""
 
-    def write(file: BinaryIO) -> None:
-        before = "{\n"
-        for key, value in values:
-            file.write(f"{before}    {json.dumps(key)}: {value}".encode())
-            before = ",\n"
-        file.write(b"{}\n" if before == "{\n" else b"\n}\n")
+    def __init__(self, file: BinaryIO):
+        self.file, self.empty = file, True
 
-    files.write_whole(path, write)
+    def add(self, key: str, value: str) -> None:
+        """Adds a key and its value, which is JSON."""
+        self.file.write(f"{'{' if self.empty else ','}\n    {json.dumps(key)}: {value}".encode())
+        self.empty = False
+
+
+@contextlib.contextmanager
+def _object(path: Path) -> Iterator[_Object]:
+    """An object to be filled, which then stands in a file."""
+    with files.whole(path) as file:
+        yield (made := _Object(file))
+        file.write(b"{}\n" if made.empty else b"\n}\n")
