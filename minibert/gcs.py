@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
-import google_crc32c
-
 from minibert.errors import ConfigError, StorageError
 
 T = TypeVar("T")
@@ -237,6 +235,8 @@ def remove(bucket: str, found: Object) -> None:
 
 def checksum(path: Path) -> tuple[int, str]:
     """A local file's size and CRC-32C, in base64 as the service has it."""
+    import google_crc32c  # here, so that all else runs where it is not installed
+
     size, crc = 0, 0
     with open(path, "rb") as file:
         while block := file.read(CHUNK):

@@ -37,48 +37,81 @@ class Pointer(Copies):
 
 
 class Memory(Copies):
-    """malloc's, aligned as the card's is; or what was handed out before and has come back, in sizes of 512 bytes."""
+    """malloc's, aligned as the card's is, in multiples of 512 bytes; or what its pool has kept."""
 
     def __init__(self, pool, size):
-        self.kept = pool.kept.setdefault(-(-size // 512), [])
-        self.pool, self.bytes = pool, self.kept.pop() if self.kept else np.full(size + 1024, 0xFF, np.uint8)
+        self.size = -(-size // 512) * 512
+        kept = pool.kept.setdefault(self.size, [])
+        if not kept:
+            pool.take(self.size)
+        self.pool, self.bytes = pool, kept.pop() if kept else np.full(self.size + 512, 0xFF, np.uint8)
         self.ptr = self.bytes.ctypes.data + -self.bytes.ctypes.data % 512
-        pool.used += size
-        self.size = size
+        pool.used += self.size
 
     def __del__(self):
-        self.pool.used -= self.size
-        self.kept.append(self.bytes)
+        if hasattr(self, "ptr"):  # it was had
+            self.pool.used -= self.size
+            self.pool.kept.setdefault(self.size, []).append(self.bytes)
+            self.pool.comes_back()
 
 
 class Pool:
-    limit, used, failures = 1 << 40, 0, 0
+    """CuPy's: what comes back stays in it, and counts towards its limit, 0 being none."""
+
+    limit, used, total, failures = 0, 0, 0, 0
 
     def __init__(self):
-        self.kept = {}
+        self.kept, self.gone = {}, []
 
     def malloc(self, size):
+        return Memory(self, size)
+
+    def take(self, size):
         if self.failures:
             self.failures -= 1
             raise MemoryError("somebody else has it")
-        if self.used + size > self.limit:
+        if self.limit and self.total + size > self.limit:
             raise MemoryError(f"{size} bytes")
-        return Memory(self, size)
+        self.total += size
+
+    def comes_back(self): ...
 
     def free_all_blocks(self):
-        """As if nothing were kept."""
+        self.total = self.used
+        self.gone.append(self.kept)  # which work that is still asked for may touch: a card frees nothing before
+        self.kept = {}
 
     def free_bytes(self):
-        return 0
+        return self.total - self.used
 
     def used_bytes(self):
         return self.used
+
+    def total_bytes(self):
+        return self.total
 
     def set_limit(self, size):
         self.limit = size
 
     def get_limit(self):
-        return self.limit if self.limit < 1 << 40 else 0
+        return self.limit
+
+
+class Singly(Pool):
+    """Memory without a pool, of the card that a pool takes its own from: as little as that has."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+
+    def take(self, size):
+        self.pool.take(size)
+        self.pool.total -= size
+        if self.pool.limit and self.pool.total + self.used + size > self.pool.limit:
+            raise MemoryError(f"{size} bytes")
+
+    def comes_back(self):
+        self.free_all_blocks()
 
 
 class Array(np.ndarray):
@@ -145,11 +178,12 @@ class DriverFailure(RuntimeError):
 def cupy(monkeypatch):
     """A module that stands for CuPy; the driver that would use it is the emulator."""
     pool = Pool()
+    singly = Singly(pool)
     fake = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(
         Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
         UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
         alloc_pinned_memory=PinnedMemory.alloc, PinnedMemory=PinnedMemory.alloc,
-        Memory=lambda size: Memory(Pool(), size),
+        Memory=lambda size: Memory(singly, size),
         runtime=SimpleNamespace(memGetInfo=lambda: (1 << 33, 1 << 34), CUDARuntimeError=RuntimeFailure),
         driver=SimpleNamespace(CUDADriverError=DriverFailure),
     ), pool=pool)  # fmt: skip

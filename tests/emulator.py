@@ -49,6 +49,7 @@ class Emulator:
 
             def launch(grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any], shared: int) -> None:
                 assert 0 < np.prod(block) <= 1024 and 0 <= shared <= DYNAMIC, (grid, block, shared)
+                assert max(grid[1:]) <= 65535, grid  # as on cards; in x there may be two thousand million
                 sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
                 given = [Place.of(x) if isinstance(x, np.ndarray) else x for x in arguments]
 
@@ -125,7 +126,7 @@ def emulated(capability: tuple[int, int] = (8, 0), order: int = 0) -> Iterator[E
 class Emulated(Recorder):
     """The GPU's kernels with the host's memory."""
 
-    ahead, host_apart = 1, True
+    ahead, host_apart, gives_blocks = 1, True, True
 
     def _capture(self, call: Callable[[], Any]) -> Recording:
         emulator = cuda.driver

@@ -105,6 +105,19 @@ def test_a_limit_holds_and_is_what_is_free(cupy):
     del x
 
 
+def test_what_the_pool_keeps_is_not_in_the_way_of_a_limit(cupy):
+    device = gpu.open()
+    device.limit(gpu.PROCESS + (1 << 20))
+    for kilobytes in (600, 700, 600, 900):  # none of which serves the next: together they are too many
+        x = device.empty((kilobytes << 10,), np.uint8, "activations")
+        assert device.free_memory() == (1 << 20) - device.resident < 1 << 19
+        del x
+        gc.collect()
+    assert device.resident_peak <= 1 << 20
+    device.release()
+    assert device.free_memory() == 1 << 20 and device.resident == 0
+
+
 def test_copies_both_ways(cupy, monkeypatch):
     device, host = gpu.open(), np.arange(6, dtype=np.float64).reshape(2, 3)
     for little in (gpu.LITTLE, 0):

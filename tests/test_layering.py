@@ -23,8 +23,8 @@ ALLOWED = {
     "kernels files errors",
     "seeds": "finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
-    "estimator": "training evaluation prediction bert model runs optim settings progress random tasks tokenizer "
-    "checkpoint mirror remote files errors",
+    "estimator": "finetuning planning kernels training evaluation prediction bert model runs optim settings progress "
+    "random tasks tokenizer checkpoint mirror remote files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels",
     "prediction": "model runs tasks remote files errors",
     "doctor": "kernels errors",

@@ -23,7 +23,7 @@ tests() {
     part doctor 60 "$python" -c 'from minibert.cli import main; main()' doctor
     part dropout 90 "$python" -m pytest -q -m gpu tests/kernels/test_dropout.py      # the modules' stream_base
     part model 180 "$python" -m pytest -q -m gpu tests/test_gpu.py                    # and recordings
-    part kernels 300 "$python" -m pytest -q -m gpu -n 4 tests                        # they compile most of the time
+    part kernels 300 "$python" -m pytest -q -m gpu -n 4 tests/kernels                # they compile most of the time
 }
 
 benches() {
@@ -47,7 +47,7 @@ shift
 python=$(realpath -s "$(command -v "${PYTHON:-python}")") || exit 1  # of the environment, not what it links to
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$(dirname "$0")/.." || exit 1
 failed=0
-(cd / && "$python" -c 'from minibert.kernels import devices; devices.open("gpu")') 2> "$out/start.log" || {
+(cd / && "$python" -c 'from minibert import training; from minibert.kernels import devices; devices.open("gpu")') 2> "$out/start.log" || {
     tail -n 1 "$out/start.log" >&2
     exit 1
 }

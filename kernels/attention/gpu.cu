@@ -220,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_queries(
                 words = mask.words(share.begin + at.row_at(i), start + at.other);
             for (int j = 0; j < 4; j++) {
                 bool kept = !mask.drops() || mask.keeps(words, (i & 1) + (j & 2), j & 1);
-                float e = at.other_at(j) < keys ? expf(s[i][j] * root - logarithm[i]) : 0.0f;
+                float e = at.other_at(j) < keys ? expf(__fmul_rn(s[i][j], root) - logarithm[i]) : 0.0f;
                 float slope = e * ((kept ? dp[i][j] * scale : 0.0f) - moment[i]);
                 more[i] += slope;
                 p[at.other_at(j)][at.row_at(i)] = e;
@@ -282,7 +282,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) backward_keys(
                 int i = i0 + (element & 1), j = j0 + (element & 2);
                 bool there = at.other_at(j) < count;
                 bool kept = !mask.drops() || mask.keeps(words, (j >> 1) + 2 * (i & 1), key & 1);
-                float e = there ? expf(s[i][j] * root - logarithm[j]) : 0.0f;
+                float e = there ? expf(__fmul_rn(s[i][j], root) - logarithm[j]) : 0.0f;
                 p[at.other_at(j)][at.row_at(i)] = kept ? e : 0.0f;
                 ds[at.other_at(j)][at.row_at(i)] = e * ((kept ? dp[i][j] * scale : 0.0f) - moment[j]);
             }

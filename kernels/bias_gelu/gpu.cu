@@ -1,4 +1,4 @@
-// Bias and GELU: a thread eight adjacent columns, a block row a chunk of CHUNK tokens, whose part of dbias it sums. In
+// Bias and GELU: a thread eight adjacent columns, a block column a chunk of CHUNK tokens, whose part of dbias it sums. In
 // bf16 forward moves 4 bytes an element, backward 6, or 8 where it writes y too. The next row is asked for before this one
 // is written, because the compiler has to take them for one.
 #include "storage.cuh"
@@ -6,7 +6,7 @@
 #include "sums.cuh"
 
 extern "C" __global__ void forward(storage* y, const storage* x, const float* bias, bool tanh, int t, int f) {
-    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * CHUNK, end = min(row + CHUNK, t);
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
     if (first >= f) return;
     float shifts[8], h[8];
     load8(shifts, bias, first, f);
@@ -24,7 +24,7 @@ extern "C" __global__ void forward(storage* y, const storage* x, const float* bi
 extern "C" __global__ void backward(
     storage* dx, storage* y, float* partials, const storage* dy, const storage* x, const float* bias, bool tanh, int t,
     int f) {
-    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * CHUNK, end = min(row + CHUNK, t);
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
     if (first >= f) return;
     float shifts[8], h[8], d[8], sums[8] = {};
     load8(shifts, bias, first, f);
@@ -46,5 +46,5 @@ extern "C" __global__ void backward(
         for (int e = 0; e < 8; e++) h[e] = gelu(h[e], tanh);
         store8(y + at, first, f, h);
     }
-    store8(partials + (size_t)blockIdx.y * f, first, f, sums);
+    store8(partials + (size_t)blockIdx.x * f, first, f, sums);
 }

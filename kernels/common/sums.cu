@@ -3,9 +3,9 @@
 #include "sums.cuh"
 #define WARPS 16  // as in sums_gpu.py
 
-// partials[chunk, i] = sum of x[t, i] over the chunk's tokens. A thread eight adjacent columns, a block row a chunk.
+// partials[chunk, i] = sum of x[t, i] over the chunk's tokens. A thread eight adjacent columns, a block column a chunk.
 extern "C" __global__ void sum_chunks(float* partials, const storage* x, int t, int f) {
-    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * CHUNK, end = min(row + CHUNK, t);
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
     if (first >= f) return;
     float sums[8] = {}, numbers[8];
 #pragma unroll 4
@@ -14,7 +14,7 @@ extern "C" __global__ void sum_chunks(float* partials, const storage* x, int t, 
 #pragma unroll
         for (int e = 0; e < 8; e++) sums[e] += numbers[e];
     }
-    store8(partials + (size_t)blockIdx.y * f, first, f, sums);
+    store8(partials + (size_t)blockIdx.x * f, first, f, sums);
 }
 
 // total[i] += sum of partials[chunk, i] over all chunks. 32 columns a block, whose warp w takes chunks w, w + WARPS and so

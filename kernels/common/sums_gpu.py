@@ -44,5 +44,5 @@ def add_rows(total: Any, x: Any, scratch: Any) -> None:
 
 
 def grid(t: int, f: int) -> tuple[int, int]:
-    """Blocks of THREADS for f columns, and for the chunks of t tokens."""
-    return blocks(f, COLUMNS * THREADS), chunks(t)
+    """Blocks for the chunks of t tokens, of which there may be many, and blocks of THREADS for f columns."""
+    return chunks(t), blocks(f, COLUMNS * THREADS)

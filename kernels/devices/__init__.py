@@ -24,6 +24,7 @@ from . import host
 PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled kernels themselves
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
+GRAIN = 512  # bytes in whose multiples a card's memory comes
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
 
 
@@ -66,6 +67,7 @@ class Device:
 
     process = PROCESS
     ahead = 0  # training steps that the host may have asked for beyond the one whose result it waits for
+    gives_blocks = False  # whether memory is taken by the block, and not by pages as they are touched
     host_apart = False  # whether the host has memory beside the device's
 
     def __init__(self, backend: str, float_type: str = "float32", variants: Mapping[str, str] | None = None):
@@ -96,8 +98,9 @@ class Device:
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         block = self._block(nbytes, kind)
-        self.resident += max(0, nbytes - block.touched)
-        block.touched = max(nbytes, block.touched)
+        touched = -(-block.size // GRAIN) * GRAIN if self.gives_blocks else nbytes
+        self.resident += max(0, touched - block.touched)
+        block.touched = max(touched, block.touched)
         self.resident_peak = max(self.resident_peak, self.resident)
         self._count(kind, nbytes)
         if self._total > self._peak_total:

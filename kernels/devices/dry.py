@@ -24,7 +24,7 @@ class Dry(Device):
         super().__init__(other.backend, other.float_type.name, other._variants)
         self.activation_type, self._threads = other.activation_type, other.threads
         self.process, self.operand_type = other.process, other.operand_type
-        self.host_apart = other.host_apart
+        self.host_apart, self.gives_blocks = other.host_apart, other.gives_blocks
 
     def __getattr__(self, operation: str) -> Any:
         real = super().__getattr__(operation)

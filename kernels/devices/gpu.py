@@ -41,7 +41,7 @@ LIBRARIES = (
 class Gpu(Recorder):
     """One card; until it is connected, only a description of one, which planning needs and no more."""
 
-    process, ahead, host_apart = PROCESS, 1, True
+    process, ahead, host_apart, gives_blocks = PROCESS, 1, True, True
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
@@ -61,6 +61,8 @@ class Gpu(Recorder):
         self.stream = stream()
         self.stream.use()
         self.pool = cupy.cuda.MemoryPool()
+        self._most = self.pool.get_limit()  # bytes, 0: as many as there are
+        self._singly, self._own = False, 0  # whether blocks have memory of their own by now, and bytes of those
         self.copies = cupy.cuda.Stream(non_blocking=True)
         self._staged: deque[Staging] = deque()  # in the order of their last use
         self._read: deque[tuple[Any, Any]] = deque()  # what is on its way to the host: until when, and to where
@@ -114,11 +116,11 @@ class Gpu(Recorder):
         if self.cupy is None:
             return None
         free = self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
-        most = self.pool.get_limit()  # 0: none
-        return max(0, min(free, most - self.pool.used_bytes())) if most else free
+        return max(0, min(free, self._most - self.pool.used_bytes() - self._own)) if self._most else free
 
     def limit(self, nbytes: int) -> None:
-        self.pool.set_limit(size=max(1, nbytes - self.process))
+        self._most = max(1, nbytes - self.process)
+        self.pool.set_limit(size=self._most)
 
     def seconds(self, call: Callable[[], None]) -> float:
         """As the card's own clock has it, the mean of calls one after the other, which hides what launching takes."""
@@ -218,7 +220,38 @@ class Gpu(Recorder):
         return cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
 
     def _memory(self, size: int) -> Any:
-        return self.pool.malloc(size)
+        """From CuPy's pool, where a new block costs next to nothing; but it keeps what comes back, in pieces of what it
+        once was, and counts that towards the limit. So from the first time on that it has nothing left each block has
+        memory of its own, which comes and goes as planned, and takes the driver's time.
+        """
+        if not self._singly:
+            try:
+                return self.pool.malloc(size)
+            except MemoryError:
+                self._singly = True
+                raise
+        self.pool.free_all_blocks()
+        if self._most and self.pool.total_bytes() + self._own + size > self._most:
+            raise MemoryError(f"{size} bytes more than the limit of {self._most} leaves")
+        with memory_errors():
+            return Own(self, self.cupy.cuda.Memory(size))
+
+
+class Own:
+    """A block's own memory, which the device counts."""
+
+    __slots__ = ("device", "memory")
+
+    def __init__(self, device: Gpu, memory: Any):
+        self.device, self.memory = device, memory
+        device._own += memory.size
+
+    def __del__(self) -> None:
+        self.device._own -= self.memory.size
+
+    @property
+    def ptr(self) -> int:
+        return self.memory.ptr
 
 
 class memory_errors:  # noqa: N801 - read as a function

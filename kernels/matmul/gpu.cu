@@ -1,10 +1,10 @@
 // What the linear layer needs beside cuBLAS's products.
 #include "storage.cuh"
 
-// y[t, i] = bias[i]. A thread eight adjacent columns of ROWS tokens, which a block row has.
+// y[t, i] = bias[i]. A thread eight adjacent columns of ROWS tokens, which a block column has.
 #define ROWS 16  // as in gpu.py
 extern "C" __global__ void fill_rows(storage* y, const float* bias, int t, int f) {
-    int first = 8 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * ROWS, end = min(row + ROWS, t);
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * ROWS, end = min(row + ROWS, t);
     if (first >= f) return;
     float numbers[8];
     load8(numbers, bias, first, f);

@@ -58,7 +58,7 @@ def _pieces(w: Any, *operands: Any) -> list[slice]:
 def fill_rows(y: Any, bias: Any) -> None:
     """y[t] = bias for each row t."""
     t, f = y.shape
-    _kernels.launch("fill_rows", (blocks(f, 8 * FEW), blocks(t, ROWS)), FEW, y, bias, t, f)
+    _kernels.launch("fill_rows", (blocks(t, ROWS), blocks(f, 8 * FEW)), FEW, y, bias, t, f)
 
 
 def rounded_bytes(t: int, c: int) -> int:

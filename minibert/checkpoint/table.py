@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import cramjam
-import google_crc32c
 import numpy as np
 
 from minibert.checkpoint.protobuf import encode_varint, varint
@@ -32,6 +30,8 @@ _DAMAGED = "the file is damaged: get it again"
 
 def masked_crc(data: bytes | np.ndarray) -> int:
     """The CRC-32C, rotated and shifted by a constant as LevelDB stores it: a CRC of data with CRCs in it is weak."""
+    import google_crc32c  # and cramjam below: here, so that all other checkpoints load where they are not installed
+
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -92,6 +92,8 @@ class _Reader:
         announced, _ = varint(packed, 0, self._where)
         if announced > min(LARGEST, _RATIO * size):
             raise self._error(f"the block at byte {offset} announces {announced} bytes in {size}")
+        import cramjam
+
         try:
             return bytes(cramjam.snappy.decompress_raw(packed))
         except cramjam.DecompressionError:
@@ -131,6 +133,8 @@ def write_table(items: Iterable[tuple[bytes, bytes]], compress: bool = False) ->
         """Appends a block and returns where it lies."""
         block = _pack(pairs)
         if compress:
+            import cramjam
+
             block = bytes(cramjam.snappy.compress_raw(block))
         place = encode_varint(len(table)) + encode_varint(len(block))
         block += bytes([compress])
