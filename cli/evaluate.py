@@ -14,7 +14,8 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 
 @click.command(epilog="\b\nExample:\n  minibert evaluate runs/mrpc-001 --data-dir glue")
 @click.argument("run")
-@click.option("--task", metavar="TASK", help="Of a checkpoint of SQuAD: squad or squad2.  [default: the run's]")
+@click.option("--task", metavar="TASK", help="Another task of the same labels; of a checkpoint that answers "
+              "questions squad or squad2.  [default: the run's]")  # fmt: skip
 @click.option("--data-dir", type=click.Path(), help="The task's folder or the one that holds it.  [default: the run's]")
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip

@@ -225,17 +225,18 @@ def train(
 ) -> int:
     """Trains from the step that the output directory has reached to the last, within `limit` bytes; returns that."""
     done, bert, spans = directory.step() or 0, directory.bert, data.labels.ndim == 2
-    settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, None, "auto", spans)
-    trainer = training.trainer(bert, data, settings)
-    if done >= trainer.total:
+    total = training.Stage(data, settings.epochs, settings).total
+    if done >= total:
         report.say(
             f"TRAINING IS SKIPPED: {directory.name} holds a checkpoint after step {done}, and these flags ask for "
-            f"{trainer.total} steps. Choose another --output_dir to train anew."
+            f"{total} steps. Choose another --output_dir to train anew."
         )
         return done
+    settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, None, "auto", spans)
+    trainer = training.trainer(bert, data, settings)
     report.say(
         f"***** Running training *****\n  Num examples = {len(data.features)}\n"
-        f"  Batch size = {settings.batch_size}\n  Num steps = {trainer.total}\n"
+        f"  Batch size = {settings.batch_size}\n  Num steps = {total}\n"
         f"  {settings.precision} on {bert.device.description}\n  {told}".rstrip()
     )
     with files.one_line(flags.output_dir, "write", RunError):
@@ -245,7 +246,7 @@ def train(
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
     trainer.rest()
-    return trainer.total
+    return total
 
 
 def _split(task: Task, kind: str) -> str:

@@ -107,10 +107,12 @@ def finetune(
     config, told = fit(config, found.config, data, device, limit, old, recompute)
     description = describe(config, source, found, device, old) | {
         "data": _describe_data(task, folder),
-        "data_dir": remote.name(folder.absolute()) if data_dir or sample else None,  # downloads are found by the task
+        "data_dir": None,  # one's own files are named above, and downloads are found by the task
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
     }
+    if (data_dir or sample) and not isinstance(task, TableTask):
+        description["data_dir"] = remote.name(folder.absolute())
     bert = _build(found, task, config, device, report)
     del found  # what its arrays hold is in the model now
     trainer = training.trainer(bert, train, config)

@@ -48,8 +48,8 @@ def test_a_file_system_without_locks_is_trained_into_all_the_same(tmp_path, monk
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(runs.fcntl, "flock", flock)
-    with claim(tmp_path / "run"):
-        pass
+    with claim(tmp_path / "run") as run:
+        assert run.description["finished"] is False and (tmp_path / "run" / "run.json").is_file()
 
 
 def test_other_labels_are_another_run(tmp_path):
