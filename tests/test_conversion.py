@@ -15,6 +15,7 @@ from minibert import checkpoint
 from minibert.checkpoint import conversion, huggingface, inspection, names, sources, tensorflow
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import CheckpointError
+from minibert.tokenizer import SPECIAL
 
 ROUTES = (("tensorflow", "torch", "hf"), ("torch", "tensorflow", "hf"), ("hf", "tensorflow", "torch", "hf"))
 
@@ -134,10 +135,51 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     conversion.convert(tmp_path / "start", tmp_path / "done", "tensorflow")
     before = contents(tmp_path / "done")
     done = minibert_in_process("convert", tmp_path / "start", tmp_path / "done", "--to", "tensorflow")
-    assert_one_line(done, 1, "bert_model.ckpt.index", "--overwrite")
+    assert_one_line(done, 1, "bert_model.ckpt.data", "--overwrite")
     assert contents(tmp_path / "done") == before
     done = minibert_in_process("convert", tmp_path / "start", tmp_path / "done", "--to", "tensorflow", "--overwrite")
     assert done.code == 0 and contents(tmp_path / "done") == before
+
+
+def test_a_file_of_a_checkpoint_that_is_half_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "bert_model.ckpt.data-00000-of-00001").write_bytes(b"precious")
+    with pytest.raises(CheckpointError, match="data-00000-of-00001: is there already"):
+        conversion.convert(tmp_path / "start", tmp_path / "done", "tensorflow")
+
+
+def test_weights_that_would_be_read_instead_are_refused(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    for form, rival in (
+        ("torch", "model.safetensors"),
+        ("tensorflow", "pytorch_model.bin"),
+        ("tensorflow", "checkpoint"),
+    ):
+        folder = tmp_path / f"{form}-{rival}"
+        folder.mkdir()
+        (folder / rival).write_bytes(b"another's")
+        with pytest.raises(CheckpointError, match=f"{rival}: would be read instead"):
+            conversion.convert(tmp_path / "start", folder, form, overwrite=True)
+        assert contents(folder) == {rival: b"another's"}
+    conversion.convert(tmp_path / "start", tmp_path / "start", "torch", overwrite=True)  # the same weights twice
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_googles_vocabulary_gets_the_settings_that_transformers_reads(tmp_path: Path, cased: bool) -> None:
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow")
+    vocab = [*SPECIAL, *(f"{'Bert' if cased else 'bert'}{i}" for i in range(CONFIG.vocab_size - len(SPECIAL)))]
+    (tmp_path / "tf" / "vocab.txt").write_text("\n".join(vocab))
+    for name in conversion.SETTINGS:
+        (tmp_path / "tf" / name).unlink(missing_ok=True)
+    for form in ("hf", "torch"):
+        conversion.convert(tmp_path / "tf", tmp_path / form, form)
+        settings = json.loads((tmp_path / form / "tokenizer_config.json").read_text())
+        assert settings["do_lower_case"] is not cased
+        assert (tmp_path / form / "tokenizer.json").is_file()
+        with pytest.raises(CheckpointError, match="is there already"):
+            conversion.convert(tmp_path / "tf", tmp_path / form, form)
 
 
 # --- finding

@@ -7,7 +7,7 @@ memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError
+from minibert.tokenizer import Tokenizer
 
-TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = VOCAB, *SETTINGS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,19 @@ class Converted:
 def convert(source: Path, target: Path, form: str, optimizer: bool = False, overwrite: bool = False) -> Converted:
     """Writes the checkpoint `source` into the folder `target` as `form`: hf, tensorflow or torch.
 
-    Config and vocabulary come along. `optimizer` carries Adam's moments over: in TensorFlow's checkpoint beside the
-    variables, else in a file of their own under the names NAME/adam_m and NAME/adam_v. Raises CheckpointError where
-    tensors do not fit the config, where there is nothing to carry over, or where a file would be replaced without
-    `overwrite`.
+    Config and vocabulary come along; from a vocabulary alone, such as Google's, the tokenizer's settings are made that
+    transformers reads, which else takes a cased model for an uncased one. `optimizer` carries Adam's moments over: in
+    TensorFlow's checkpoint beside the variables, else in a file of their own under the names NAME/adam_m and
+    NAME/adam_v. Raises CheckpointError where tensors do not fit the config, where there is nothing to carry over, where
+    a file would be replaced without `overwrite`, or where other weights in the folder would be read instead of these.
     """
     found = sources.find(source)
     path = config_path(found.folder)
     if path is None:
         raise CheckpointError(f"{found.folder}: has no config.json or bert_config.json: put the model's own there")
     raw = files.read_json(path, ConfigError)
-    missing = check(found, BertConfig.from_dict(raw, str(path)))
+    config = BertConfig.from_dict(raw, str(path))
+    missing = check(found, config)
     chosen = FORMATS[form]
     written = {chosen.weights: named(found.tensors, found.tensors, form)}
     if optimizer:
@@ -72,13 +75,10 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
         else:
             written[chosen.optimizer] = slots
     copied = {name: found.folder / name for name in TOKENIZER if (found.folder / name).is_file()}
-    names_written = [*written, chosen.config, *copied]
-    if chosen.weights == FORMATS["tensorflow"].weights:
-        names_written[0] += ".index"
-    if not overwrite:
-        for name in names_written:
-            if (target / name).exists():
-                raise CheckpointError(f"{target / name}: is there already: choose another place or add --overwrite")
+    tokenizer = None
+    if form != "tensorflow" and VOCAB in copied and not copied.keys() & {*SETTINGS}:
+        tokenizer, copied = Tokenizer.load(found.folder), {}
+    _check_free(target, form, [*written, chosen.config, *(TOKENIZER if tokenizer else copied)], found, overwrite)
     for name, entries in written.items():
         chosen.write(target / name, entries)
     text = json.dumps(raw if form == "tensorflow" else _described(raw, found.tensors), indent=2)
@@ -87,8 +87,27 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
         with files.one_line(place, "read", CheckpointError):
             content = place.read_bytes()
         files.write_whole(target / name, content)
+    if tokenizer:
+        tokenizer.save(target, config.max_position_embeddings)
     sizes = [entry.nbytes for part in written.values() for entry in part.values()]
     return Converted(target, len(sizes), sum(sizes), missing)
+
+
+def _check_free(target: Path, form: str, written: Iterable[str], found: Source, overwrite: bool) -> None:
+    """Raises CheckpointError where a file would be replaced unasked, and where readers prefer other weights in it."""
+    places = [target / name for name in written]
+    if form == "tensorflow":
+        places[:1] = tensorflow.written(places[0])
+    if there := [place for place in places if place.exists() and not overwrite]:
+        raise CheckpointError(f"{there[0]}: is there already: choose another place or add --overwrite")
+    preferred = [*sources.USUAL, tensorflow.LATEST]
+    if form != "tensorflow":
+        preferred = preferred[: preferred.index(FORMATS[form].weights)]
+    for place in (target / name for name in preferred):
+        if place.exists() and not (found.path.exists() and place.samefile(found.path)):
+            raise CheckpointError(
+                f"{place}: would be read instead of what is written: remove it or choose another place"
+            )
 
 
 def check(found: Source, config: BertConfig) -> tuple[str, ...]:

@@ -239,8 +239,14 @@ def write(path: Path, entries: Mapping[str, Entry]) -> None:
             items.append((key, _bundle_entry(entries[name], offset, raw)))
             offset += raw.nbytes
 
-    files.write_whole(Path(f"{path}.data-00000-of-00001"), content)
-    files.write_whole(Path(f"{path}.index"), write_table(items))
+    data, index = written(path)
+    files.write_whole(data, content)
+    files.write_whole(index, write_table(items))
+
+
+def written(path: Path) -> tuple[Path, Path]:
+    """The files of a checkpoint as `write` writes it: the tensors and the index."""
+    return Path(f"{path}.data-00000-of-00001"), Path(f"{path}.index")
 
 
 def _key(name: str, entry: Entry) -> bytes:
