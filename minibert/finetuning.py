@@ -201,12 +201,13 @@ def fit(
 ) -> tuple[Config, str]:
     """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
     if old is not None:
-        return as_planned(config, recompute, old["settings"]), ""
+        config = as_planned(config, recompute, old["settings"])
     if device.backend == "tpu":
         from minibert.tpu import planning as tpu
 
-        return tpu.fitted(config, model, data, device, recompute, spans)
-    return planning.fitted(config, model, data, device, limit, None if recompute == "auto" else recompute, spans)
+        return (config, "") if old else tpu.fitted(config, model, data, device, recompute, spans)
+    policy = None if recompute == "auto" else recompute
+    return planning.fitted(config, model, data, device, limit, policy, spans, begun=old is not None)
 
 
 def as_planned(config: Config, recompute: str, old: Mapping[str, Any]) -> Config:

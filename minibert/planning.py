@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,35 +56,49 @@ class Plan:
         self.layers = config.num_hidden_layers
         self.columns = columns(self.layers, self.planner.device.host_apart)
 
-    def choose(self, lengths: Sequence[int], recompute: str | None = None, whole: bool = False) -> Choice:
+    def choose(
+        self, lengths: Sequence[int], recompute: str | None = None, whole: bool = False,
+        kinds: Collection[int] | None = None,
+    ) -> Choice:  # fmt: skip
         """The fastest way to train on batches of which the heaviest has these lengths.
 
-        `recompute`: the policy, if it is settled; `whole`: the batch is one micro-batch. ConfigError if nothing fits.
+        `recompute`: the policy, if it is settled; `whole`: the batch is one micro-batch; `kinds`: the lengths that
+        batches are made of, where others have more than these. ConfigError if nothing fits.
         """
         if self.settings.layerwise_update:
             best = self._search(lengths, recompute, layerwise=True)
         else:
-            best = self._in_parts(lengths, recompute, whole)
+            best = self._in_parts(lengths, recompute, whole, kinds or {*lengths})
             if best is None and not recompute and not self.settings.in_parts:
                 best = self._search(lengths, recompute, layerwise=True)
         if best is None:
-            raise ConfigError(self._too_little(lengths if whole else [max(lengths)]))
+            raise ConfigError(self._too_little(lengths if whole else [max(lengths)], recompute))
         return best
 
-    def _in_parts(self, lengths: Sequence[int], recompute: str | None, whole: bool) -> Choice | None:
+    def _in_parts(
+        self, lengths: Sequence[int], recompute: str | None, whole: bool, kinds: Collection[int]
+    ) -> Choice | None:
         """The fastest of policies for the batch as it is, for halves of it, and so on down to single examples."""
-        total, best = sum(lengths), None
+        total, longest, best = sum(lengths), max(kinds), None
         tokens = total
         while True:
-            if found := self._search(_heaviest(lengths, tokens), recompute):
+            part = lengths if tokens == total else filled(kinds, tokens, self.settings.batch_size)
+            if found := self._search(part, recompute):
                 time = found.time * (1 + EXTRA * (math.ceil(total / tokens) - 1) / max(total, 1))
                 found = dataclasses.replace(found, micro_tokens=tokens if tokens < total else None, time=time)
                 best = found if best is None or time < best.time else best
                 if recompute or set(found.recompute) == {"k"}:
                     return best  # smaller ones only cost more
-            if whole or tokens <= max(lengths):
+            if whole or tokens <= longest:
                 return best
-            tokens = max(math.ceil(tokens / 2), max(lengths))
+            tokens = max(math.ceil(tokens / 2), longest)
+
+    def go_on(self, lengths: Sequence[int], recompute: str | None = None) -> Choice:
+        """How a run with these settings goes on: by the policy given, else by its own, or by the fastest that fits."""
+        for policy in (recompute,) if recompute else (self.settings.recompute, None):
+            if found := self._search(lengths, policy, self.settings.layerwise_update):
+                return found
+        raise ConfigError(self._too_little(lengths, recompute))
 
     def largest(self, length: int, recompute: str, layerwise: bool = False, guess: int = 0) -> int:
         """How many sequences of `length` tokens fit as one micro-batch; 0: none. A good guess saves time."""
@@ -138,9 +152,9 @@ class Plan:
             room, step = room - max(peak - self.memory, step), 2 * step
         return None
 
-    def _too_little(self, lengths: Sequence[int]) -> str:
-        leanest = "host" if self.planner.device.host_apart else "segments:4"
-        use = self.planner.use(lengths, spelled(leanest, self.layers))
+    def _too_little(self, lengths: Sequence[int], recompute: str | None) -> str:
+        leanest = recompute or ("host" if self.planner.device.host_apart else "segments:4")
+        use = self.planner.use(lengths, spelled(leanest, self.layers), self.settings.layerwise_update)
         return (
             f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
             f"take {gigabytes(use.process)}; a smaller --max-seq-length, another --recompute, --optimizer adafactor or "
@@ -151,7 +165,7 @@ class Plan:
 def budget(memory: str | None, device: Device) -> int | None:
     """Bytes that the process may take: those of a size such as 12GB, or what is free; None where nobody knows."""
     free = device.free_memory()
-    return parse_size(memory) if memory else None if free is None else int(SPARE * free) + device.process
+    return parse_size(memory) if memory is not None else None if free is None else int(SPARE * free) + device.process
 
 
 def fitted(
@@ -162,22 +176,27 @@ def fitted(
     limit: int | None,
     recompute: str | None,
     spans: bool = False,
+    begun: bool = False,
 ) -> tuple[Config, str]:
     """The settings with micro-batches and recomputation such that a run fits into `limit` bytes, and a line about it.
 
     data: what is trained on, and its epochs. limit: of the process, from `budget`. recompute: None if it is to be
-    chosen; micro-batches are chosen where the settings leave batches whole. ConfigError if nothing fits.
+    chosen; micro-batches are chosen where the settings leave batches whole. begun: the settings are those of a run that
+    goes on, with its micro-batches, and its policy where that fits. ConfigError if nothing fits.
     """
     if limit is None:
         return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
     device.limit(limit)
-    lengths = heaviest([Stage(part, epochs, settings) for part, epochs in data], settings.micro_batch)
+    kinds = {*np.unique(np.concatenate([np.diff(part.features.offsets) for part, _ in data])).tolist()}
     if settings.micro_tokens:
-        lengths = _heaviest(lengths, settings.micro_tokens)
-    choice = Plan(config, settings, device, limit, spans).choose(lengths, recompute, settings.in_parts)
+        lengths = filled(kinds, settings.micro_tokens, settings.micro_batch)
+    else:
+        lengths = heaviest([Stage(part, epochs, settings) for part, epochs in data], settings.micro_batch)
+    plan = Plan(config, settings, device, limit, spans)
+    choice = plan.go_on(lengths, recompute) if begun else plan.choose(lengths, recompute, settings.in_parts, kinds)
     chosen = dataclasses.replace(
         settings,
-        micro_tokens=settings.micro_tokens if settings.in_parts else choice.micro_tokens,
+        micro_tokens=settings.micro_tokens if begun or settings.in_parts else choice.micro_tokens,
         recompute=choice.recompute if set(choice.recompute) - {"k"} else "none",
         layerwise_update=choice.layerwise,
     )
@@ -208,14 +227,21 @@ def heaviest(stages: Sequence[Stage], most: int) -> list[int]:
     return best.tolist()
 
 
-def _heaviest(lengths: Sequence[int], tokens: int) -> list[int]:
-    """The longest of the lengths that make up at most so many tokens, and at least one."""
-    part: list[int] = []
-    for length in sorted(lengths, reverse=True):
-        if part and sum(part) + length > tokens:
-            break
-        part.append(int(length))
-    return part
+def filled(kinds: Collection[int], tokens: int, most: int) -> list[int]:
+    """Lengths of a micro-batch that is no lighter than any of at most `most` sequences of these lengths and, unless it
+    is one alone, `tokens` tokens: it has as many tokens as sums of such lengths can be, at least; the longest; and as
+    many sequences. (Not the longest that fit: they leave room that sequences of other batches fill.)
+    """
+    longest, tokens = max(kinds), max(tokens, max(kinds))
+    sums = 1  # bit n: lengths can add up to n
+    for length in kinds:
+        step = length
+        while step <= tokens:  # once, then twice, four times and so on: any number of times
+            sums |= sums << step & (2 << tokens) - 1
+            step *= 2
+    others = min(most, tokens // min(kinds)) - 1
+    rest = max(min(sums.bit_length() - 1, most * longest) - longest, others)
+    return [longest, *(rest // others + (i < rest % others) for i in range(others))]
 
 
 @dataclass(frozen=True)
@@ -286,7 +312,7 @@ def report(
     config = hub.config(checkpoint)
     on = _described(device, precision)
     settled = TrainConfig(task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings)
-    if max_seq_length and not 1 <= max_seq_length <= config.max_position_embeddings:
+    if max_seq_length is not None and not 1 <= max_seq_length <= config.max_position_embeddings:
         raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {config.max_position_embeddings}")
     limit = budget(memory, on)
     if limit is None:
@@ -298,5 +324,5 @@ def report(
         "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in plan.columns},
-        "rows": list(table(plan, batch_size, (max_seq_length,) if max_seq_length else LENGTHS)),
+        "rows": list(table(plan, batch_size, LENGTHS if max_seq_length is None else (max_seq_length,))),
     }  # fmt: skip

@@ -8,7 +8,7 @@ google-research/bert:run_classifier.py: one token at a time from the longer text
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from minibert.errors import CheckpointError, ConfigError, DataError
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SPECIAL = (*REQUIRED, "[MASK]")
 LONGEST_WORD = 100  # letters; transformers' limit, where Google's code has 200
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+RULES = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}  # BertJapaneseTokenizer has others
 SLICE = 4096  # pairs handed to the library at once, so that its objects stay few
 
 
@@ -52,24 +54,35 @@ class Tokenizer:
         lowercase: bool = True,
         strip_accents: bool | None = None,
         chinese: bool = True,
+        added: Mapping[int, tokenizers.AddedToken] | None = None,
         source: str = "vocabulary",
     ) -> None:
-        """vocab: one token per id; strip_accents: None means as lowercase; source: named in errors."""
-        self.vocab = tuple(vocab)
+        """vocab: one token per id; strip_accents: None means as lowercase; source: named in errors.
+
+        added: tokens by id that are looked for in the text before it is cut into words, such as "[E1]" for an entity;
+        they stand in the vocabulary or, with the next ids, behind it.
+        """
+        self.vocab, self.added = tuple(vocab), dict(added or {})
         self.lowercase, self.strip_accents, self.chinese = lowercase, strip_accents, chinese
         ids = _checked_ids(self.vocab, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[token] for token in REQUIRED)
         self._library = _library_tokenizer(ids, lowercase, strip_accents, chinese)
+        self._add(source)
 
     @classmethod
     def load(cls, directory: Path | str) -> Tokenizer:
         """The tokenizer of a checkpoint directory: vocab.txt, or tokenizer.json's vocabulary without it.
 
         Casing comes from tokenizer_config.json, then tokenizer.json. Google's own directories have neither;
-        there a vocabulary with capitals in over one piece in a hundred is a cased one.
+        there a vocabulary with capitals in over one piece in a hundred is a cased one. CheckpointError where words are
+        cut by another rule than BERT's.
         """
         directory = Path(directory)
         config = _read_json(directory / "tokenizer_config.json")
+        for key, rule in RULES.items():
+            if config.get(key) not in (None, rule):
+                value = f"{config[key]!r:.40}"
+                raise CheckpointError(f"{directory}: the tokenizer's {key} is {value}; minibert has BERT's, {rule!r}")
         whole = _read_json(directory / "tokenizer.json")
         path = directory / "vocab.txt"
         if path.is_file():
@@ -85,6 +98,7 @@ class Tokenizer:
             lowercase=_flag(config, "do_lower_case", normalizer, "lowercase", not _cased(vocab), path),
             strip_accents=_flag(config, "strip_accents", normalizer, "strip_accents", None, path),
             chinese=_flag(config, "tokenize_chinese_chars", normalizer, "handle_chinese_chars", True, path),
+            added=_added(directory, config, whole),
             source=str(path),
         )
 
@@ -97,12 +111,23 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self.vocab)
+        """Ids in use, those of added tokens included."""
+        return len(self.vocab) + sum(id >= len(self.vocab) for id in self.added)
 
     @property
     def cased(self) -> bool:
         """Whether the vocabulary has pieces with capitals, beyond a few."""
         return _cased(self.vocab)
+
+    def _add(self, source: str) -> None:
+        """Adds the added tokens to the library, which gives them the next ids, or those that the vocabulary has."""
+        for id, token in sorted(self.added.items()):
+            self._library.add_special_tokens([token]) if token.special else self._library.add_tokens([token])
+            if self._library.token_to_id(token.content) != id:
+                raise CheckpointError(
+                    f"{source}: the added token {token.content[:80]!r} has id {id}, which the vocabulary does not "
+                    "leave for it; take the files from one place"
+                )
 
     def encode(self, pairs: Sequence[tuple[str, str | None]], max_seq_length: int) -> Features:
         """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] for each pair, at most max_seq_length tokens.
@@ -226,6 +251,8 @@ def _checked_ids(vocab: tuple[str, ...], source: str) -> dict[str, int]:
     for i, token in enumerate(vocab):
         if not token:
             raise CheckpointError(f"{source}: line {i + 1} is empty; every id needs a token")
+        if not _is_line(token):
+            raise CheckpointError(f"{source}: token {i} is {token[:80]!r}, no line of text; fetch the file again")
         if token in ids:
             raise CheckpointError(f"{source}: {token!r} stands on line {ids[token] + 1} and again on {i + 1}")
         ids[token] = i
@@ -257,6 +284,34 @@ def _vocab_of(whole: dict[str, Any], path: Path) -> list[str]:
     if sorted(tokens) != list(range(len(vocab))):
         raise CheckpointError(f"{path}: the vocabulary's ids are not 0 to {len(vocab) - 1}, each once")
     return [tokens[i] for i in range(len(tokens))]
+
+
+def _added(directory: Path, config: dict[str, Any], whole: dict[str, Any]) -> dict[int, tokenizers.AddedToken]:
+    """The tokens that were added to BERT's own, by id, from any of the three places where transformers has them."""
+    listed = [entry for entry in _objects(whole.get("added_tokens")) if "id" in entry]
+    decoder = config.get("added_tokens_decoder")
+    for id, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(entry, dict) and id.isascii() and id.isdecimal():
+            listed.append({"id": int(id[:9]), **entry})
+    listed += [{"id": id, "content": token} for token, id in _read_json(directory / "added_tokens.json").items()]
+    added: dict[int, tokenizers.AddedToken] = {}
+    for entry in listed:
+        id, content = entry["id"], entry.get("content")
+        if not isinstance(id, int) or not isinstance(content, str) or not content or not _is_line(content):
+            raise CheckpointError(f"{directory}: the added token {ascii(entry)[:80]} has no id, or no line of text")
+        if content not in SPECIAL:
+            flags = {name: entry[name] for name in FLAGS if isinstance(entry.get(name), bool)}
+            added.setdefault(id, tokenizers.AddedToken(content, **flags))
+    return added
+
+
+def _is_line(token: str) -> bool:
+    """Whether vocab.txt can hold the token: JSON also has line ends and halves of UTF-16 pairs."""
+    return not any(letter in "\r\n" or "\ud800" <= letter <= "\udfff" for letter in token)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:

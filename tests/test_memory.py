@@ -13,19 +13,19 @@ import pytest
 import emulator
 import gpus
 from commands import minibert_in_process as command
-from minibert import batch, chain, memory_report, models, policies
+from minibert import batch, chain, finetuning, memory_report, models, policies
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import PROCESS, gpu, host
 from minibert.memory import Kept, LayerUse, Planner, parse_size
 from minibert.model import outputs
-from minibert.planning import Plan, columns
+from minibert.planning import Plan, columns, filled, fitted, heaviest
 from minibert.random import Key
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
-from minibert.training import Trainer
+from minibert.training import Stage, Trainer
 from models import CONFIG, bert
 
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
@@ -288,6 +288,55 @@ def test_less_memory_chooses_smaller_micro_batches_and_then_recomputation():
     plan, whole = choose(needed // 2), None
     whole = plan[0].choose([20] * 64, whole=True)
     assert whole.micro_tokens is None and "(" in whole.recompute and whole.peak <= plan[0].memory
+
+
+def test_no_micro_batch_of_unequal_lengths_is_heavier_than_the_planned_one():
+    rng = np.random.default_rng(7)
+    for _ in range(500):
+        kinds = rng.integers(1, rng.integers(2, 400), rng.integers(1, 30))
+        lengths = rng.choice(kinds, rng.integers(1, 40))
+        most, tokens = int(rng.integers(1, len(lengths) + 1)), int(rng.integers(1, lengths.sum() + 2))
+        planned = filled({*kinds.tolist()}, tokens, most)
+        assert max(planned) == max(kinds) and len(planned) <= most
+        for part in (lengths[some] for some in batch.cut(lengths, most, tokens)):
+            assert part.sum() <= sum(planned) and len(part) <= len(planned)
+    assert filled({20}, 639, 64) == [20] * 31  # of equal lengths not a token more
+
+
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.6, 0.8])
+def test_training_on_unequal_lengths_keeps_to_its_plan(share):
+    """The plan beside every micro-batch that batches of very different lengths are cut into."""
+    rng = np.random.default_rng(3)
+    data = data_of(rng.integers(3, 41, 256).tolist(), False)
+    settings, device = TrainConfig(task="t", batch_size=16, epochs=1), devices.open("cpu")
+    stage, planner = Stage(data, 1, settings), Planner(DEEP, settings, device)
+    needed = planner.use(heaviest([stage], 16), "none").process - PROCESS
+    limit = PROCESS + int(share * needed)
+    chosen, _ = fitted(settings, DEEP, [(data, 1)], device, limit, None)
+    lengths = np.diff(data.features.offsets)
+    for step in range(stage.total):
+        of_step = lengths[stage.numbers(step)]
+        for part in batch.cut(of_step, 16, chosen.micro_tokens):
+            assert planner.use(of_step[part].tolist(), chosen.recompute).process <= limit
+
+
+def test_a_run_that_goes_on_is_planned_for_the_memory_that_there_is_now():
+    data, device = data_of([20] * 64, False), devices.open("cpu")
+    settings = TrainConfig(task="t", batch_size=64, epochs=1, micro_tokens=640, recompute="layers")
+    planner = Planner(DEEP, settings, device)
+    layers, leaner = (planner.use([20] * 32, policy).process for policy in ("layers", "segments:2"))
+
+    def resumed(limit: int, recompute: str = "auto") -> TrainConfig:
+        asked = TrainConfig(task="t", batch_size=64, epochs=1)
+        old = {"settings": settings.to_dict()}
+        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, old, recompute)[0]
+
+    assert resumed(layers).recompute == resumed(10 * layers).recompute == policies.spelled("layers", 5)
+    tight = resumed(leaner)  # its own policy does not fit any more; micro-batches stay, whose bits are its own
+    assert tight.micro_tokens == 640 and tight.recompute != policies.spelled("layers", 5)
+    for limit, recompute in ((leaner, "layers"), (PROCESS, "auto")):
+        with pytest.raises(ConfigError, match="does not suffice"):
+            resumed(limit, recompute)
 
 
 def test_what_cannot_fit_is_told_with_what_would_help():

@@ -15,6 +15,7 @@ from golden.record_tokens import HASHED, NASTY, VOCAB, digest
 from google_tokenizer import pack, tokenize, truncate_seq_pair
 from minibert import tasks
 from minibert.errors import CheckpointError, ConfigError, DataError, MinibertError
+from minibert.squad.words import Cutter
 from minibert.tokenizer import SLICE, Features, Tokenizer, truncated_lengths
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens.json").read_text())
@@ -202,6 +203,8 @@ SPECIALS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n"
         ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {}}}', "not a WordPiece tokenizer"),
         ("tokenizer.json", b'{"model": {"vocab": {"a": 0, "b": 7}}}', "ids are not 0 to 1"),
         ("tokenizer.json", b'{"model": {"vocab": [["a", 0]]}}', "not a WordPiece tokenizer"),
+        ("tokenizer.json", json.dumps({"model": {"vocab": {"a\nb": 0}}}).encode(), r"token 0 is 'a\\nb'"),
+        ("tokenizer.json", b'{"model": {"vocab": {"\\ud800": 0}}}', r"token 0 is '\\ud800'"),
         ("other.txt", b"", "no vocab.txt or tokenizer.json"),
     ],
 )
@@ -216,6 +219,60 @@ def test_bad_configuration(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text(SPECIALS)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "yes"}')
     with pytest.raises(CheckpointError, match="do_lower_case is 'yes'"):
+        Tokenizer.load(tmp_path)
+
+
+ADDED = {  # with their ids behind VOCAB's, and one that stands in it
+    30522: {"content": "[E1]", "normalized": True, "special": False},
+    30523: {"content": "covid19", "normalized": True, "special": False},
+    30524: {"content": "<ent>", "normalized": False, "special": True},
+    6: {"content": "[unused5]", "normalized": False, "special": True},
+}
+# transformers' ids of them in: "The [E1] covid19 <ent> case", "a[e1]b <ENT> COVID19 [unused5]"
+WITH_ADDED = [
+    [101, 1996, 30522, 30523, 30524, 2553, 102],
+    [101, 1037, 30522, 1038, 1026, 4372, 2102, 1028, 30523, 6, 102],
+]
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+def test_added_tokens(tmp_path: Path, place: str) -> None:
+    (tmp_path / "vocab.txt").write_bytes(VOCAB.read_bytes())
+    content = {
+        "tokenizer.json": {"added_tokens": [{"id": id, **token} for id, token in ADDED.items()]},
+        "tokenizer_config.json": {"added_tokens_decoder": {str(id): token for id, token in ADDED.items()}},
+        "added_tokens.json": {token["content"]: id for id, token in ADDED.items()},
+    }[place]
+    (tmp_path / place).write_text(json.dumps(content))
+    loaded = Tokenizer.load(tmp_path)
+    texts = ["The [E1] covid19 <ent> case", "a[e1]b <ENT> COVID19 [unused5]"]
+    if place == "added_tokens.json":  # which does not tell that <ent> is special, and its case counts
+        texts[1] = texts[1].replace("<ENT>", "< ent >")
+    found = rows(loaded.encode([(text, None) for text in texts], LONG))
+    assert found == WITH_ADDED and loaded.vocab_size == 30525
+    loaded.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert rows(again.encode([(text, None) for text in texts], LONG)) == WITH_ADDED and again.vocab_size == 30525
+    assert (tmp_path / "again" / "vocab.txt").read_bytes() == VOCAB.read_bytes()
+    with pytest.raises(CheckpointError, match=r"added tokens \(\[E1\]"):
+        Cutter(loaded)
+
+
+@pytest.mark.parametrize(
+    "tokens", [{"x": 30523}, {"x": 7}, {"the": 30522}, {"": 30522}, {"x\ny": 30522}, {"x": "30522"}, {"x": -1}]
+)
+def test_added_tokens_that_do_not_fit(tmp_path: Path, tokens: dict[str, int]) -> None:
+    (tmp_path / "vocab.txt").write_bytes(VOCAB.read_bytes())
+    (tmp_path / "added_tokens.json").write_text(json.dumps(tokens))
+    with pytest.raises(CheckpointError, match="added token"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("rule", [{"word_tokenizer_type": "mecab"}, {"subword_tokenizer_type": "character"}])
+def test_other_rules_of_words_are_refused(tmp_path: Path, rule: dict[str, str]) -> None:
+    (tmp_path / "vocab.txt").write_bytes(VOCAB.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(rule))
+    with pytest.raises(CheckpointError, match=f"{next(iter(rule))} is '{next(iter(rule.values()))}'"):
         Tokenizer.load(tmp_path)
 
 

@@ -18,6 +18,7 @@ from itertools import chain, count
 import numpy as np
 from numpy.typing import NDArray
 
+from minibert.errors import CheckpointError
 from minibert.tokenizer import Tokenizer
 
 SPACES = " \t\r\n\u202f"  # run_squad.py's; all other spaces stand inside its words
@@ -51,6 +52,10 @@ class Cutter:
     """Google's tokenizer with the vocabulary and the flags of a Tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises CheckpointError where tokens stand behind the vocabulary, which Google's code has no rule for."""
+        if tokenizer.vocab_size > len(tokenizer.vocab):
+            token = next(token.content for id, token in sorted(tokenizer.added.items()) if id >= len(tokenizer.vocab))
+            raise CheckpointError(f"the tokenizer's added tokens ({token}, ...) are for classifiers, not for SQuAD")
         self._lowercase = tokenizer.lowercase
         self._strip = tokenizer.lowercase if tokenizer.strip_accents is None else tokenizer.strip_accents
         self._cleaned = _Characters(_with_ideographs_apart if tokenizer.chinese else _cleaned)
