@@ -20,9 +20,9 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip
 @click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]),
               help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--data", metavar="FILE", type=click.Path(path_type=Path), help="SQuAD: the questions.  "
@@ -60,8 +60,8 @@ def _files(task: str, given: dict[str, Any], as_json: bool) -> None:
 
     if not {"data", "predictions"} <= given.keys():
         raise click.UsageError(f"{task} needs --data FILE and --predictions FILE; a run of that name is ./{task}")
-    _refuse(given, ("task", "data_dir", "split", "input_file", "threads", "output_dir", "null_score_diff_threshold"),
-            "files")  # fmt: skip
+    _refuse(given, ("task", "data_dir", "split", "input_file", "device", "threads", "precision", "output_dir",
+                    "null_score_diff_threshold"), "files")  # fmt: skip
     if task == "squad" and "null_odds" in given:
         raise click.UsageError("--null-odds goes with squad2")
     results = evaluation.evaluate_files(task, given["data"], given["predictions"], given.get("null_odds"))

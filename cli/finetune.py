@@ -130,8 +130,10 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
 
 def _stage(text: str) -> tuple[str, float]:
     file, _, epochs = text.rpartition(":")
+    if not file or "/" in epochs:  # such as gs://bucket/train.json
+        return text, 1.0
     try:
-        return file or text, float(epochs) if file else 1.0
+        return file, float(epochs)
     except ValueError:
         raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
 

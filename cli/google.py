@@ -47,7 +47,7 @@ class GoogleCommand(click.Command):
                 arg = f"--{name}=true"
             elif name.startswith("no") and name[2:] in booleans:
                 arg = f"--{name[2:]}=false"
-            elif name and not arg.startswith("--"):
+            elif name.partition("=")[0] in booleans | others and not arg.startswith("--"):
                 arg = f"--{name}"  # one dash will do
             written.append(arg)
         return super().parse_args(context, written)

@@ -8,6 +8,8 @@ import click
 
 from minibert.cli import show
 
+LONGEST = 200  # letters that are shown of a name or a value
+
 
 @click.command(epilog="\b\nExample:\n  minibert inspect uncased_L-12_H-768_A-12/bert_model.ckpt")
 @click.argument("checkpoint", metavar="CKPT")
@@ -27,19 +29,26 @@ def inspect(checkpoint: str, as_json: bool) -> None:
     show.as_json(found) if as_json else _table(found)
 
 
+def _printable(text: str) -> str:
+    """A name or a value out of a file as a terminal may show it."""
+    return ascii(text)[1:-1][:LONGEST]
+
+
 def _table(found: dict[str, Any]) -> None:
-    width = max((len(tensor["name"]) for tensor in found["tensors"]), default=4)
+    tensors = [(_printable(tensor["name"]), tensor) for tensor in found["tensors"]]
+    width = max((len(name) for name, _ in tensors), default=4)
     click.echo(f"{'tensor':<{width}}  {'shape':<16}{'type':<10}{'bytes':>14}")
-    for tensor in found["tensors"]:
+    for name, tensor in tensors:
         shape = " x ".join(map(str, tensor["shape"])) or "scalar"
-        click.echo(f"{tensor['name']:<{width}}  {shape:<16}{tensor['dtype']:<10}{tensor['bytes']:>14,}")
+        click.echo(f"{name:<{width}}  {shape:<16}{tensor['dtype']:<10}{tensor['bytes']:>14,}")
     count, size = len(found["tensors"]), found["bytes"] / 1e6
     click.echo(f"\n{found['path']}\nformat {found['format']}, {count} tensors, {found['parameters']:,} parameters, "
                f"{size:,.1f} MB, sha256 {found['sha256']}")  # fmt: skip
     if found["config"]:
-        click.echo("config " + ", ".join(f"{k} {v}" for k, v in found["config"].items() if isinstance(v, int | str)))
+        shown = {name: value for name, value in found["config"].items() if isinstance(value, int | str)}
+        click.echo("config " + ", ".join(f"{_printable(name)} {_printable(str(shown[name]))}" for name in shown))
     for title in ("missing", "left_over", "damaged"):
         if found[title]:
-            click.echo(f"{title.replace('_', ' ')}: {', '.join(found[title])}")
+            click.echo(f"{title.replace('_', ' ')}: {', '.join(map(_printable, found[title]))}")
     if found["note"]:
         click.echo(f"note: {found['note']}")

@@ -12,8 +12,8 @@ import click
 @click.argument("run")
 @click.option("--input", "source", default="-", metavar="FILE", help="tsv, csv or jsonl; - is stdin.  [default: -]")
 @click.option("--output", "target", default="-", metavar="FILE", help="- is stdout.  [default: -]")
-@click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google"]), help="google: test_results.tsv as "
-              "Google's script writes it.  [default: tsv]")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["tsv", "jsonl", "google", "glue"]), help="google: "
+              "Google's test_results.tsv. glue: what GLUE's server takes.  [default: tsv]")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",

@@ -99,8 +99,10 @@ class BertConfig:
             raise ConfigError(
                 f"pad_token_id must be a token's number below {self.vocab_size}, not {self.pad_token_id!r}"
             )
-        if not all(isinstance(label, str) for label in self.id2label):
-            raise ConfigError(f"id2label must hold names, not {self.id2label!r}")
+        for label in self.id2label:
+            # A tab or a line end would break the lines of predictions, and half of a UTF-16 pair cannot be written.
+            if not isinstance(label, str) or any(c in "\t\r\n" or "\ud800" <= c <= "\udfff" for c in label):
+                raise ConfigError(f"id2label must hold names of one line without tabs, not {_short(label)}")
         if len(set(self.id2label)) != len(self.id2label):
             raise ConfigError(f"id2label names a label twice: {', '.join(self.id2label)}")
         if self.problem_type not in PROBLEM_TYPES:
@@ -112,10 +114,6 @@ class BertConfig:
     def gelu(self) -> str:
         """'erf' or 'tanh'."""
         return GELU[self.hidden_act]
-
-    @property
-    def head_size(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def head_dropout(self) -> float:
@@ -200,6 +198,8 @@ def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
         raise ConfigError(f'id2label must map "0", "1", ... to names, not {_short(named)}')
     labels = tuple(named[str(i)] for i in range(len(named)))
     numbers = raw.get("label2id")
+    if not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f"id2label must hold names, not {_short(named)}")
     if numbers is not None and numbers != {label: i for i, label in enumerate(labels)}:
         raise ConfigError(f"label2id {_short(numbers)} contradicts id2label {_short(named)}")
     return labels
@@ -210,7 +210,8 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # By comparison, which takes whole numbers that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _short(value: object) -> str:

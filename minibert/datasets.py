@@ -154,7 +154,10 @@ def _fetch_triviaqa(root: Path, folder: Path, progress: files.Progress | None) -
     recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     url = f"{(os.environ.get('MINIBERT_DATA_URL') or TRIVIAQA_ROOT).rstrip('/')}/{TRIVIAQA}"
     if not packed.exists():  # it is left where unpacking was interrupted or the disk was full
-        files.fetch(url, packed, known_sha256=recorded.get(TRIVIAQA), limit=_TRIVIAQA_LIMITS[0], progress=progress)
+        files.fetch(
+            url, packed, known_sha256=recorded.get(TRIVIAQA), recorded_in=ledger, limit=_TRIVIAQA_LIMITS[0],
+            progress=progress,
+        )  # fmt: skip
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         tarball.unpack(packed, unpacked, ("qa", "evidence"), _TRIVIAQA_LIMITS[1], progress)
@@ -180,10 +183,11 @@ def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     fetched = [root / url.rpartition("/")[2] for url in TASKS[task].urls]
     try:
         for url, path in zip(TASKS[task].urls, fetched, strict=True):
-            known = CHECKSUMS.get(path.name) or recorded.get(path.name)
+            published = CHECKSUMS.get(path.name)
             recorded[path.name] = files.fetch(
-                f"{base}/{url}", path, known_sha256=known, limit=_LIMIT, progress=progress
-            )
+                f"{base}/{url}", path, known_sha256=published or recorded.get(path.name),
+                recorded_in=None if published else ledger, limit=_LIMIT, progress=progress,
+            )  # fmt: skip
         if task == "MRPC":
             assemble_mrpc(fetched[0], fetched[1], folder)
         elif task == "AX":

@@ -22,10 +22,10 @@ from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
-from minibert.finetuning import fit
+from minibert.finetuning import fit, model_config
 from minibert.kernels.devices import Device
 from minibert.mirror import Mirror
-from minibert.model import Model, check_vocabulary, open_device
+from minibert.model import Model, check_vocabulary, column_order, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
@@ -181,7 +181,7 @@ def tokenizer_of(flags: Any, report: Reporter) -> Tokenizer:
     ConfigError where Google's script has one (validate_case_matches_checkpoint): the checkpoint bears the name of one
     of its models, and that is cased and the text would not be, or the other way round.
     """
-    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case)
+    tokenizer = Tokenizer.from_vocab(flags.vocab_file, flags.do_lower_case, google=True)
     lower, model = flags.do_lower_case, Path(flags.init_checkpoint or "").parent.name
     if model in (CASED if lower else UNCASED):
         kind = "cased" if lower else "uncased"
@@ -206,11 +206,14 @@ def _build(
             f"{found.file}: its classifier has {len(arrays['classifier.bias'])} outputs, {task.name} needs "
             f"{task.num_outputs}"
         )
-    labelled = dataclasses.replace(
-        found.config,
-        id2label=task.labels or ("score",),
-        problem_type="regression" if task.regression else "single_label_classification",
-    )
+    elif labels := found.config.id2label:  # transformers'; Google's have none, and its script's order
+        if (columns := column_order(labels, task.labels or ("score",))) is None:
+            raise CheckpointError(
+                f"{flags.bert_config_file}: id2label has {', '.join(labels)}, but {task.name} has "
+                f"{', '.join(task.labels)}; if these are its labels by other names, name them so there"
+            )
+        arrays |= {name: arrays[name][columns] for name in names.HEAD}
+    labelled = model_config(found.config, settings, task.labels or ("score",), task.regression)
     bert = Bert(labelled, task.num_outputs, device)
     bert.fill(arrays)
     return bert

@@ -103,7 +103,10 @@ def evaluate_run(
     have = model.labels or ("score",)
     order = column_order(have, chosen.labels or ("score",))
     if order is None:
-        raise ConfigError(f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}")
+        raise ConfigError(
+            f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}; if these are "
+            "its labels by other names, name them so in its config.json, id2label"
+        )
     if input_file is None:
         own = description.get("data_dir") if name == trained else None
         folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))

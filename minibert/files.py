@@ -195,6 +195,7 @@ def fetch(
     path: Path,
     *,
     known_sha256: str | None = None,
+    recorded_in: Path | None = None,
     limit: int = 4 << 30,
     progress: Progress | None = None,
     tries: int = 5,
@@ -204,12 +205,13 @@ def fetch(
 
     What has arrived is kept beside `path` as NAME.VERSION.part, VERSION naming the server's ETag: only the
     same version of the file continues it. Raises DownloadError: not found, out of reach, over `limit` bytes,
-    cut short `tries` times without one new byte, or another checksum than `known_sha256`.
+    cut short `tries` times without one new byte, without length and checksum by which to see that, or another checksum
+    than `known_sha256`, which is the published one or stands in the file `recorded_in`.
     """
     attempt, before = 0, -1
     while True:
         try:
-            part = _fetch_once(url, path, limit, progress, timeout)
+            part, complete = _fetch_once(url, path, limit, progress, timeout)
             break
         except (OSError, http.client.HTTPException) as reason:
             if isinstance(reason, urllib.error.HTTPError) and reason.code < 500 and reason.code not in (408, 429):
@@ -227,10 +229,15 @@ def fetch(
                 raise DownloadError(f"{url}: cannot be reached ({cause}): {OFFLINE_HELP}") from None
             time.sleep(min(0.2 * 2**attempt, 5.0))
     got = sha256(part)
+    if known_sha256 is None and not complete:
+        part.unlink()
+        raise DownloadError(f"{url}: the server does not say how long the file is: whether all of it came is not known")
     if known_sha256 is not None and got != known_sha256:
         part.unlink()
+        known = f"{known_sha256} of an earlier download; if it was meant to change, remove {recorded_in}"
         raise DownloadError(
-            f"{url}: SHA-256 {got} is not the published {known_sha256}; the file was thrown away: try again"
+            f"{url}: SHA-256 {got} is not the {known if recorded_in else f'published {known_sha256}: try again'}; "
+            "the file was thrown away"
         )
     with one_line(path, "write", DownloadError):
         os.replace(part, path)
@@ -252,8 +259,9 @@ def _parts(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.*.part"))
 
 
-def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, timeout: float) -> Path:
-    """One request; returns the complete part, or raises and leaves what came for the next to continue."""
+def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, timeout: float) -> tuple[Path, bool]:
+    """One request; returns the part, and whether it is known to be complete. Or it raises, and leaves what came for the
+    next to continue."""
     path.parent.mkdir(parents=True, exist_ok=True)
     old = next(iter(_parts(path)), None)
     # The last byte is asked for again, so that a complete part is answered with its version, not with an error.
@@ -263,6 +271,8 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
         headers["Range"] = f"bytes={have}-"
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)  # noqa: S310
+    except ValueError as reason:
+        raise DownloadError(f"{url}: is no address ({reason}): begin it with https://") from None
     except urllib.error.HTTPError as reason:
         if reason.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and old is not None:
             old.unlink()  # the part is longer than the file: begin again
@@ -273,8 +283,8 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
         part = path.with_name(f"{path.name}.{hashlib.sha256(version.encode()).hexdigest()[:8]}.part")
         if response.status == http.client.PARTIAL_CONTENT:
             if part != old or not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-                assert old is not None
-                old.unlink()  # the file has changed on the server since: begin again
+                if old is not None:
+                    old.unlink()  # the file has changed on the server since: begin again
                 raise ConnectionError("the file changed during the download")
         else:
             have = 0
@@ -297,4 +307,4 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
             os.fsync(file.fileno())
     if total is not None and have != total:
         raise ConnectionError(f"{have} of {total} bytes came")
-    return part
+    return part, total is not None or response.chunked  # of which the end is seen

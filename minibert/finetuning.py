@@ -15,7 +15,7 @@ from typing import Any
 
 from minibert import checkpoint, datasets, files, hub, memory_report, planning, remote, tasks, training
 from minibert.bert import Bert
-from minibert.checkpoint import Checkpoint
+from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
@@ -104,7 +104,8 @@ def finetune(
     train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
     devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
     data = [(train, config.epochs)]
-    config, told = fit(config, found.config, data, device, limit, old, recompute)
+    model = model_config(found.config, config, task.labels or ("score",), task.regression)
+    config, told = fit(config, model, data, device, limit, old, recompute)
     description = describe(config, source, found, device, old) | {
         "data": _describe_data(task, folder),
         "data_dir": None,  # one's own files are named above, and downloads are found by the task
@@ -113,7 +114,7 @@ def finetune(
     }
     if (data_dir or sample) and not isinstance(task, TableTask):
         description["data_dir"] = remote.name(folder.absolute())
-    bert = _build(found, task, config, device, report)
+    bert = _build(found, model, config.seed, device, report)
     del found  # what its arrays hold is in the model now
     trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
@@ -268,33 +269,32 @@ def load_checkpoint(
     return found
 
 
-def _build(found: Checkpoint, task: Task, config: TrainConfig, device: Device, report: Reporter) -> Bert:
+def model_config(
+    of_checkpoint: BertConfig, settings: TrainConfig, labels: tuple[str, ...] = (), regression: bool = False
+) -> BertConfig:
+    """The config of the model that is trained; without labels it is a reader's."""
+    kind = "regression" if regression else "single_label_classification" if labels else None
+    gelu = {"erf": "gelu", "tanh": "gelu_new", None: of_checkpoint.hidden_act}[settings.gelu]
+    return dataclasses.replace(of_checkpoint, hidden_act=gelu, id2label=labels, problem_type=kind)
+
+
+def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device, report: Reporter) -> Bert:
     """The model with the checkpoint's weights, and its head where that was trained for the same labels."""
-    model_config = dataclasses.replace(
-        found.config,
-        hidden_act={"erf": "gelu", "tanh": "gelu_new", None: found.config.hidden_act}[config.gelu],
-        id2label=task.labels or ("score",),
-        problem_type="regression" if task.regression else "single_label_classification",
-    )
-    bert = Bert(model_config, task.num_outputs, device)
+    bert = Bert(model, len(model.id2label), device)
     arrays = dict(found.arrays)
-    head = ("classifier.weight", "classifier.bias")
-    columns = None if found.missing_head else column_order(found.config.id2label, model_config.id2label)
+    columns = None if found.missing_head else column_order(found.config.id2label, model.id2label)
     if columns is not None:
         report.say("the checkpoint's classifier has these labels: going on with it")
-        arrays |= {name: arrays[name][columns] for name in head}
+        arrays |= {name: arrays[name][columns] for name in names.HEAD}
     else:
         if not found.missing_head:
             report.say("the checkpoint's classifier was trained for other labels: a new one takes its place")
-        shapes = {
-            "classifier.weight": (task.num_outputs, model_config.hidden_size),
-            "classifier.bias": (task.num_outputs,),
-        }
-        arrays |= initial_weights(shapes, model_config.initializer_range, config.seed)
+        sizes = names.shapes(model, bert.outputs)
+        arrays |= initial_weights({n: sizes[n] for n in names.HEAD}, model.initializer_range, seed)
     bert.fill(arrays)
-    for kind, names in (("config keys", found.ignored), ("tensors", found.unused)):
-        if names:
-            report.say(f"not used of the checkpoint's {kind}: {', '.join(names)}")
+    for kind, unused in (("config keys", found.ignored), ("tensors", found.unused)):
+        if unused:
+            report.say(f"not used of the checkpoint's {kind}: {', '.join(unused)}")
     return bert
 
 

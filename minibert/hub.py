@@ -55,6 +55,7 @@ _WANTED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
 )
 _PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -152,7 +153,9 @@ def _snapshot(repository: str, cache: Path | None, patterns: tuple[str, ...], lo
         if local:
             return None
         cause = _line(reason.__cause__ or reason)
-        raise DownloadError(f"{repository}: cannot reach the hub ({cause}): {files.OFFLINE_HELP}") from None
+        raise DownloadError(
+            f"{repository}: no such path here, and cannot reach the hub ({cause}): {files.OFFLINE_HELP}"
+        ) from None
     except errors.GatedRepoError:
         raise DownloadError(f"{repository}: needs its owner's permission: set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:

@@ -42,6 +42,8 @@ class Model:
 
     def predict(self, texts: Iterable[str | tuple[str, str | None]]) -> list[Prediction]:
         """A prediction for each text or pair of texts."""
+        if isinstance(texts, str):
+            raise ConfigError("predict takes a list of texts, not one: [text]")
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         outputs = self.outputs(self.tokenizer.encode(pairs, self.max_seq_length))
         if not self.labels:
@@ -96,7 +98,8 @@ def load(
 ) -> Model:
     """The classifier of a finished run or in its directory, in a checkpoint directory, on the hub or under an alias.
 
-    Raises CheckpointError where there is no classification head, which fine-tuning would make.
+    Texts are cut where the run cut them, those for other checkpoints at the model's last position. Raises
+    CheckpointError where there is no classification head, which fine-tuning would make.
     """
     source = fspath(source)
     path = hub.resolve(source)
@@ -111,10 +114,11 @@ def load(
     outputs = len(found.arrays["classifier.bias"])
     # transformers leaves id2label out of config.json where it is the default
     labels = () if outputs == 1 else found.config.id2label or tuple(f"LABEL_{i}" for i in range(outputs))
-    longest = description["settings"]["max_seq_length"] if description else 128
+    positions = found.config.max_position_embeddings
+    longest = description["settings"]["max_seq_length"] if description else positions
     bert = Bert(found.config, outputs, open_device(device, threads, precision))
     bert.fill(found.arrays)
-    return Model(bert, tokenizer_of(found), labels, min(longest, found.config.max_position_embeddings))
+    return Model(bert, tokenizer_of(found), labels, min(longest, positions))
 
 
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
@@ -152,5 +156,13 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: Path | Non
 
 
 def column_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
-    """For each wanted label the column of that name; None when the names are not the same set."""
-    return [list(have).index(label) for label in want] if sorted(have) == sorted(want) else None
+    """For each wanted label the column of that name; None when the names are not the same set.
+
+    What transformers calls LABEL_0, LABEL_1, ... is the labels 0, 1, ..., or the only output.
+    """
+    if len(have) == len(want) == 1:
+        return [0]
+    for names in ([*have], [name.removeprefix("LABEL_") for name in have]):
+        if sorted(names) == sorted(want):
+            return [names.index(label) for label in want]
+    return None

@@ -32,8 +32,9 @@ def predict_file(
     """Reads texts from `source` ("-" is stdin), writes predictions to `target` ("-" is stdout) as `form` says.
 
     tsv: a header, then id, label and the probability of each label. jsonl: the same as objects. google:
-    test_results.tsv, probabilities alone. A file is whole or not there; a stream gets each batch as it is done, and
-    no answer waits for the next question. Everything is UTF-8. The columns that a run was told of are known by name.
+    test_results.tsv, probabilities alone. glue: index and prediction, as GLUE's server takes them. A file is whole or
+    not there; a stream gets each batch as it is done, and no answer waits for the next question. Everything is UTF-8.
+    The columns that a run was told of are known by name.
     """
     source, run = str(remote.local(source)), remote.checkpoint(run)
     if source != "-" and not Path(source).is_file():
@@ -115,6 +116,8 @@ def _form(labels: tuple[str, ...], form: str) -> tuple[str, Row]:
         return "", _json_row
     if form == "google":
         return "", google_row
+    if form == "glue":
+        return "index\tprediction\n", _glue_row
     return "\t".join(("id", "prediction", *labels)) + "\n", _tsv_row
 
 
@@ -126,6 +129,12 @@ def _tsv_row(example: Example, p: Prediction) -> str:
 
 def _json_row(example: Example, p: Prediction) -> str:
     return json.dumps({"id": example.id, "prediction": p.label, "probabilities": p.probabilities}) + "\n"
+
+
+def _glue_row(example: Example, p: Prediction) -> str:
+    """Of a regression, which is STS-B there, a score from 0 to 5 with three decimals."""
+    answer = p.label if isinstance(p.label, str) else f"{min(max(p.label, 0.0), 5.0):.3f}"
+    return f"{example.id}\t{answer}\n"
 
 
 def google_row(example: Example, p: Prediction) -> str:

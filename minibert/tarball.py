@@ -18,6 +18,7 @@ from typing import BinaryIO
 from minibert import files
 from minibert.errors import DownloadError
 
+_DEEPEST, _LONGEST = 32, 255  # parts of a name, and bytes of a part; TriviaQA's are 4 deep
 _MOST_HEADERS = 1 << 20  # bytes between two files' contents; a longest name needs a few thousand
 # What tarfile and gzip raise for bytes that are no archive. ValueError: numbers and names that are none.
 _FAILURES = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
@@ -65,6 +66,8 @@ def _place(name: str, wanted: Collection[str], path: Path) -> Path | None:
     kept = parts if parts and parts[0] in wanted else parts[1:]
     if len(kept) < 2 or kept[0] not in wanted:
         return None
+    if len(parts) > _DEEPEST or max(map(len, map(os.fsencode, parts))) > _LONGEST:
+        raise DownloadError(f"{path}: holds {name[:200]!r}, a name too long or too deep: not used")
     for part in parts:
         if part == ".." or "\0" in part or part != os.path.basename(part) or os.path.splitdrive(part)[0]:
             raise DownloadError(f"{path}: holds {name[:200]!r}, which leads out of its folder: not used")
@@ -74,8 +77,12 @@ def _place(name: str, wanted: Collection[str], path: Path) -> Path | None:
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[BinaryIO]:
     with files.one_line(path, "write", DownloadError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "wb")  # noqa: SIM115
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise DownloadError(f"{path}: the archive has a file and a folder of one name: not used") from None
+        with file:
             yield file
 
 

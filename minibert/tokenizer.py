@@ -1,8 +1,9 @@
 """WordPiece text to token ids, packed end to end: what transformers makes of the text, cut as Google cuts it.
 
 Words and characters follow transformers' BertTokenizer (google-research/bert:tokenization.py, but words over
-100 letters are [UNK] and a literal "[SEP]" in the text is the special token). Pairs are cut as in
-google-research/bert:run_classifier.py: one token at a time from the longer text, from the second in a tie.
+100 letters are [UNK] and a literal "[SEP]" in the text is the special token, unless Google's rules are asked for).
+Pairs are cut as in google-research/bert:run_classifier.py: one token at a time from the longer text, from the second
+in a tie.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from minibert.errors import CheckpointError, ConfigError, DataError
 
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SPECIAL = (*REQUIRED, "[MASK]")
-LONGEST_WORD = 100  # letters; transformers' limit, where Google's code has 200
+LONGEST_WORD, GOOGLES_LONGEST = 100, 200  # letters; what is longer is [UNK]
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 RULES = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}  # BertJapaneseTokenizer has others
 SLICE = 4096  # pairs handed to the library at once, so that its objects stay few
@@ -55,18 +56,20 @@ class Tokenizer:
         strip_accents: bool | None = None,
         chinese: bool = True,
         added: Mapping[int, tokenizers.AddedToken] | None = None,
+        google: bool = False,
         source: str = "vocabulary",
     ) -> None:
         """vocab: one token per id; strip_accents: None means as lowercase; source: named in errors.
 
         added: tokens by id that are looked for in the text before it is cut into words, such as "[E1]" for an entity;
-        they stand in the vocabulary or, with the next ids, behind it.
+        they stand in the vocabulary or, with the next ids, behind it. google: words may have 200 letters, and a literal
+        "[SEP]" is three words, as in Google's own code.
         """
         self.vocab, self.added = tuple(vocab), dict(added or {})
         self.lowercase, self.strip_accents, self.chinese = lowercase, strip_accents, chinese
         ids = _checked_ids(self.vocab, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[token] for token in REQUIRED)
-        self._library = _library_tokenizer(ids, lowercase, strip_accents, chinese)
+        self._library = _library_tokenizer(ids, lowercase, strip_accents, chinese, google)
         self._add(source)
 
     @classmethod
@@ -103,11 +106,11 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_vocab(cls, vocab: Iterable[str] | Path, lowercase: bool = True) -> Tokenizer:
-        """A tokenizer from tokens in the order of their ids, or from a vocab.txt."""
+    def from_vocab(cls, vocab: Iterable[str] | Path, lowercase: bool = True, google: bool = False) -> Tokenizer:
+        """A tokenizer from tokens in the order of their ids, or from a vocab.txt; `google` as above."""
         if isinstance(vocab, (str, Path)):
-            return cls(_read_vocab(Path(vocab)), lowercase=lowercase, source=str(vocab))
-        return cls(tuple(vocab), lowercase=lowercase)
+            return cls(_read_vocab(Path(vocab)), lowercase=lowercase, google=google, source=str(vocab))
+        return cls(tuple(vocab), lowercase=lowercase, google=google)
 
     @property
     def vocab_size(self) -> int:
@@ -224,10 +227,11 @@ def truncated_lengths(
 
 
 def _library_tokenizer(
-    ids: dict[str, int], lowercase: bool, strip_accents: bool | None, chinese: bool
+    ids: dict[str, int], lowercase: bool, strip_accents: bool | None, chinese: bool, google: bool
 ) -> tokenizers.Tokenizer:
+    longest = GOOGLES_LONGEST if google else LONGEST_WORD
     library = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
+        tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=longest)
     )
     library.normalizer = tokenizers.normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
@@ -240,7 +244,8 @@ def _library_tokenizer(
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     # A special token that the vocabulary lacks would get an id past the embedding table.
-    library.add_special_tokens([token for token in SPECIAL if token in ids])
+    if not google:
+        library.add_special_tokens([token for token in SPECIAL if token in ids])
     return library
 
 

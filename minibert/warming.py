@@ -25,20 +25,23 @@ SMALL: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": 16,
 }  # fmt: skip
+CASES = (  # optimizer, GELU, labels
+    ("adam", "gelu", ("no", "yes")), ("adam8bit", "gelu_new", ("score",)), ("adafactor", "gelu_new", ("score",)),
+)  # fmt: skip
 FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 8]))
 
 
 def compile_kernels() -> Iterator[tuple[str, float]]:
     """Trains and predicts with a very small model on every device and in every precision that this machine has, each
-    form of GELU and all losses: kernels are compiled for types, not for sizes. Other optimizers than Adam have theirs
-    compiled by the first update of a run that uses them. Yields what was compiled for and the seconds it took."""
+    form of GELU, all losses and all optimizers: kernels are compiled for types, not for sizes. Yields what was compiled
+    for and the seconds it took."""
     places = {"cpu": unit.available(), "gpu": gpu.precision() == "bf16"} if gpu.usable() else {"cpu": unit.available()}
     for name, bf16 in places.items():
         for precision in ("fp32", "bf16") if bf16 else ("fp32",):
             began = time.perf_counter()
-            for gelu, labels in (("gelu", ("no", "yes")), ("gelu_new", ())):
-                config = BertConfig(**SMALL, hidden_act=gelu, id2label=labels or ("score",))
-                _train(name, precision, config, len(labels) or 1)
+            for optimizer, gelu, labels in CASES:
+                config = BertConfig(**SMALL, hidden_act=gelu, id2label=labels)
+                _train(name, precision, optimizer, config)
             _read(name, precision)
             yield f"{name}, {precision}", time.perf_counter() - began
 
@@ -53,10 +56,13 @@ def _read(name: str, precision: str) -> None:
     list(tops(reader, [FEATURES], settings.n_best_size))
 
 
-def _train(name: str, precision: str, config: BertConfig, num_outputs: int) -> None:
+def _train(name: str, precision: str, optimizer: str, config: BertConfig) -> None:
+    num_outputs = len(config.id2label)
     labels = np.zeros(2, np.float32 if num_outputs == 1 else np.int32)
     device = devices.open(name, precision=precision)
-    settings = TrainConfig(task="none", device=name, precision=precision, batch_size=2, epochs=1)
+    settings = TrainConfig(
+        task="none", optimizer=optimizer, device=name, precision=precision, batch_size=2, epochs=1
+    )  # fmt: skip
     trainer = Trainer(Bert(config, num_outputs, device), Split("train", FEATURES, labels), settings)
     with device.session():
         trainer.step(0)

@@ -14,6 +14,8 @@ import minibert
 from commands import PAIRS, VOCABULARY, make_checkpoint, write_mrpc
 from minibert import MinibertError
 from minibert.errors import ConfigError, DataError, RunError
+from minibert.evaluation import evaluate_run
+from minibert.model import column_order
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,25 @@ def test_a_run_its_path_and_its_path_as_text_load_the_same_model(run: minibert.R
     for source in (run.path, str(run.path)):
         assert minibert.load(source).predict(pairs) == wanted
     assert minibert.load(run).labels == ("0", "1") and minibert.load(run).max_seq_length == 32
+
+
+def test_texts_for_a_checkpoint_that_is_no_run_are_cut_at_its_last_position(tmp_path: Path) -> None:
+    assert minibert.load(make_checkpoint(tmp_path, ("a", "b"))).max_seq_length == 32
+
+
+def test_one_text_is_not_taken_for_a_list_of_letters(run: minibert.Run) -> None:
+    with pytest.raises(ConfigError, match=r"not one: \[text\]"):
+        run.predict("He sold .")
+
+
+def test_labels_that_nobody_named_are_numbers(folder: Path, tmp_path: Path) -> None:
+    """transformers calls them LABEL_0, LABEL_1; of named ones nobody knows which is which."""
+    named, plain = (make_checkpoint(tmp_path / a, (a, b)) for a, b in (("0", "1"), ("LABEL_0", "LABEL_1")))
+    wanted = evaluate_run(named, task="mrpc", data_dir=folder / "glue")
+    assert evaluate_run(plain, task="mrpc", data_dir=folder / "glue") == wanted
+    with pytest.raises(ConfigError, match="LABEL_0, LABEL_1, but rte has .*name them so in its config.json"):
+        evaluate_run(plain, task="rte", data_dir=folder / "glue")
+    assert column_order(("LABEL_0",), ("score",)) == [0] and column_order(("b", "a"), ("a", "b")) == [1, 0]
 
 
 def test_predictions_follow_the_order_and_the_most_probable_label(folder: Path, tmp_path: Path) -> None:
@@ -179,8 +200,8 @@ def test_what_is_given_to_a_resumed_run_is_never_overruled_by_its_plan(folder: P
     for given in ({"micro_tokens": 40}, {"layerwise_update": True}):
         with pytest.raises(minibert.MinibertError, match=f"{next(iter(given))} was"):
             train(folder, stopped, learning_rate=1e-3, resume=True, **given)
-    train(folder, stopped, learning_rate=1e-3, resume=True, recompute="layers")  # whose bits are the same
-    assert json.loads((stopped / "run.json").read_text())["settings"]["recompute"] == "layers"
+    train(folder, stopped, learning_rate=1e-3, resume=True, recompute="cheap")  # whose bits are the same
+    assert json.loads((stopped / "run.json").read_text())["settings"]["recompute"] == "c"
 
 
 @pytest.mark.parametrize("damage", [{"recompute": 5}, {"micro_tokens": "many"}, {"layerwise_update": 1}])

@@ -31,10 +31,12 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )
-from minibert import checkpoint
+from minibert import checkpoint, prediction
 from minibert.cli import cli, show
 from minibert.kernels.common import unit
 from minibert.kernels.devices import gpu
+from minibert.model import Prediction
+from minibert.tasks import Example
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 SIZE = ("--batch-size", "8", "--max-seq-length", "32")
@@ -373,6 +375,18 @@ def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
     assert len(rows) == len(PAIRS), "no header"
     for row, one in zip(rows, objects, strict=True):
         assert [str(np.float32(value)) for value in one["probabilities"].values()] == row
+
+
+def test_predict_for_glues_server(classifier: Path, tmp_path: Path) -> None:
+    """Index and label; scores of a regression between 0 and 5, with three decimals."""
+    source = tmp_path / "test.tsv"
+    source.write_text("index\tsentence1\tsentence2\n" + "".join(f"{i}\t{a}\t{b}\n" for i, (a, b) in enumerate(PAIRS)))
+    done = minibert_in_process("predict", classifier, "--input", source, "--format", "glue")
+    plain = minibert_in_process("predict", classifier, "--input", source)
+    rows = [line.split("\t")[:2] for line in plain.out.splitlines()[1:]]
+    assert done.out == "index\tprediction\n" + "".join(f"{i}\t{label}\n" for i, label in rows)
+    for score, text in ((-0.2, "0.000"), (2.34567, "2.346"), (7.0, "5.000")):
+        assert prediction._glue_row(Example("7", "a", None, None), Prediction(score, {})) == f"7\t{text}\n"
 
 
 def test_an_id_cannot_break_the_table(classifier: Path) -> None:

@@ -24,11 +24,10 @@ GOOGLE = {
 
 def test_google_config() -> None:
     config = BertConfig.from_dict(GOOGLE, "bert_config.json")
-    assert (config.vocab_size, config.layer_norm_eps, config.gelu, config.head_size) == (
+    assert (config.vocab_size, config.layer_norm_eps, config.gelu) == (
         21128,
         1e-12,
         "erf",
-        64,
     )
     assert config.head_dropout == 0.1 and config.classifier_dropout is None
     assert ignored_keys(GOOGLE) == ()
@@ -38,8 +37,9 @@ def test_packaged_shapes() -> None:
     base, large, minilm = models.config("base"), models.config("large"), models.config("minilm")
     assert (base.hidden_size, base.num_hidden_layers, base.num_attention_heads) == (768, 12, 12)
     assert (large.hidden_size, large.num_hidden_layers, large.intermediate_size) == (1024, 24, 4096)
-    assert (minilm.num_attention_heads, minilm.head_size, minilm.intermediate_size) == (12, 32, 1536)
-    assert [models.config(name).head_size for name in ("tiny", "mini", "small", "medium")] == [64] * 4
+    assert (minilm.hidden_size, minilm.num_attention_heads, minilm.intermediate_size) == (384, 12, 1536)
+    for config in map(models.config, ("tiny", "mini", "small", "medium")):
+        assert config.hidden_size == 64 * config.num_attention_heads
     words = models.VOCAB.read_text(encoding="utf-8").splitlines()
     assert len(words) == base.vocab_size and words[101] == "[CLS]"
     with pytest.raises(ConfigError, match="no model shape 'huge'"):
@@ -73,6 +73,12 @@ def test_packaged_shapes() -> None:
         {"id2label": {"0": "a", "2": "b"}},
         {"id2label": {"0": "a", "1": "a"}},
         {"id2label": {"0": "a", "1": 7}},
+        {"id2label": {"0": ["a"], "1": "b"}, "label2id": {"b": 1}},
+        {"id2label": {"0": "a\nb", "1": "c"}},
+        {"id2label": {"0": "a\tb", "1": "c"}},
+        {"id2label": {"0": "\ud800", "1": "c"}},
+        {"layer_norm_eps": 10**400},
+        {"hidden_dropout_prob": -(10**400)},
         {"id2label": ["a", "b"]},
         {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}},
         {"id2label": {"0": "a", "1": "b"}, "problem_type": "regression"},

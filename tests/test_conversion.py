@@ -250,6 +250,17 @@ def test_nothing_to_find(tmp_path: Path) -> None:
 # --- inspect
 
 
+def test_inspect_shows_no_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    bad = ("\x1b]0;owned\x07", "a\nmissing: nothing", "n" * 9999)
+    huggingface.write(tmp_path / "start" / "model.safetensors", {name: of_array(name, np.zeros(1)) for name in bad})
+    config = json.loads((tmp_path / "start" / "config.json").read_text())
+    (tmp_path / "start" / "config.json").write_text(json.dumps(config | {"remark": "\x1b[2J"}))
+    done = minibert_in_process("inspect", tmp_path / "start")
+    assert done.code == 0 and "\x1b" not in done.out and "\x07" not in done.out
+    assert "\nmissing: nothing" not in done.out and max(map(len, done.out.splitlines())) < 10_000
+
+
 @pytest.mark.parametrize("form", conversion.FORMATS)
 def test_inspect(tmp_path: Path, form: str) -> None:
     make_checkpoint(tmp_path / "start", ("no", "yes"))

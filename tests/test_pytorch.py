@@ -291,6 +291,22 @@ def test_what_python_2_pickled_is_read(tmp_path: Path) -> None:
     assert list(pytorch.read(zipped(tmp_path / "a.bin", top)).entries) == ["x"]
 
 
+def test_the_same_items_cost_their_memory_once(tmp_path: Path) -> None:
+    """A few bytes name a list of many pairs and make a dict of it again and again."""
+    pairs = b"]q\xfe(" + b"".join(b"](" + value(f"k{i}") + value(i) + b"e" for i in range(2000)) + b"e"
+    again = b"".join(value(f"d{i}") + call(named("collections", "OrderedDict"), b"h\xfe") for i in range(2000))
+    top = b"\x80\x02}(" + value("first") + pairs + again + value("x") + tensor() + b"u" + STOP
+    tracemalloc.start()
+    try:
+        assert list(pytorch.read(zipped(tmp_path / "a.bin", top)).entries) == ["x"]
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    two = b"\x80\x02" + named("collections", "OrderedDict") + b"]]\x86R" + STOP
+    with pytest.raises(CheckpointError, match="an OrderedDict of 2 arguments"):
+        pytorch.read(zipped(tmp_path / "a.bin", two))
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
 def test_a_state_dict_may_lie_beside_an_optimizers(wrapper: str, tmp_path: Path) -> None:
     inner = b"}(" + value("x") + tensor() + b"u"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )  # fmt: skip
-from minibert import checkpoint, planning, tasks
-from minibert.checkpoint import conversion, sources, tensorflow
+from minibert import checkpoint, estimator, planning, tasks
+from minibert.checkpoint import conversion, names, sources, tensorflow
+from minibert.progress import Reporter
+from minibert.squad.words import Cutter
 
 
 @pytest.fixture
@@ -93,6 +97,38 @@ def test_the_trained_checkpoint_converts_to_what_transformers_reads(here: Path) 
     conversion.convert(here / "out", here / "hf", "hf")
     found = checkpoint.load(here / "hf")
     assert not found.missing_head and found.config.id2label == ("LABEL_0", "LABEL_1")
+
+
+def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None:
+    found = checkpoint.load(here / "bert")
+    rows = {"classifier.weight": np.random.default_rng(0).standard_normal((2, found.config.hidden_size), np.float32)}
+    arrays = found.arrays | rows | {"classifier.bias": np.float32([0.5, 0])}
+    results = []
+    for labels in (("0", "1"), ("1", "0"), ("LABEL_0", "LABEL_1"), ("no", "yes")):
+        folder = here / "-".join(labels)
+        order = slice(None, None, -1 if labels[0] == "1" else 1)
+        heads = {name: np.ascontiguousarray(arrays[name][order]) for name in names.HEAD}
+        checkpoint.save(folder, dataclasses.replace(found.config, id2label=labels), arrays | heads)
+        places = {"init_checkpoint": folder / "model.safetensors", "bert_config_file": folder / "config.json"}
+        results.append(classify(here, do_eval="true", output_dir=here / "evaluated", **places))
+    assert_one_line(results.pop(), 1, "id2label has no, yes, but mrpc has 0, 1", "name them so there")
+    assert results[0].code == 0 and block(results[0]) == block(results[1]) == block(results[2])
+
+
+def test_words_are_googles(here: Path) -> None:
+    """Up to 200 letters, where transformers has 100, and special tokens are words like any other."""
+    tokenizer = estimator.tokenizer_of(
+        Mock(vocab_file=here / "bert" / "vocab.txt", do_lower_case=True, init_checkpoint=None), Reporter()
+    )
+    ids = {token: i for i, token in enumerate(tokenizer.vocab)}
+    for text in ("a" * 150, "[SEP] a", "a" * 201):
+        found = tokenizer.encode([(text, None)], 400).ids.tolist()[1:-1]
+        assert found == Cutter(tokenizer).pieces(text) and ids["[SEP]"] not in found
+
+
+def test_help_has_a_short_name(here: Path) -> None:
+    for name in ("run-classifier", "run-squad"):
+        assert minibert_in_process(name, "-h").out == minibert_in_process(name, "--help").out != ""
 
 
 def test_a_checkpoint_in_the_output_directory_comes_first(here: Path) -> None:

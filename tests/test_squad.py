@@ -15,6 +15,7 @@ from minibert import checkpoint, files, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import names
+from minibert.cli.finetune import _stage
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
@@ -239,6 +240,8 @@ def test_gradients_of_the_reader_s_loss_are_its_slopes():
     [
         (["finetune", "squad", "--then", "x.json:1"], ["--first"]),
         (["finetune", "squad", "--first", "x.json:many"], ["FILE:EPOCHS"]),
+        (["evaluate", "squad", "--data", "x", "--predictions", "y", "--device", "gpu"], ["--device does not go with"]),
+        (["evaluate", "squad", "--data", "x", "--predictions", "y", "--precision", "fp32"], ["--precision does not"]),
         (["finetune", "squad", "--sample"], ["sample"]),
         (["finetune", "mrpc", "--doc-stride", "3"], ["squad"]),
         (["evaluate", "squad", "--data", "x.json"], ["--predictions"]),
@@ -249,6 +252,19 @@ def test_wrong_usage(arguments, words):
     done = minibert_in_process(*arguments)
     assert done.code == 2
     assert all(word in done.err for word in words), done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("train.json", ("train.json", 1.0)),
+        ("train.json:2", ("train.json", 2.0)),
+        ("gs://bucket/train.json", ("gs://bucket/train.json", 1.0)),
+        ("gs://bucket/train.json:0.5", ("gs://bucket/train.json", 0.5)),
+    ],
+)
+def test_a_stage_is_a_file_and_its_epochs(text, stage):
+    assert _stage(text) == stage
 
 
 def test_a_zero_is_a_value_too(monkeypatch):

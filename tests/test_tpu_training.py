@@ -14,7 +14,7 @@ from golden import parity
 from minibert import checkpoint, tasks, training
 from minibert import settings as settings_module
 from minibert.bert import Bert
-from minibert.errors import ConfigError, RunError
+from minibert.errors import BackendError, ConfigError, RunError
 from minibert.evaluation import Split, read_split
 from minibert.kernels import devices
 from minibert.model import outputs
@@ -28,6 +28,7 @@ jax = pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
 from minibert.tpu import device as tpu  # noqa: E402 - only where JAX is
 from minibert.tpu import planning  # noqa: E402
+from minibert.tpu.trainer import split  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,36 @@ def test_what_tpus_have_not_is_refused(given, words):
         TrainConfig(task="test", device="tpu", **given)
     with pytest.raises(ConfigError, match="--shard-parameters"):
         TrainConfig(task="test", shard_parameters=True)
+
+
+def test_tf32_is_refused_in_one_line():
+    with pytest.raises(BackendError, match="tf32 is the GPU's"):
+        TrainConfig(task="test", device="tpu", precision="tf32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices_", "wanted"),
+    [
+        ({}, 8, (1, 32)),
+        ({"micro_batch": 1}, 8, (4, 8)),  # with fewer rows than devices the rest would be padding
+        ({"micro_batch": 12}, 8, (4, 8)),
+        ({"micro_batch": 16}, 8, (2, 16)),
+        ({"micro_batch": 11}, 1, (3, 11)),
+        ({"micro_tokens": 640}, 1, (4, 8)),
+        ({"micro_tokens": 10}, 1, (32, 1)),
+    ],
+)
+def test_micro_batches_are_full(settings, devices_, wanted):
+    assert split(32, 64 + 16, TrainConfig(task="test", **settings), devices_) == wanted
+
+
+def test_a_model_stands_once_on_the_devices_while_it_is_trained():
+    t = trainer("tpu")
+    t.step(0)
+    outputs(t.bert, t.stages[0].data.features)
+    assert t.bert in t.bert.device._params
+    t.step(1)
+    assert t.bert not in t.bert.device._params
 
 
 class Program:

@@ -20,7 +20,9 @@ from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError
 from minibert.tokenizer import Tokenizer
 
-TOKENIZER = VOCAB, *SETTINGS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = VOCAB, *SETTINGS = (
+    "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

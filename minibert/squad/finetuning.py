@@ -103,8 +103,9 @@ def finetune_squad(
     if not config.negative:
         check_answers(dev_questions)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
-    config, told = finetuning.fit(config, found.config, trained, device, limit, old, recompute, spans=True)
-    reader = _build(found, config, device)
+    model = finetuning.model_config(found.config, config)
+    config, told = finetuning.fit(config, model, trained, device, limit, old, recompute, spans=True)
+    reader = _build(found, model, config.seed, device)
     trainer = training.trainer(reader, data[0], config, trained[1:])
     description = finetuning.describe(config, checkpoint, found, device, old) | {
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
@@ -162,19 +163,13 @@ def _say_dropped(questions: Questions, made: Windows, report: Reporter, verbose:
         report.say(f"{count} questions are left out, their answers not being in their texts: {', '.join(ids)}{more}")
 
 
-def _build(found: Checkpoint, config: SquadConfig, device: Device) -> Reader:
+def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device) -> Reader:
     """The model with the checkpoint's weights, and a new head where it has none."""
-    model_config: BertConfig = dataclasses.replace(
-        found.config,
-        hidden_act={"erf": "gelu", "tanh": "gelu_new", None: found.config.hidden_act}[config.gelu],
-        id2label=(),
-        problem_type=None,
-    )
-    reader = Reader(model_config, device)
+    reader = Reader(model, device)
     arrays = dict(found.arrays)
     if found.missing_head:
-        shapes = names.shapes(model_config, spans=True)
-        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, model_config.initializer_range, config.seed)
+        shapes = names.shapes(model, spans=True)
+        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, model.initializer_range, seed)
     reader.fill(arrays)
     return reader
 

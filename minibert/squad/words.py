@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minibert.errors import CheckpointError
-from minibert.tokenizer import Tokenizer
+from minibert.tokenizer import GOOGLES_LONGEST, Tokenizer
 
 SPACES = " \t\r\n\u202f"  # run_squad.py's; all other spaces stand inside its words
 WORD = re.compile(f"[^{SPACES}]+")
-LONGEST_WORD = 200  # letters; what is longer is [UNK]
 IDEOGRAPHS = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -77,7 +76,7 @@ class Cutter:
         """The ids of the text's WordPieces."""
         ids: list[int] = []
         for word in self.words(text):
-            if len(word) > LONGEST_WORD:
+            if len(word) > GOOGLES_LONGEST:
                 ids.append(self._unknown)
             elif (whole := self._ids.get(word)) is not None:
                 ids.append(whole)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from minibert import remote
+from minibert import files, remote
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
 from minibert.tasks.glue import score
@@ -147,7 +147,7 @@ def read_pairs(
 
 
 def _lines_of(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
+    with files.one_line(path, "read", DataError), path.open("rb") as file:
         yield from _decoded(file, str(path))
 
 
@@ -264,7 +264,8 @@ def _id(cells: Mapping[str, str | None], column: str | None, row: int, where: st
 def _cell(cells: Mapping[str, str | None], column: str, where: str) -> str:
     text = cells.get(column)
     if text is None:
-        raise DataError(f"{where}: no column {column!r}{_have(cells)}")
+        what = f"{column!r} is null; give text" if column in cells else f"no column {column!r}{_have(cells)}"
+        raise DataError(f"{where}: {what}")
     return text
 
 

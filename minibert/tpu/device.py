@@ -49,6 +49,10 @@ class Tpu(Device):
                 param.stale = False
         return self._params[bert]
 
+    def forget(self, bert: Bert) -> None:
+        """Frees a model's weights on the devices, which stand there once more while it is trained."""
+        self._params.pop(bert, None)
+
 
 def open(precision: str) -> Tpu:  # noqa: A001 - as the other devices' modules have it
     platform()
@@ -56,7 +60,10 @@ def open(precision: str) -> Tpu:  # noqa: A001 - as the other devices' modules h
 
 
 def settled_precision(precision: str) -> str:
-    """fp32 or bf16; `auto` is bf16 on TPUs, which multiply it, and fp32 where JAX runs on something else."""
+    """fp32 or bf16; `auto` is bf16 on TPUs, which multiply it, and fp32 where JAX runs on something else. BackendError
+    for what is neither."""
+    if precision == "tf32":
+        raise BackendError("precision tf32 is the GPU's; use --precision bf16, fp32 or auto")
     return precision if precision != "auto" else "bf16" if platform() == "tpu" else "fp32"
 
 

@@ -40,7 +40,7 @@ def fitted(
     length = batches.bucket(longest, config.max_position_embeddings)
     for way in ways(settings, length, device.mesh.size, recompute):
         micros, rows = split(way.batch_size, length, way, device.mesh.size)
-        layout, shared = (device.mesh, config, model.SPANS if spans else 2), way.shard_parameters
+        layout, shared = (device.mesh, config, model.SPANS if spans else len(config.id2label)), way.shard_parameters
         program = training.program(*layout, way.recompute == "layers", way.precision, shared)
         try:
             program.lower(*training.arguments(*layout, micros, rows, length, shared)).compile()

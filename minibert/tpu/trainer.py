@@ -25,7 +25,7 @@ class TpuTrainer(Trainer):
     def __init__(self, bert: Bert, *arguments: Any):
         super().__init__(bert, *arguments)
         assert isinstance(bert.device, Tpu)
-        self.mesh, s = bert.device.mesh, self.settings
+        self._device, self.mesh, s = bert.device, bert.device.mesh, self.settings
         layout = self.mesh, bert.config, head_of(bert)
         self._program = training.program(*layout, s.recompute == "layers", s.precision, s.shard_parameters)
         self._places = training.places(*layout, s.shard_parameters)
@@ -37,6 +37,7 @@ class TpuTrainer(Trainer):
 
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """As the engine's; it has ended when the devices have computed it."""
+        self._device.forget(self.bert)
         state = self._put(key) if self._state is None else self._state
         if number == 0:
             state = self._begin(state["params"])
@@ -90,10 +91,10 @@ def head_of(bert: Bert) -> int | str:
 
 def split(count: int, length: int, settings: TrainConfig, devices: int) -> tuple[int, int]:
     """How many micro-batches `count` examples of `length` tokens make, and how many rows each has: as even as can be,
-    a multiple of the devices.
+    a multiple of the devices, at least one for each: with fewer they would compute no less, but more often.
     """
     most = settings.micro_batch
     if settings.micro_tokens:
-        most = min(most, max(1, settings.micro_tokens // length))
-    micros = -(-count // most)
+        most = min(most, settings.micro_tokens // length)
+    micros = -(-count // max(devices, most // devices * devices))
     return micros, batches.multiple(-(-count // micros), devices)
