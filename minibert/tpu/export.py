@@ -72,7 +72,8 @@ def export(
 ) -> None:
     """Writes the new folder `out`, whole or not at all. `what`: train or predict; the rest is as for the command."""
     if out.parts[:1] == ("gs:",):
-        raise ConfigError(f"gs://{'/'.join(out.parts[1:])}: an export is written to a local folder; copy it to the bucket when it is there")
+        address = f"gs://{'/'.join(out.parts[1:])}"
+        raise ConfigError(f"{address}: an export is written to a local folder; copy it to the bucket when it is there")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; give a new folder")
     if not jax.config.values["jax_platforms"]:
