@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
-from minibert.errors import ConfigError, StorageError
+from minibert.errors import ConfigError, MinibertError, StorageError
 
 T = TypeVar("T")
 CHUNK = 8 << 20  # bytes a request; uploads want a multiple of 256 KiB
@@ -283,6 +283,8 @@ def _call(url: str, *request: str, understand: Callable[[bytes], T], **options: 
                 return headers, understand(body)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason: Exception = error
+        except MinibertError:  # such as that the extra is missing
+            raise
         except Exception as error:  # of gcsfs, aiohttp, requests and google.auth, which share no class
             status = _status(error)
             if status:
