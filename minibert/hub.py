@@ -153,9 +153,7 @@ def _snapshot(repository: str, cache: Path | None, patterns: tuple[str, ...], lo
         if local:
             return None
         cause = _line(reason.__cause__ or reason)
-        raise DownloadError(
-            f"{repository}: no such path here, and cannot reach the hub ({cause}): {files.OFFLINE_HELP}"
-        ) from None
+        raise DownloadError(f"{repository}: cannot reach the hub ({cause}): {files.OFFLINE_HELP}") from None
     except errors.GatedRepoError:
         raise DownloadError(f"{repository}: needs its owner's permission: set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:
