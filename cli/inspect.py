@@ -47,8 +47,10 @@ def _table(found: dict[str, Any]) -> None:
     if found["config"]:
         shown = {name: value for name, value in found["config"].items() if isinstance(value, int | str)}
         click.echo("config " + ", ".join(f"{_printable(name)} {_printable(str(shown[name]))}" for name in shown))
-    for title in ("missing", "left_over", "damaged"):
+    for title in ("missing", "left_over"):
         if found[title]:
             click.echo(f"{title.replace('_', ' ')}: {', '.join(map(_printable, found[title]))}")
+    if found["damaged"]:  # sentences, which show names as they may be shown
+        click.echo(f"damaged: {', '.join(found['damaged'])}")
     if found["note"]:
         click.echo(f"note: {found['note']}")

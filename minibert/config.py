@@ -19,6 +19,7 @@ from minibert.errors import ConfigError
 FORMAT_KEY, FORMAT = "minibert_format", 1
 
 GELU = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_tanh": "tanh"}
+HIGHEST_DROPOUT = 65535 / 65536  # kernels count in such parts, and something must be kept
 PROBLEM_TYPES = (None, "single_label_classification", "regression")
 
 # Sizes are bounded because a config is untrusted: nobody may make us count to 10**12 layers.
@@ -89,8 +90,8 @@ class BertConfig:
             value = getattr(self, name)
             if name == "classifier_dropout" and value is None:
                 continue
-            if not _is_number(value) or not 0 <= value < 1:
-                raise ConfigError(f"{name} must be a number from 0 to below 1, not {value!r}")
+            if not _is_number(value) or not 0 <= value <= HIGHEST_DROPOUT:
+                raise ConfigError(f"{name} must be a number from 0 to {HIGHEST_DROPOUT}, not {value!r}")
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value < 1:

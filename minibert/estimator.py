@@ -206,7 +206,8 @@ def _build(
             f"{found.file}: its classifier has {len(arrays['classifier.bias'])} outputs, {task.name} needs "
             f"{task.num_outputs}"
         )
-    elif labels := found.config.id2label:  # transformers'; Google's have none, and its script's order
+    elif (labels := found.config.id2label) and found.file and found.file.suffix != ".index":
+        # TensorFlow's, this script's own among them, have the script's order, whatever the config names.
         if (columns := column_order(labels, task.labels or ("score",))) is None:
             raise CheckpointError(
                 f"{flags.bert_config_file}: id2label has {', '.join(labels)}, but {task.name} has "

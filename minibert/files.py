@@ -234,11 +234,10 @@ def fetch(
         raise DownloadError(f"{url}: the server does not say how long the file is: whether all of it came is not known")
     if known_sha256 is not None and got != known_sha256:
         part.unlink()
-        known = f"{known_sha256} of an earlier download; if it was meant to change, remove {recorded_in}"
-        raise DownloadError(
-            f"{url}: SHA-256 {got} is not the {known if recorded_in else f'published {known_sha256}: try again'}; "
-            "the file was thrown away"
-        )
+        wanted = f"published {known_sha256}: try again"
+        if recorded_in:
+            wanted = f"{known_sha256} of an earlier download: if it was meant to change, remove {recorded_in}"
+        raise DownloadError(f"{url}: SHA-256 {got} (thrown away) is not the {wanted}")
     with one_line(path, "write", DownloadError):
         os.replace(part, path)
     return got

@@ -76,14 +76,13 @@ def _place(name: str, wanted: Collection[str], path: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[BinaryIO]:
-    with files.one_line(path, "write", DownloadError):
+    with files.one_line(path, "write", DownloadError), contextlib.ExitStack() as opened:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "wb")  # noqa: SIM115
+            file = opened.enter_context(open(path, "wb"))
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise DownloadError(f"{path}: the archive has a file and a folder of one name: not used") from None
-        with file:
-            yield file
+        yield file
 
 
 def _contents(unpacked: gzip.GzipFile, path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -66,6 +66,7 @@ def test_packaged_shapes() -> None:
         {"vocab_size": None},
         {"vocab_size": 30522.0},
         {"hidden_dropout_prob": 1},
+        {"hidden_dropout_prob": 0.999995},
         {"attention_probs_dropout_prob": -0.1},
         {"layer_norm_eps": 0},
         {"layer_norm_eps": float("nan")},

@@ -687,7 +687,7 @@ def test_task_that_changes_later_is_refused(glue: Server) -> None:
     datasets.fetch_task("rte")
     (folder / "dev.tsv").unlink()
     glue.files["glue/data/RTE.zip"] = archive(RTE | {"RTE/dev.tsv": b"other"})
-    with pytest.raises(DownloadError, match="RTE.zip: SHA-256 .* of an earlier download; .* remove .*checksums.json"):
+    with pytest.raises(DownloadError, match="RTE.zip: SHA-256 .* of an earlier download: .* remove .*checksums.json"):
         datasets.fetch_task("rte")
     assert not (folder / "dev.tsv").exists()
 

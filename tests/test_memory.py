@@ -378,11 +378,15 @@ def test_free_memory_is_the_least_of_what_the_system_and_its_limits_leave(tmp_pa
     (groups / "a" / "memory.max").write_text("900000\n")
     (groups / "a" / "memory.current").write_text("100000\n")
     assert host.available(proc, groups) == 800_000
+    (groups / "a" / "memory.stat").write_text("anon 90\ninactive_file 30000\nactive_file 7\n")
+    assert host.available(proc, groups) == 830_000  # files that nobody has open are given back when asked for
     (proc / "self" / "cgroup").write_text("4:cpu,memory:/old\n")
     (groups / "memory" / "old").mkdir(parents=True)
     (groups / "memory" / "old" / "memory.limit_in_bytes").write_text("700000\n")
     (groups / "memory" / "old" / "memory.usage_in_bytes").write_text("1\n")
     assert host.available(proc, groups) == 699_999
+    (groups / "memory" / "old" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100\n")
+    assert host.available(proc, groups) == 700_099
 
 
 def test_plan_prints_the_chapter_s_table_and_the_same_as_json():

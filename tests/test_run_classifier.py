@@ -115,6 +115,21 @@ def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None
     assert results[0].code == 0 and block(results[0]) == block(results[1]) == block(results[2])
 
 
+def test_what_was_trained_from_another_order_has_the_script_s(here: Path) -> None:
+    """The config still names the order of the checkpoint that training began with."""
+    found = checkpoint.load(here / "bert")
+    rng = np.random.default_rng(0)
+    heads = {"classifier.weight": rng.standard_normal((2, found.config.hidden_size), np.float32)}
+    arrays = found.arrays | heads | {"classifier.bias": np.float32([0.5, 0])}
+    checkpoint.save(here / "turned", dataclasses.replace(found.config, id2label=("1", "0")), arrays)
+    places = {"init_checkpoint": here / "turned", "bert_config_file": here / "turned" / "config.json"}
+    trained = block(classify(here, do_train="true", do_eval="true", **places))
+    assert block(classify(here, do_eval="true", **places)) == trained
+    places["init_checkpoint"] = here / "out" / "model.ckpt-12"
+    again = block(classify(here, do_eval="true", output_dir=here / "again", **places))
+    assert again == trained | {"global_step": "0"}
+
+
 def test_words_are_googles(here: Path) -> None:
     """Up to 200 letters, where transformers has 100, and special tokens are words like any other."""
     tokenizer = estimator.tokenizer_of(

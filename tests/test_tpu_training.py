@@ -107,7 +107,7 @@ def test_tf32_is_refused_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("settings", "devices_", "wanted"),
+    ("settings", "count", "wanted"),
     [
         ({}, 8, (1, 32)),
         ({"micro_batch": 1}, 8, (4, 8)),  # with fewer rows than devices the rest would be padding
@@ -118,8 +118,8 @@ def test_tf32_is_refused_in_one_line():
         ({"micro_tokens": 10}, 1, (32, 1)),
     ],
 )
-def test_micro_batches_are_full(settings, devices_, wanted):
-    assert split(32, 64 + 16, TrainConfig(task="test", **settings), devices_) == wanted
+def test_micro_batches_are_full(settings, count, wanted):
+    assert split(32, 80, TrainConfig(task="test", **settings), count) == wanted
 
 
 def test_a_model_stands_once_on_the_devices_while_it_is_trained():

@@ -38,7 +38,8 @@ def centre(row, c, sums, eps):
         rests, other_rests = other_rests, rests + z
         squares, other_squares = other_squares, squares + z * z
     rest = lanes.total(rests + other_rests) * inverse
-    rstd = np.float32(1) / np.sqrt(lanes.total(squares + other_squares) * inverse - rest * rest + eps)
+    variance = lanes.total(squares + other_squares) * inverse - rest * rest
+    rstd = np.float32(1) / np.sqrt(max(variance, np.float32(0)) + eps)  # rounding leaves less for equal values
     return mean + rest, rstd, rest
 
 

@@ -29,10 +29,15 @@ def available(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
 
 def _kilobytes(path: Path, name: str) -> Iterator[int]:
     """What a line such as `MemAvailable:  123 kB` says, in bytes."""
+    return (1024 * number for number in _numbers(path, f"{name}:"))
+
+
+def _numbers(path: Path, name: str) -> Iterator[int]:
+    """The numbers of the lines that begin with the word `name`."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in path.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                yield int(line.split()[1]) * 1024
+            if line.split()[:1] == [name]:
+                yield int(line.split()[1])
 
 
 def _free(proc: Path) -> Iterator[int]:
@@ -45,16 +50,19 @@ def _in_control_groups(proc: Path, cgroups: Path) -> Iterator[int]:
         for line in (proc / "self/cgroup").read_text().splitlines():
             controllers, _, name = line.partition(":")[2].partition(":")
             if controllers == "":
-                yield from _up(cgroups, name, "memory.max", "memory.current")
+                yield from _up(cgroups, name, "memory.max", "memory.current", "inactive_file")
             elif "memory" in controllers.split(","):
-                yield from _up(cgroups / "memory", name, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                old = cgroups / "memory"
+                yield from _up(old, name, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _up(root: Path, name: str, limit: str, used: str) -> Iterator[int]:
+def _up(root: Path, name: str, limit: str, used: str, cached: str) -> Iterator[int]:
+    """The files that a group has read count as used, though the kernel drops them for whoever needs their memory."""
     folder = root / name.lstrip("/")
     for place in (folder, *folder.parents):
         with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there, or says `max`
-            yield int((place / limit).read_text()) - int((place / used).read_text())
+            free = int((place / limit).read_text()) - int((place / used).read_text())
+            yield free + next(_numbers(place / "memory.stat", cached), 0)
         if place == root:
             return
 

@@ -105,23 +105,23 @@ def table(
     the second. Raises DataError for the files, ConfigError for the settings.
     """
     given = {"train": train, "dev": dev, "test": test}
-    files = {split: Path(remote.local(path)) for split, path in given.items() if path is not None}
-    if not files:
+    places = {split: Path(remote.local(path)) for split, path in given.items() if path is not None}
+    if not places:
         raise ConfigError("table: no file given; name a training, dev or test file")
     if text_b is not None and text_a is None:
         raise ConfigError(f"table: a second text column, {text_b!r}, without a first; name both")
     if text_a is None:
-        first = next(iter(files.values()))
+        first = next(iter(places.values()))
         text_a, text_b = _find_texts(first)
     if regression:
         found: tuple[str, ...] = ()
         metrics: tuple[str, ...] = ("pearson", "spearman")
     else:
-        if labels is None and "train" not in files:
+        if labels is None and "train" not in places:
             raise ConfigError("table: no training file to find the labels in; give one, or the labels")
-        found = tuple(labels) if labels is not None else _find_labels(files["train"], label)
+        found = tuple(labels) if labels is not None else _find_labels(places["train"], label)
         metrics = ("accuracy", "f1") if len(found) == 2 else ("accuracy",)
-    return TableTask("table", found, metrics, text_b is not None, files, text_a, text_b, label, id)
+    return TableTask("table", found, metrics, text_b is not None, places, text_a, text_b, label, id)
 
 
 def read_pairs(

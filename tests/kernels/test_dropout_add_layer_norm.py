@@ -126,6 +126,15 @@ def test_a_second_gradient_is_added_in_float32(lengths, c, rate, kernel, backend
 
 
 @BACKENDS
+@pytest.mark.parametrize(("c", "value"), [(768, 46146.17), (1000, 12345.678), (7, 1e6), (8, 3.0)])
+def test_equal_values_far_from_0_have_no_deviation(c, value, backend):
+    """Their variance, a difference, may be rounded to below 0."""
+    x, zeros, ones = np.full((5, c), value, np.float32), np.zeros((5, c), np.float32), np.ones((5, c), np.float32)
+    for found in compute(backend, pack((5,)), 0.0, x, zeros, ones[0], zeros[0], ones):
+        assert np.isfinite(found).all()
+
+
+@BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_number_stays_visible_in_its_row(bad, backend):
     batch, inputs = pack((40,)), make(40, 24)
