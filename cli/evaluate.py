@@ -69,12 +69,13 @@ def _files(task: str, given: dict[str, Any], as_json: bool) -> None:
 
 
 def _reader(run: str, given: dict[str, Any], as_json: bool) -> None:
+    from minibert.progress import Reporter
     from minibert.squad import evaluation
 
     _refuse(given, ("data_dir", "split", "input_file", "predictions", "null_odds"), "a run of SQuAD")
     if given.get("task") not in (None, "squad", "squad2"):
         raise click.UsageError(f"--task {given['task']} does not go with a model that answers questions")
-    results = evaluation.evaluate_run(run, **given)
+    results = evaluation.evaluate_run(run, report=Reporter(quiet=False), **given)
     show.as_json(results) if as_json else show.squad(results)
 
 

@@ -33,8 +33,10 @@ def predict(
     is written as soon as its batch is done.
     """
     from minibert import remote
+    from minibert.progress import Reporter
     from minibert.squad.answering import is_reader
 
+    report = Reporter(quiet=False)
     run = str(remote.checkpoint(run))
     if Path(run).is_dir() and is_reader(Path(run)):
         from minibert.squad import evaluation
@@ -43,9 +45,9 @@ def predict(
             raise click.UsageError("a run of SQuAD needs --input FILE.json and --output DIR")
         if form:
             raise click.UsageError("a run of SQuAD has files of its own: leave --format out")
-        return evaluation.predict_file(run, Path(source), Path(target), threshold, task=task, **options)
+        return evaluation.predict_file(run, Path(source), Path(target), threshold, task=task, report=report, **options)
     if threshold is not None or task:
         raise click.UsageError("--null-score-diff-threshold and --task go with a run of SQuAD")
     from minibert import prediction
 
-    prediction.predict_file(run, source, target, form or "tsv", **options)
+    prediction.predict_file(run, source, target, form or "tsv", report=report, **options)

@@ -23,8 +23,9 @@ def as_json(values: Any) -> None:
 
 
 def table(values: dict[str, Any]) -> None:
-    """Each metric with its interval and the majority class's figure; what was undefined, and what does not beat it."""
-    click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{'majority':>9}")
+    """Each metric with its interval and that of a model whose answer is always the same; what does not beat it."""
+    constant, who = ("majority", "the majority class's") if "confusion" in values else ("mean", "that of the mean,")
+    click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{constant:>9}")
     for name, value in values.items():
         if isinstance(value, float) and name in values["interval"]:
             low, high = values["interval"][name]
@@ -35,8 +36,8 @@ def table(values: dict[str, Any]) -> None:
     for name, majority in values["majority"].items():
         if values[name] <= majority:
             click.echo(
-                f"{name} {values[name]:.4f} is not above the majority class's {majority:.4f}: "
-                "a model that predicts one class scores that; see README, Failed runs"
+                f"{name} {values[name]:.4f} is not above {who} {majority:.4f}: "
+                "a model that always says the same scores that; see README, Failed runs"
             )
     for name, part in values.items():
         if isinstance(part, dict) and "beats_majority" in part:

@@ -32,7 +32,7 @@ from minibert.random import initial_weights
 from minibert.runs import METRICS, RunDirectory, own_directory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
-from minibert.tokenizer import Tokenizer
+from minibert.tokenizer import FILES, Tokenizer
 
 KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
 PREFIX = "model.ckpt-"
@@ -42,7 +42,7 @@ UNCASED = (
 CASED = ("cased_L-12_H-768_A-12", "cased_L-24_H-1024_A-16", "multi_cased_L-12_H-768_A-12")
 WRITTEN = (
     tensorflow.LATEST, METRICS, "eval_results.txt", "test_results.tsv", "predictions.json", "nbest_predictions.json",
-    "null_odds.json",
+    "null_odds.json", "config.json", *FILES,
 )  # fmt: skip
 _NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
 
@@ -99,16 +99,17 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     step = directory.step() or 0
     if flags.do_train:
         data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-        step = train(flags, data, settings, directory, limit, report)
+        step = train(flags, data, settings, directory, tokenizer, limit, report)
     results: dict[str, str] = {}
     if flags.do_eval:
         dev = read_split(task, _split(task, "dev"), flags.data_dir, tokenizer, flags.max_seq_length)
         found = evaluate(bert, task, dev, loss_batch=flags.eval_batch_size)
         if not found["beats_majority"]:
-            report.say(f"no better than always predicting the most frequent label, which gives {found['majority']}")
+            always = "the mean" if task.regression else "the most frequent label"
+            report.say(f"no better than always predicting {always}, which gives {found['majority']}")
         results = _write_results(flags.output_dir, found, step)
     if flags.do_predict:
-        _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length))
+        _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length, task.pairs))
     directory.publish(settle=True)
     return results
 
@@ -225,8 +226,9 @@ def device_of(flags: Any) -> str:
 
 
 def train(
-    flags: Any, data: Split, settings: TrainConfig, directory: ModelDirectory, limit: int | None, report: Reporter
-) -> int:
+    flags: Any, data: Split, settings: TrainConfig, directory: ModelDirectory, tokenizer: Tokenizer, limit: int | None,
+    report: Reporter,
+) -> int:  # fmt: skip
     """Trains from the step that the output directory has reached to the last, within `limit` bytes; returns that."""
     done, bert, spans = directory.step() or 0, directory.bert, data.labels.ndim == 2
     total = training.Stage(data, settings.epochs, settings).total
@@ -246,6 +248,7 @@ def train(
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
+        directory.complete(tokenizer, spans)
         directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
@@ -293,6 +296,13 @@ class ModelDirectory(RunDirectory):
 
     def writes(self, name: str) -> bool:
         return _is_written(name)
+
+    def complete(self, tokenizer: Tokenizer, spans: bool) -> None:
+        """Puts config and vocabulary beside the checkpoints, for predict, evaluate and convert; what is there stays."""
+        if checkpoint.config_path(self.path) is None:
+            checkpoint.save_config(self.path, self.bert.config, spans)
+        if not any((self.path / name).exists() for name in FILES):
+            tokenizer.save(self.path, self.bert.config.max_position_embeddings)
 
     def step(self) -> int | None:
         """The number of updates of the newest checkpoint; None where there is none."""

@@ -81,7 +81,12 @@ def resolve(name: str, cache: Path | None = None, progress: files.Progress | Non
         raise CheckpointError(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
     folder = _snapshot(source.repository, cache, _WANTED, local=True)
     if folder is None or not _complete(folder):
-        folder = _download(source.repository, cache)
+        try:
+            folder = _download(source.repository, cache)
+        except DownloadError as error:
+            if os.path.isdir(os.path.dirname(name)):  # more likely a path with a slip in it
+                raise DownloadError(f"{name}: there is no such path here; as a name on the hub: {error}") from None
+            raise
     for file, known in source.checksums.items():
         path = folder / file
         if path.exists() and (got := files.sha256(path)) != known:

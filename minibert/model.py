@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from minibert import batch, checkpoint, hub, remote
+from minibert import batch, checkpoint, hub, remote, tasks
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint
 from minibert.config import BertConfig
-from minibert.errors import CheckpointError, ConfigError, RunError
+from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.runs import read_description
@@ -34,17 +36,26 @@ class Prediction:
 
 
 class Model:
-    """A fine-tuned BERT. `labels` are the names of its outputs, in order; () means one output, a regression."""
+    """A fine-tuned BERT. `labels` are the names of its outputs, in order; () means one output, a regression.
 
-    def __init__(self, bert: Bert, tokenizer: Tokenizer, labels: tuple[str, ...], max_seq_length: int):
+    `pairs`: whether it was trained on pairs of texts, if that is known.
+    """
+
+    def __init__(
+        self, bert: Bert, tokenizer: Tokenizer, labels: tuple[str, ...], max_seq_length: int, pairs: bool | None = None
+    ):
         self.bert, self.tokenizer, self.labels = bert, tokenizer, labels
-        self.max_seq_length = max_seq_length
+        self.max_seq_length, self.pairs = max_seq_length, pairs
 
     def predict(self, texts: Iterable[str | tuple[str, str | None]]) -> list[Prediction]:
-        """A prediction for each text or pair of texts."""
+        """A prediction for each text or pair of texts; DataError for one where the model was trained on the other."""
         if isinstance(texts, str):
             raise ConfigError("predict takes a list of texts, not one: [text]")
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        for first, second in pairs:
+            if self.pairs not in (None, second is not None):
+                which, wanted = ("one text", "pairs") if self.pairs else ("a pair of texts", "single ones")
+                raise DataError(f"{first[:40]!r}: is {which}, and the model was trained on {wanted}: give it such")
         outputs = self.outputs(self.tokenizer.encode(pairs, self.max_seq_length))
         if not self.labels:
             return [Prediction(float(value), {}) for value in outputs[:, 0]]
@@ -118,7 +129,18 @@ def load(
     longest = description["settings"]["max_seq_length"] if description else positions
     bert = Bert(found.config, outputs, open_device(device, threads, precision))
     bert.fill(found.arrays)
-    return Model(bert, tokenizer_of(found), labels, min(longest, positions))
+    return Model(bert, tokenizer_of(found), labels, min(longest, positions), _pairs(description))
+
+
+def _pairs(description: Mapping[str, Any] | None) -> bool | None:
+    """Whether a run's task is one of pairs; None where there is no run, or of another version's."""
+    if description is None:
+        return None
+    if columns := description.get("columns"):
+        return columns.get("text_b") is not None
+    with contextlib.suppress(ConfigError):
+        return tasks.get(description["settings"]["task"]).pairs
+    return None
 
 
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:

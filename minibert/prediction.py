@@ -17,6 +17,7 @@ import numpy as np
 from minibert import files, remote
 from minibert.errors import DataError
 from minibert.model import BATCH, Model, Prediction, load
+from minibert.progress import Reporter
 from minibert.runs import read_description
 from minibert.tasks import Example
 from minibert.tasks.table import read_pairs
@@ -27,7 +28,7 @@ TOGETHER = 32 * BATCH  # examples of a file whose batches are made by length
 
 def predict_file(
     run: str | Path, source: str, target: str, form: str, threads: int | None = None, precision: str = "auto",
-    device: str = "auto",
+    device: str = "auto", report: Reporter | None = None,
 ) -> None:  # fmt: skip
     """Reads texts from `source` ("-" is stdin), writes predictions to `target` ("-" is stdout) as `form` says.
 
@@ -46,6 +47,8 @@ def predict_file(
         batches = _batches(read_pairs(arriving, columns=columns), arriving.waiting, BATCH)
     else:
         batches = _some(_batches(read_pairs(source, columns=columns), lambda: True, TOGETHER), source)
+    if target != "-" and report:
+        batches = report.counted(batches, "texts", len)
     lines = _lines(model, batches, form)
     if target == "-":
         _stream(lines, sys.stdout.buffer)

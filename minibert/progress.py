@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self, TextIO, TypeVar
 
+T = TypeVar("T")
 PLAIN_SECONDS = 10.0  # between two plain lines
+LIVE_SECONDS = 0.2  # between two states of a live one
 
 
 class Progress:
@@ -84,41 +87,64 @@ class Reporter:
     def transfer(self) -> Transfer:
         return Transfer(self.quiet)
 
+    def counted(self, items: Iterable[T], what: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+        """The same items; how many of `what` are done is shown once that takes long. An item, which has `size` of them,
+        is done when the next one is asked for.
+        """
+        began, done = time.perf_counter(), 0
+        with _Line(self.quiet) as line:
+            for item in items:
+                yield item
+                done += size(item)
+                if line.due:
+                    line.show(f"{done:,} {what}, {done / (time.perf_counter() - began):,.0f} a second")
 
-class Transfer:
-    """Shows downloads: called with a file's name, the bytes that came and the bytes in all, if known.
 
-    Used as a context manager, which ends the line that a terminal shows; `quiet` shows nothing.
+class _Line:
+    """A line that a terminal shows again and again, and others now and then; as a context manager it ends the line.
+
+    `quiet` shows nothing.
     """
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None):
         self.quiet, self.stream = quiet, stream or sys.stderr
-        self._name, self._shown, self._open = "", 0.0, False
+        self._shown, self._open, self._width = time.perf_counter(), False, 0
 
-    def __enter__(self) -> Transfer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end_line()
+        self.end()
 
-    def _end_line(self) -> None:
+    @property
+    def due(self) -> bool:
+        """Whether the last showing is long enough ago."""
+        wait = LIVE_SECONDS if self.stream.isatty() else PLAIN_SECONDS
+        return not self.quiet and time.perf_counter() - self._shown >= wait
+
+    def show(self, text: str) -> None:
+        self._open, self._shown = self.stream.isatty(), time.perf_counter()
+        start, end = ("\r", "") if self._open else ("", "\n")
+        print(f"{start}{text:<{self._width}}", end=end, file=self.stream, flush=True)
+        self._width = len(text) if self._open else 0  # which the next one covers
+
+    def end(self) -> None:
         if self._open:
             print(file=self.stream, flush=True)
-        self._open = False
+        self._open, self._width = False, 0
+
+
+class Transfer(_Line):
+    """Shows downloads: called with a file's name, the bytes that came and the bytes in all, if known."""
+
+    name = ""
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        now, live = time.perf_counter(), self.stream.isatty()
-        soon = now - self._shown < (0.2 if live else PLAIN_SECONDS)
-        if self.quiet or (name == self._name and soon and done != total):
+        if self.quiet or not (self.due or name != self.name or done == total):
             return
-        if name != self._name:
-            self._end_line()
-        self._name, self._shown = name, now
-        text = f"{name}  {done / 1e6:,.1f} MB" + (f" of {total / 1e6:,.1f}" if total else "")
-        if live:
-            print(f"\r{text}", end="", file=self.stream, flush=True)
-            self._open = True
-        else:
-            print(text, file=self.stream, flush=True)
+        if name != self.name:
+            self.end()
+        self.name = name
+        self.show(f"{name}  {done / 1e6:,.1f} MB" + (f" of {total / 1e6:,.1f}" if total else ""))
         if done == total:
-            self._end_line()
+            self.end()

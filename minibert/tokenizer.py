@@ -22,6 +22,7 @@ from minibert import files
 from minibert.errors import CheckpointError, ConfigError, DataError
 
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")  # that save() writes
 SPECIAL = (*REQUIRED, "[MASK]")
 LONGEST_WORD, GOOGLES_LONGEST = 100, 200  # letters; what is longer is [UNK]
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
@@ -203,12 +204,13 @@ class Tokenizer:
             "model_max_length": max_length,
             **special,
         }
-        for name, text in {
-            "vocab.txt": "".join(f"{token}\n" for token in self.vocab),
-            "tokenizer.json": self._library.to_str(pretty=False),
-            "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-            "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
-        }.items():
+        texts = (
+            "".join(f"{token}\n" for token in self.vocab),
+            self._library.to_str(pretty=False),
+            json.dumps(config, indent=2) + "\n",
+            json.dumps(special, indent=2) + "\n",
+        )
+        for name, text in zip(FILES, texts, strict=True):
             files.write_whole(directory / name, text.encode())
 
 

@@ -86,6 +86,15 @@ def test_predictions_follow_the_order_and_the_most_probable_label(folder: Path, 
     assert model.predict([]) == []
 
 
+def test_a_model_of_pairs_takes_pairs_and_one_of_single_texts_those(run: minibert.Run) -> None:
+    model = minibert.load(run)
+    with pytest.raises(DataError, match="'one text alone': is one text, and the model was trained on pairs"):
+        model.predict([*PAIRS, "one text alone"])
+    model.pairs = False
+    with pytest.raises(DataError, match="'a': is a pair of texts, and the model was trained on single ones"):
+        model.predict(["one text alone", ("a", "b")])
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another(folder: Path, tmp_path: Path, run: minibert.Run) -> None:
     again = train(folder, tmp_path / "again", learning_rate=1e-3)
     assert (again.path / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()

@@ -187,10 +187,11 @@ def test_the_figure_that_is_not_above_the_majority_is_named(capsys: pytest.Captu
     values = {
         "accuracy": 0.7, "f1": 0.8120, "majority": {"accuracy": 0.6838, "f1": 0.8122}, "beats_majority": False,
         "interval": {"accuracy": [0.6, 0.8], "f1": [0.7, 0.9]}, "loss": 0.5, "notes": ["all predictions are strange"],
+        "confusion": [[1, 0], [0, 1]],
     }  # fmt: skip
     show.table(values)
     said = capsys.readouterr().out
-    assert "\nf1 0.8120 is not above the majority class's 0.8122: a model that predicts one class" in said
+    assert "\nf1 0.8120 is not above the majority class's 0.8122: a model that always says the same" in said
     assert said.count("is not above") == 1 and "\nnote: all predictions are strange\n" in said
     show.table(values | {"f1": 0.8122})
     assert "\nf1 0.8122 is not above the majority class's 0.8122" in capsys.readouterr().out
@@ -377,6 +378,27 @@ def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
         assert [str(np.float32(value)) for value in one["probabilities"].values()] == row
 
 
+def test_predict_shows_that_it_goes_on(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
+    monkeypatch.setattr("minibert.progress.PLAIN_SECONDS", 0.0)
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv", "--output", tmp_path / "out.tsv")
+    assert done.code == 0 and re.fullmatch(r"8 texts, [\d,]+ a second\n", done.err)
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv")
+    assert done.err == "", "what is watched itself needs no telling"
+
+
+def test_predict_wants_what_the_run_had(run: Path) -> None:
+    done = minibert_in_process("predict", run, stdin=b"It rained .\n")
+    assert_one_line(done, 1, "'It rained .': is one text, and the model was trained on pairs")
+
+
+def test_a_mistyped_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "runs" / "mrpc-001").mkdir(parents=True)
+    done = minibert_process("predict", "runs/mprc-001", cwd=tmp_path, stdin=b"a\tb\n")
+    assert_one_line(done, 1, "runs/mprc-001: there is no such path here; as a name on the hub: ")
+
+
 def test_predict_for_glues_server(classifier: Path, tmp_path: Path) -> None:
     """Index and label; scores of a regression between 0 and 5, with three decimals."""
     source = tmp_path / "test.tsv"
@@ -482,6 +504,7 @@ def test_regression_end_to_end(folder: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     results = json_of(tmp_path / "run" / "eval_results.json")
     assert {"pearson", "spearman", "majority"} <= results.keys() and "confusion" not in results
+    assert done.out.splitlines()[0].endswith("     mean") and "majority" not in done.out
     assert json_of(tmp_path / "run" / "config.json")["problem_type"] == "regression"
     evaluated = json.loads(minibert_in_process("evaluate", tmp_path / "run", "--json").out)
     assert evaluated["pearson"] == results["pearson"] and evaluated["loss"] == results["loss"]

@@ -968,6 +968,25 @@ def test_a_reporter_shows_transfers(
     assert err.startswith(said) and (err == "") == quiet
 
 
+def test_what_is_counted_is_shown_now_and_then(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    def counted(quiet: bool) -> list[int]:
+        found = []
+        for item in Reporter(quiet).counted([100, 200, 300], "texts", size=int):
+            clock.append(clock[-1] + 8)
+            found.append(item)
+        return found
+
+    assert counted(quiet=False) == [100, 200, 300] == counted(quiet=True)
+    assert capsys.readouterr().err == "300 texts, 19 a second\n"
+
+
+def test_a_shorter_line_covers_a_longer_one() -> None:
+    transfer = Transfer(stream=(terminal := Terminal()))
+    transfer("a", 10**7, None)
+    transfer.show("a 1")
+    assert terminal.getvalue() == "\ra  10.0 MB\ra 1       "
+
+
 def test_the_first_step_which_compiles_is_not_counted(clock: list[float]) -> None:
     with Progress(total=14, done=10, stream=(pipe := io.StringIO())) as progress:
         for seconds, tokens in ((30, 100), (10, 200), (10, 400), (10, 600)):

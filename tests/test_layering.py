@@ -26,7 +26,7 @@ ALLOWED = {
     "estimator": "finetuning planning kernels training evaluation prediction bert model runs optim settings progress "
     "random tasks tokenizer checkpoint mirror remote files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels",
-    "prediction": "model runs tasks remote files errors",
+    "prediction": "model runs tasks progress remote files errors",
     "doctor": "kernels errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
@@ -35,7 +35,7 @@ ALLOWED = {
     "training": "replay evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
     "tokenizer autograd tpu kernels errors",
     "replay": "bert batch random tokenizer kernels",
-    "model": "bert batch checkpoint config hub runs settings tokenizer autograd tpu kernels remote errors",
+    "model": "bert batch checkpoint config hub runs settings tasks tokenizer autograd tpu kernels remote errors",
     "runs": "checkpoint mirror remote files optim tpu errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -26,6 +27,7 @@ from minibert import checkpoint, estimator, planning, tasks
 from minibert.checkpoint import conversion, names, sources, tensorflow
 from minibert.progress import Reporter
 from minibert.squad.words import Cutter
+from minibert.tokenizer import FILES
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_train_evaluate_and_predict_write_googles_files(here: Path) -> None:
     assert probabilities.shape == (9, 2) and np.allclose(probabilities.sum(1), 1, atol=1e-6)
     assert {p.name for p in (here / "out").iterdir()} == {
         "checkpoint", "eval_results.txt", "test_results.tsv", "metrics.jsonl",
-        "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001",
+        "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001", "config.json", *FILES,
     }  # fmt: skip
     assert tensorflow.latest(here / "out") == "model.ckpt-12"
 
@@ -92,11 +94,25 @@ def test_what_was_trained_is_evaluated_alike_in_another_run(here: Path, form: st
 
 def test_the_trained_checkpoint_converts_to_what_transformers_reads(here: Path) -> None:
     classify(here, do_train="true")
-    for name in ("bert_config.json", "vocab.txt"):
-        (here / "out" / name).write_bytes((here / "bert" / name).read_bytes())
     conversion.convert(here / "out", here / "hf", "hf")
     found = checkpoint.load(here / "hf")
-    assert not found.missing_head and found.config.id2label == ("LABEL_0", "LABEL_1")
+    assert not found.missing_head and found.config.id2label == ("0", "1")
+
+
+def test_the_trained_checkpoint_is_used_as_any_other(here: Path) -> None:
+    trained = block(classify(here, do_train="true", do_eval="true", do_predict="true"))
+    rows = (here / "out" / "test_results.tsv").read_text()
+    test = here / "glue" / "MRPC" / "test.tsv"
+    assert minibert_in_process("predict", here / "out", "--input", test, "--format", "google").out == rows
+    done = minibert_in_process("evaluate", here / "out", "--task", "mrpc", "--data-dir", here / "glue", "--json")
+    assert str(np.float32(json.loads(done.out)["accuracy"])) == trained["eval_accuracy"]
+
+
+def test_a_config_and_a_vocabulary_in_the_output_directory_stay(here: Path) -> None:
+    before = contents(here / "bert")
+    assert classify(here, do_train="true", output_dir=here / "bert").code == 0
+    after = contents(here / "bert")
+    assert after.items() >= before.items() and not {"config.json", "tokenizer.json"} & (after.keys() - before.keys())
 
 
 def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None:

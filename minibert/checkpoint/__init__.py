@@ -84,7 +84,12 @@ def save(
     _check_labels(config, outputs, folder)
     entries = {names.to_huggingface(name): of_array(name, arrays[name]) for name in wanted}
     huggingface.write_folder(folder, entries, max_shard_bytes)
-    files.write_whole(folder / "config.json", json.dumps(config.to_dict(spans), indent=2).encode() + b"\n")
+    save_config(folder, config, spans)
+
+
+def save_config(folder: Path, config: BertConfig, spans: bool) -> None:
+    """Writes config.json alone, of a classifier or with `spans` of a model that marks answers."""
+    files.write_whole(folder / CONFIGS[0], json.dumps(config.to_dict(spans), indent=2).encode() + b"\n")
 
 
 def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

@@ -18,11 +18,9 @@ from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError
-from minibert.tokenizer import Tokenizer
+from minibert.tokenizer import FILES, Tokenizer
 
-TOKENIZER = VOCAB, *SETTINGS = (
-    "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
+TOKENIZER = VOCAB, *SETTINGS = (*FILES, "added_tokens.json")
 
 
 @dataclass(frozen=True)

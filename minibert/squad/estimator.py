@@ -86,11 +86,11 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     directory = ModelDirectory(flags.output_dir, reader, mirror)
     if flags.do_train:
         data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
-        estimator.train(flags, data, settings, directory, limit, report)
+        estimator.train(flags, data, settings, directory, tokenizer, limit, report)
     if flags.do_predict:
         with files.one_line(flags.output_dir, "write", RunError):
             flags.output_dir.mkdir(parents=True, exist_ok=True)
-        count = write_all(Answerer(reader, tokenizer, settings), parts, flags.output_dir)
+        count = write_all(Answerer(reader, tokenizer, settings), parts, flags.output_dir, report)
         report.say(f"predictions of {count:,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
     directory.publish(settle=True)
 

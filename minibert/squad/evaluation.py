@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from minibert import files, mirror, remote
 from minibert.errors import ConfigError, DataError
+from minibert.progress import Reporter
 from minibert.runs import read_description
 from minibert.squad import metrics, reading, spans, windows
 from minibert.squad.answering import Answerer, load_squad
@@ -25,15 +26,16 @@ SHOWN = 5  # questions without a prediction that are named
 log = logging.getLogger(__name__)
 
 
-def predictions(answerer: Answerer, parts: Iterable[Questions]) -> Iterator[Prediction]:
+def predictions(answerer: Answerer, parts: Iterable[Questions], report: Reporter | None = None) -> Iterator[Prediction]:
     """The questions' predictions in their order; only the parts that are being worked on are in memory."""
     s = answerer.settings
     made = ((questions, windows.make(questions, answerer.tokenizer, s.lengths)) for questions in parts)
     ahead, behind = _twice(made)  # by up to a batch, which may end in a later part
-    return spans.predict(
+    found = spans.predict(
         behind, tops(answerer.reader, (each.features for _, each in ahead), s.n_best_size), answerer.tokenizer,
         n_best=s.n_best_size, max_answer_length=s.max_answer_length, negative=s.negative,
     )  # fmt: skip
+    return (report or Reporter()).counted(found, "questions")
 
 
 def _twice(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:
@@ -53,13 +55,15 @@ def _twice(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:
     return one(waiting[0]), one(waiting[1])
 
 
-def evaluate(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> dict[str, Any]:
+def evaluate(
+    answerer: Answerer, parts: Iterable[Questions], folder: Path, report: Reporter | None = None
+) -> dict[str, Any]:
     """Predicts, writes all files into the folder and returns the official metrics.
 
     For SQuAD 2.0 `threshold` is the setting's, or else the best one for these questions; `cross_fitted` is what such a
     threshold is worth on articles that it was not found on.
     """
-    chosen = spans.write_n_best(folder / spans.N_BEST, predictions(answerer, parts))
+    chosen = spans.write_n_best(folder / spans.N_BEST, predictions(answerer, parts, report))
     if not answerer.settings.negative:
         spans.write_predictions(folder, chosen)
         return metrics.evaluate_squad(golds(parts), {c.id: c.text for c in chosen})
@@ -86,6 +90,7 @@ def evaluate_run(
     precision: str = "auto",
     device: str = "auto",
     task: str | None = None,
+    report: Reporter | None = None,
 ) -> dict[str, Any]:
     """The official metrics of the reader in a run directory or checkpoint, on a file or on the run's development file.
 
@@ -102,9 +107,9 @@ def evaluate_run(
             check_answers(part)
     if output_dir is not None:
         with _folder(output_dir) as folder:
-            return evaluate(answerer, parts, folder)
+            return evaluate(answerer, parts, folder, report)
     with tempfile.TemporaryDirectory() as temporary:
-        return evaluate(answerer, parts, Path(temporary))
+        return evaluate(answerer, parts, Path(temporary), report)
 
 
 def predict_file(
@@ -116,20 +121,21 @@ def predict_file(
     precision: str = "auto",
     device: str = "auto",
     task: str | None = None,
-) -> None:  # fmt: skip
+    report: Reporter | None = None,
+) -> None:
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
     parts = reading.parts(data)  # which are checked first: what that takes is free again for the model
     answerer = load_squad(source, device, threads, precision, task)
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
     with _folder(output_dir) as folder:
-        write_all(answerer, parts, folder)
+        write_all(answerer, parts, folder, report)
 
 
-def write_all(answerer: Answerer, parts: Iterable[Questions], folder: Path) -> int:
+def write_all(answerer: Answerer, parts: Iterable[Questions], folder: Path, report: Reporter | None = None) -> int:
     """Predicts and writes all files into the folder, in memory that does not grow; how many questions there were."""
     threshold = answerer.settings.null_score_diff_threshold or 0.0
-    return spans.write_all(folder, predictions(answerer, parts), answerer.settings.negative, threshold)
+    return spans.write_all(folder, predictions(answerer, parts, report), answerer.settings.negative, threshold)
 
 
 @contextlib.contextmanager

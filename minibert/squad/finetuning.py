@@ -119,7 +119,7 @@ def finetune_squad(
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
         training.train(trainer, run, None, None, None, save_every, report, observe)
-        results = _finish(trainer, run, config, dev_questions, tokenizer)
+        results = _finish(trainer, run, config, dev_questions, tokenizer, report)
     return SquadRun(run.name if mirror else run.path, results)
 
 
@@ -175,7 +175,7 @@ def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device) -> R
 
 
 def _finish(
-    trainer: Trainer, run: RunDirectory, config: SquadConfig, dev: Questions, tokenizer: Tokenizer
+    trainer: Trainer, run: RunDirectory, config: SquadConfig, dev: Questions, tokenizer: Tokenizer, report: Reporter
 ) -> dict[str, Any]:
     """Writes the model, answers the development set and writes the results; the saved state goes last."""
     reader = trainer.bert
@@ -183,7 +183,7 @@ def _finish(
     trainer.rest()
     checkpoint.save(run.path, reader.config, reader.arrays())
     tokenizer.save(run.path, reader.config.max_position_embeddings)
-    results = evaluate(Answerer(reader, tokenizer, config), [dev], run.path) | {"global_step": trainer.total}
+    results = evaluate(Answerer(reader, tokenizer, config), [dev], run.path, report) | {"global_step": trainer.total}
     files.write_whole(run.path / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
     threshold = {"null_score_diff_threshold": results["threshold"]} if config.negative else {}
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(reader.device.peak), **threshold)

@@ -181,7 +181,10 @@ def _stream(lines: Iterator[str], where: str, format: str | None, columns: Colum
 
 def _headless(rows: Iterator[tuple[int, list[str]]], where: str, width: int) -> Iterator[Row]:
     if width > 2:
-        raise DataError(f"{where}: line 1: {width} columns and no header; begin with one: sentence1, sentence2")
+        raise DataError(
+            f"{where}: line 1: {width} columns and no header; begin with one that names the texts: sentence, or "
+            "sentence1 and sentence2"
+        )
     names = ["sentence1", "sentence2"] if width == 2 else ["sentence"]
     for number, cells in rows:
         if len(cells) != width:
