@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -195,6 +196,8 @@ def main() -> None:
     parser.add_argument("--squad2-epochs", type=float, default=2.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[1:])
     args = parser.parse_args()
+    if {"losses", "parity", "seeds"} & set(args.parts) and not find_spec("torch"):
+        sys.exit('squad_seeds: the other side needs PyTorch and transformers: pip install ".[peers]"')
     args.work.mkdir(parents=True, exist_ok=True)
     made_by = shlex.join(["python", *sys.argv])
     if shared := os.environ.get("MINIBERT_SHARED"):

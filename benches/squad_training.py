@@ -107,8 +107,8 @@ def minibert(problem: Problem) -> dict[str, Any]:
 
 def transformers(problem: Problem) -> dict[str, Any]:
     # It would take a checkout's folder `kernels` for the package of that name; minibert finds its own without.
-    root = Path(checkpoint.__file__).parents[2]
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != root]
+    checkout = Path(__file__).parents[1]
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != checkout.resolve()]
     import peer
     import torch
     import transformers
