@@ -47,8 +47,8 @@ class GoogleCommand(click.Command):
                 arg = f"--{name}=true"
             elif name.startswith("no") and name[2:] in booleans:
                 arg = f"--{name[2:]}=false"
-            elif name.partition("=")[0] in booleans | others and not arg.startswith("--"):
-                arg = f"--{name}"  # one dash will do
+            elif len(name) > 1 and not arg.startswith("--"):
+                arg = f"--{name}"  # one dash will do, but for -h
             written.append(arg)
         return super().parse_args(context, written)
 

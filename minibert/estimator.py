@@ -207,8 +207,7 @@ def _build(
             f"{found.file}: its classifier has {len(arrays['classifier.bias'])} outputs, {task.name} needs "
             f"{task.num_outputs}"
         )
-    elif (labels := found.config.id2label) and found.file and found.file.suffix != ".index":
-        # TensorFlow's, this script's own among them, have the script's order, whatever the config names.
+    elif (labels := found.config.id2label) and not _is_trained(found):
         if (columns := column_order(labels, task.labels or ("score",))) is None:
             raise CheckpointError(
                 f"{flags.bert_config_file}: id2label has {', '.join(labels)}, but {task.name} has "
@@ -219,6 +218,15 @@ def _build(
     bert = Bert(labelled, task.num_outputs, device)
     bert.fill(arrays)
     return bert
+
+
+def _is_trained(found: Checkpoint) -> bool:
+    """Whether it is such a script's own, with the script's order of labels whatever the config names: those of
+    TensorFlow that a training has left have a global_step.
+    """
+    return (
+        found.file is not None and found.file.suffix == ".index" and names.GLOBAL_STEP in sources.find(found.file).slots
+    )
 
 
 def device_of(flags: Any) -> str:
@@ -248,7 +256,7 @@ def train(
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
-        directory.complete(tokenizer, spans)
+        directory.complete(tokenizer, flags.max_seq_length, spans)
         directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
@@ -297,12 +305,12 @@ class ModelDirectory(RunDirectory):
     def writes(self, name: str) -> bool:
         return _is_written(name)
 
-    def complete(self, tokenizer: Tokenizer, spans: bool) -> None:
+    def complete(self, tokenizer: Tokenizer, max_seq_length: int, spans: bool) -> None:
         """Puts config and vocabulary beside the checkpoints, for predict, evaluate and convert; what is there stays."""
-        if checkpoint.config_path(self.path) is None:
+        if not (self.path / checkpoint.CONFIGS[0]).exists():
             checkpoint.save_config(self.path, self.bert.config, spans)
-        if not any((self.path / name).exists() for name in FILES):
-            tokenizer.save(self.path, self.bert.config.max_position_embeddings)
+        if not any((self.path / name).exists() for name in FILES[1:]):
+            tokenizer.save(self.path, max_seq_length)
 
     def step(self) -> int | None:
         """The number of updates of the newest checkpoint; None where there is none."""

@@ -306,4 +306,4 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
             os.fsync(file.fileno())
     if total is not None and have != total:
         raise ConnectionError(f"{have} of {total} bytes came")
-    return part, total is not None or response.chunked  # of which the end is seen
+    return part, total is not None or getattr(response, "chunked", False)  # of which the end is seen

@@ -20,7 +20,7 @@ from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
 from minibert.kernels.devices import Device
-from minibert.model import Model, column_order, load, open_device, tokenizer_of
+from minibert.model import Model, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
@@ -282,9 +282,10 @@ def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device, repo
     """The model with the checkpoint's weights, and its head where that was trained for the same labels."""
     bert = Bert(model, len(model.id2label), device)
     arrays = dict(found.arrays)
-    columns = None if found.missing_head else column_order(found.config.id2label, model.id2label)
-    if columns is not None:
+    labels = found.config.id2label  # by their very names: what is called LABEL_0 may be anything
+    if not found.missing_head and sorted(labels) == sorted(model.id2label):
         report.say("the checkpoint's classifier has these labels: going on with it")
+        columns = [labels.index(label) for label in model.id2label]
         arrays |= {name: arrays[name][columns] for name in names.HEAD}
     else:
         if not found.missing_head:

@@ -109,8 +109,8 @@ def load(
 ) -> Model:
     """The classifier of a finished run or in its directory, in a checkpoint directory, on the hub or under an alias.
 
-    Texts are cut where the run cut them, those for other checkpoints at the model's last position. Raises
-    CheckpointError where there is no classification head, which fine-tuning would make.
+    Texts are cut where the run cut them, those for other checkpoints at their tokenizer's model_max_length, or at the
+    model's last position. Raises CheckpointError where there is no classification head, which fine-tuning would make.
     """
     source = fspath(source)
     path = hub.resolve(source)
@@ -126,10 +126,11 @@ def load(
     # transformers leaves id2label out of config.json where it is the default
     labels = () if outputs == 1 else found.config.id2label or tuple(f"LABEL_{i}" for i in range(outputs))
     positions = found.config.max_position_embeddings
-    longest = description["settings"]["max_seq_length"] if description else positions
+    tokenizer = tokenizer_of(found)
+    longest = description["settings"]["max_seq_length"] if description else tokenizer.max_length or positions
     bert = Bert(found.config, outputs, open_device(device, threads, precision))
     bert.fill(found.arrays)
-    return Model(bert, tokenizer_of(found), labels, min(longest, positions), _pairs(description))
+    return Model(bert, tokenizer, labels, min(longest, positions), _pairs(description))
 
 
 def _pairs(description: Mapping[str, Any] | None) -> bool | None:
@@ -171,9 +172,10 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: Path | Non
     """Raises ConfigError where the tokenizer's vocabulary, found at `where`, is not the model's."""
     # Some models have rows to spare, up to a round number; more than that is another vocabulary, or one cut off.
     if not 0 <= config.vocab_size - tokenizer.vocab_size < SPARE_ROWS:
+        beyond = [token.content for id, token in sorted(tokenizer.added.items()) if id >= config.vocab_size]
+        advice = f"take out {beyond[0]!r:.40} and what else was added" if beyond else "give the model its own vocab.txt"
         raise ConfigError(
-            f"{where}: the vocabulary has {tokenizer.vocab_size} entries, the model {config.vocab_size}; "
-            "give the model its own vocab.txt"
+            f"{where}: the vocabulary has {tokenizer.vocab_size} entries, the model {config.vocab_size}; {advice}"
         )
 
 

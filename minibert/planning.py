@@ -72,7 +72,7 @@ class Plan:
             if best is None and not recompute and not self.settings.in_parts:
                 best = self._search(lengths, recompute, layerwise=True)
         if best is None:
-            raise ConfigError(self._too_little(lengths if whole else [max(lengths)], recompute))
+            raise ConfigError(self._too_little(lengths if whole else [max(kinds or lengths)], recompute))
         return best
 
     def _in_parts(
@@ -95,10 +95,11 @@ class Plan:
 
     def go_on(self, lengths: Sequence[int], recompute: str | None = None) -> Choice:
         """How a run with these settings goes on: by the policy given, else by its own, or by the fastest that fits."""
-        for policy in (recompute,) if recompute else (self.settings.recompute, None):
+        own = self.settings.recompute
+        for policy in (recompute,) if recompute else (own,) if own == "none" else (own, None):
             if found := self._search(lengths, policy, self.settings.layerwise_update):
                 return found
-        raise ConfigError(self._too_little(lengths, recompute))
+        raise ConfigError(self._too_little(lengths, recompute, begun=True))
 
     def largest(self, length: int, recompute: str, layerwise: bool = False, guess: int = 0) -> int:
         """How many sequences of `length` tokens fit as one micro-batch; 0: none. A good guess saves time."""
@@ -152,13 +153,18 @@ class Plan:
             room, step = room - max(peak - self.memory, step), 2 * step
         return None
 
-    def _too_little(self, lengths: Sequence[int], recompute: str | None) -> str:
+    def _too_little(self, lengths: Sequence[int], recompute: str | None, begun: bool = False) -> str:
         leanest = recompute or ("host" if self.planner.device.host_apart else "segments:4")
         use = self.planner.use(lengths, spelled(leanest, self.layers), self.settings.layerwise_update)
+        advice = (
+            "give this run more --memory: should it run out, micro-batches become smaller; or train anew"
+            if begun
+            else "a smaller --max-seq-length, another --recompute, --optimizer adafactor or adam8bit, and "
+            "--layerwise-update take less"
+        )
         return (
-            f"memory of {gigabytes(self.memory)} does not suffice: {len(lengths)} example(s) of {max(lengths)} tokens "
-            f"take {gigabytes(use.process)}; a smaller --max-seq-length, another --recompute, --optimizer adafactor or "
-            "adam8bit, and --layerwise-update take less"
+            f"memory of {self.memory / 1e9:.2f} GB does not suffice: {len(lengths)} example(s) of at most "
+            f"{max(lengths)} tokens take {use.process / 1e9:.2f} GB; {advice}"
         )
 
 
@@ -215,16 +221,18 @@ def _told(choice: Choice) -> str:
 
 
 def heaviest(stages: Sequence[Stage], most: int) -> list[int]:
-    """The lengths of the batch, or the part of `most` examples of one, that has the most tokens of all in training."""
-    best: np.ndarray = np.zeros(0, np.int64)
+    """Lengths of a batch that is no lighter than any in training, or any part of `most` examples of one: with the most
+    tokens of all, the longest sequence and the most sequences.
+    """
+    tokens = longest = count = 0
     for stage in stages:
         lengths = np.diff(stage.data.features.offsets)
         for step in range(stage.total):
             batch = lengths[stage.numbers(step)]
             for start in range(0, len(batch), most):
                 part = batch[start : start + most]
-                best = part if part.sum() > best.sum() else best
-    return best.tolist()
+                tokens, longest, count = max(tokens, part.sum()), max(longest, part.max()), max(count, len(part))
+    return _spread(int(tokens), int(longest), int(count))
 
 
 def filled(kinds: Collection[int], tokens: int, most: int) -> list[int]:
@@ -232,15 +240,21 @@ def filled(kinds: Collection[int], tokens: int, most: int) -> list[int]:
     is one alone, `tokens` tokens: it has as many tokens as sums of such lengths can be, at least; the longest; and as
     many sequences. (Not the longest that fit: they leave room that sequences of other batches fill.)
     """
-    longest, tokens = max(kinds), max(tokens, max(kinds))
+    longest = max(kinds)
+    tokens = max(min(tokens, most * longest), longest)
     sums = 1  # bit n: lengths can add up to n
     for length in kinds:
         step = length
         while step <= tokens:  # once, then twice, four times and so on: any number of times
             sums |= sums << step & (2 << tokens) - 1
             step *= 2
-    others = min(most, tokens // min(kinds)) - 1
-    rest = max(min(sums.bit_length() - 1, most * longest) - longest, others)
+    return _spread(sums.bit_length() - 1, longest, min(most, tokens // min(kinds)))
+
+
+def _spread(tokens: int, longest: int, count: int) -> list[int]:
+    """Lengths of `count` sequences with that many tokens in all, at least one each, of which the first is `longest`."""
+    others = count - 1
+    rest = max(tokens - longest, others)
     return [longest, *(rest // others + (i < rest % others) for i in range(others))]
 
 

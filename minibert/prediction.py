@@ -126,8 +126,7 @@ def _form(labels: tuple[str, ...], form: str) -> tuple[str, Row]:
 
 def _tsv_row(example: Example, p: Prediction) -> str:
     label = p.label if isinstance(p.label, str) else f"{p.label:.6g}"
-    id = re.sub(r"\s", " ", example.id)  # csv and jsonl can have tabs and line ends in it
-    return "\t".join((id, label, *(f"{value:.6f}" for value in p.probabilities.values()))) + "\n"
+    return "\t".join((_one_cell(example.id), label, *(f"{value:.6f}" for value in p.probabilities.values()))) + "\n"
 
 
 def _json_row(example: Example, p: Prediction) -> str:
@@ -137,7 +136,12 @@ def _json_row(example: Example, p: Prediction) -> str:
 def _glue_row(example: Example, p: Prediction) -> str:
     """Of a regression, which is STS-B there, a score from 0 to 5 with three decimals."""
     answer = p.label if isinstance(p.label, str) else f"{min(max(p.label, 0.0), 5.0):.3f}"
-    return f"{example.id}\t{answer}\n"
+    return f"{_one_cell(example.id)}\t{answer}\n"
+
+
+def _one_cell(id: str) -> str:
+    """An id without the tabs and line ends that csv and jsonl can have in it."""
+    return re.sub(r"\s", " ", id)
 
 
 def google_row(example: Example, p: Prediction) -> str:

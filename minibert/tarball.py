@@ -18,7 +18,7 @@ from typing import BinaryIO
 from minibert import files
 from minibert.errors import DownloadError
 
-_DEEPEST, _LONGEST = 32, 255  # parts of a name, and bytes of a part; TriviaQA's are 4 deep
+_DEEPEST, _LONGEST, _LONGEST_IN_ALL = 32, 255, 1024  # parts of a name, bytes of each and of all; TriviaQA's are 4 deep
 _MOST_HEADERS = 1 << 20  # bytes between two files' contents; a longest name needs a few thousand
 # What tarfile and gzip raise for bytes that are no archive. ValueError: numbers and names that are none.
 _FAILURES = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
@@ -66,7 +66,8 @@ def _place(name: str, wanted: Collection[str], path: Path) -> Path | None:
     kept = parts if parts and parts[0] in wanted else parts[1:]
     if len(kept) < 2 or kept[0] not in wanted:
         return None
-    if len(parts) > _DEEPEST or max(map(len, map(os.fsencode, parts))) > _LONGEST:
+    sizes = [len(os.fsencode(part)) for part in parts]
+    if len(parts) > _DEEPEST or max(sizes) > _LONGEST or sum(sizes) > _LONGEST_IN_ALL:
         raise DownloadError(f"{path}: holds {name[:200]!r}, a name too long or too deep: not used")
     for part in parts:
         if part == ".." or "\0" in part or part != os.path.basename(part) or os.path.splitdrive(part)[0]:
@@ -81,7 +82,10 @@ def _created(path: Path) -> Iterator[BinaryIO]:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = opened.enter_context(open(path, "wb"))
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise DownloadError(f"{path}: the archive has a file and a folder of one name: not used") from None
+            raise DownloadError(
+                f"{path}: a file is in the way of a folder, or a folder of a file: remove what is there; if nothing "
+                "was, the archive has a file and a folder of one name"
+            ) from None
         yield file
 
 

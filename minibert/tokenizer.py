@@ -23,6 +23,7 @@ from minibert.errors import CheckpointError, ConfigError, DataError
 
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")  # that save() writes
+ADDED = "added_tokens.json"
 SPECIAL = (*REQUIRED, "[MASK]")
 LONGEST_WORD, GOOGLES_LONGEST = 100, 200  # letters; what is longer is [UNK]
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
@@ -58,14 +59,17 @@ class Tokenizer:
         chinese: bool = True,
         added: Mapping[int, tokenizers.AddedToken] | None = None,
         google: bool = False,
+        max_length: int | None = None,
         source: str = "vocabulary",
     ) -> None:
         """vocab: one token per id; strip_accents: None means as lowercase; source: named in errors.
 
         added: tokens by id that are looked for in the text before it is cut into words, such as "[E1]" for an entity;
         they stand in the vocabulary or, with the next ids, behind it. google: words may have 200 letters, and a literal
-        "[SEP]" is three words, as in Google's own code.
+        "[SEP]" is three words, as in Google's own code. max_length: tokens of the longest input that the model was made
+        for, where a checkpoint tells.
         """
+        self.max_length = max_length
         self.vocab, self.added = tuple(vocab), dict(added or {})
         self.lowercase, self.strip_accents, self.chinese = lowercase, strip_accents, chinese
         ids = _checked_ids(self.vocab, source)
@@ -103,6 +107,7 @@ class Tokenizer:
             strip_accents=_flag(config, "strip_accents", normalizer, "strip_accents", None, path),
             chinese=_flag(config, "tokenize_chinese_chars", normalizer, "handle_chinese_chars", True, path),
             added=_added(directory, config, whole),
+            max_length=_max_length(config),
             source=str(path),
         )
 
@@ -192,7 +197,7 @@ class Tokenizer:
     def save(self, directory: Path | str, max_length: int = 512) -> None:
         """Writes what transformers' AutoTokenizer loads; each file is whole or not there.
 
-        max_length: the model's positions, at which transformers warns or cuts.
+        max_length: the tokens of the longest input that the model was made for, at which transformers warns or cuts.
         """
         directory = Path(directory)
         special = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL if token in self.vocab}
@@ -212,6 +217,7 @@ class Tokenizer:
         )
         for name, text in zip(FILES, texts, strict=True):
             files.write_whole(directory / name, text.encode())
+        (directory / ADDED).unlink(missing_ok=True)  # another tokenizer's: of this one tokenizer.json says all
 
 
 def truncated_lengths(
@@ -299,17 +305,23 @@ def _added(directory: Path, config: dict[str, Any], whole: dict[str, Any]) -> di
     decoder = config.get("added_tokens_decoder")
     for id, entry in decoder.items() if isinstance(decoder, dict) else ():
         if isinstance(entry, dict) and id.isascii() and id.isdecimal():
-            listed.append({"id": int(id[:9]), **entry})
-    listed += [{"id": id, "content": token} for token, id in _read_json(directory / "added_tokens.json").items()]
+            listed.append({**entry, "id": int(id[:9])})
+    listed += [{"id": id, "content": token} for token, id in _read_json(directory / ADDED).items()]
     added: dict[int, tokenizers.AddedToken] = {}
     for entry in listed:
         id, content = entry["id"], entry.get("content")
-        if not isinstance(id, int) or not isinstance(content, str) or not content or not _is_line(content):
+        if type(id) is not int or not isinstance(content, str) or not content or not _is_line(content):
             raise CheckpointError(f"{directory}: the added token {ascii(entry)[:80]} has no id, or no line of text")
         if content not in SPECIAL:
             flags = {name: entry[name] for name in FLAGS if isinstance(entry.get(name), bool)}
             added.setdefault(id, tokenizers.AddedToken(content, **flags))
     return added
+
+
+def _max_length(config: dict[str, Any]) -> int | None:
+    """model_max_length; None where it says nothing. transformers has 10^30 for that."""
+    value = config.get("model_max_length")
+    return value if type(value) is int and value >= 3 else None
 
 
 def _is_line(token: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import threading
@@ -12,10 +13,12 @@ import pytest
 
 import minibert
 from commands import PAIRS, VOCABULARY, make_checkpoint, write_mrpc
-from minibert import MinibertError
+from minibert import MinibertError, checkpoint, finetuning
 from minibert.errors import ConfigError, DataError, RunError
 from minibert.evaluation import evaluate_run
+from minibert.kernels import devices
 from minibert.model import column_order
+from minibert.progress import Reporter
 
 
 @pytest.fixture(scope="session")
@@ -266,3 +269,31 @@ def test_transformers_loads_a_run_and_computes_the_same(run: minibert.Run) -> No
             logits = theirs(**encoded).logits[0].numpy()
         np.testing.assert_allclose(outputs[i], logits, atol=1e-5)
     assert len(tokenizer) == len(VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"), [(("0", "1"), True), (("LABEL_0", "LABEL_1"), False), (("no", "yes"), False)]
+)
+def test_a_head_is_kept_for_labels_of_its_very_names(tmp_path: Path, labels: tuple[str, ...], kept: bool) -> None:
+    """What is called LABEL_0 and LABEL_1 may have been trained for anything."""
+    found = checkpoint.load(make_checkpoint(tmp_path, labels))
+    model = dataclasses.replace(found.config, id2label=("1", "0"))
+    bert = finetuning._build(found, model, 1, devices.open("cpu"), Reporter())
+    turned = found.arrays["classifier.weight"][::-1]
+    assert np.array_equal(bert.arrays()["classifier.weight"], turned) == kept
+
+
+def test_texts_are_cut_where_the_tokenizer_says(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, ("no", "yes"))
+    for told, length in ((12, 12), (1000, 32), (int(1e30), 32), ("12", 32), (None, 32)):
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"model_max_length": told}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert minibert.load(tmp_path).max_seq_length == length
+
+
+def test_a_token_that_the_model_has_no_row_for_is_named(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, ("no", "yes"))
+    size = len(VOCABULARY)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[E1]": size}))
+    with pytest.raises(ConfigError, match=rf"has {size + 1} entries, the model {size}; take out '\[E1\]'"):
+        minibert.load(tmp_path)

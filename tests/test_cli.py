@@ -415,6 +415,7 @@ def test_an_id_cannot_break_the_table(classifier: Path) -> None:
     stdin = json.dumps({"id": "a\tb\nc", "sentence1": "The cat .", "sentence2": "The dog ."}).encode()
     header, row = minibert_in_process("predict", classifier, stdin=stdin).out.splitlines()
     assert len(row.split("\t")) == len(header.split("\t")) and row.startswith("a b c\t")
+    assert len(minibert_in_process("predict", classifier, "--format", "glue", stdin=stdin).out.split("\n")) == 3
     done = minibert_in_process("predict", classifier, "--format", "jsonl", stdin=stdin)
     assert json.loads(done.out)["id"] == "a\tb\nc"
 

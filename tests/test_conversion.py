@@ -15,7 +15,7 @@ from minibert import checkpoint
 from minibert.checkpoint import conversion, huggingface, inspection, names, sources, tensorflow
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import CheckpointError
-from minibert.tokenizer import SPECIAL
+from minibert.tokenizer import SPECIAL, Tokenizer
 
 ROUTES = (("tensorflow", "torch", "hf"), ("torch", "tensorflow", "hf"), ("hf", "tensorflow", "torch", "hf"))
 
@@ -171,7 +171,7 @@ def test_googles_vocabulary_gets_the_settings_that_transformers_reads(tmp_path: 
     conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow")
     vocab = [*SPECIAL, *(f"{'Bert' if cased else 'bert'}{i}" for i in range(CONFIG.vocab_size - len(SPECIAL)))]
     (tmp_path / "tf" / "vocab.txt").write_text("\n".join(vocab))
-    for name in conversion.SETTINGS:
+    for name in {*conversion.TOKENIZER} - {"vocab.txt", "special_tokens_map.json"}:
         (tmp_path / "tf" / name).unlink(missing_ok=True)
     for form in ("hf", "torch"):
         conversion.convert(tmp_path / "tf", tmp_path / form, form)
@@ -180,6 +180,28 @@ def test_googles_vocabulary_gets_the_settings_that_transformers_reads(tmp_path: 
         assert (tmp_path / form / "tokenizer.json").is_file()
         with pytest.raises(CheckpointError, match="is there already"):
             conversion.convert(tmp_path / "tf", tmp_path / form, form)
+
+
+def test_no_part_of_another_tokenizer_is_left(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start", ("no", "yes"))
+    for form in ("hf", "tensorflow"):
+        conversion.convert(tmp_path / "start", tmp_path / form, form)
+        (tmp_path / form / "added_tokens.json").write_text('{"[E1]": 9999}')
+        conversion.convert(tmp_path / "start", tmp_path / form, form, overwrite=True)
+        Tokenizer.load(tmp_path / form)
+    (tmp_path / "start" / "added_tokens.json").write_text('{"[E1]": 9999}')
+    Tokenizer.from_vocab(tmp_path / "start" / "vocab.txt").save(tmp_path / "start")
+    Tokenizer.load(tmp_path / "start")
+
+
+def test_a_vocabulary_that_is_none_comes_along_as_it_is(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow")
+    for name in conversion.TOKENIZER:
+        (tmp_path / "tf" / name).unlink(missing_ok=True)
+    (tmp_path / "tf" / "vocab.txt").write_text("twice\ntwice\n")
+    conversion.convert(tmp_path / "tf", tmp_path / "hf", "hf")
+    assert (tmp_path / "hf" / "vocab.txt").read_text() == "twice\ntwice\n"
 
 
 # --- finding

@@ -882,6 +882,7 @@ def test_triviaqa_damaged(glue: Server, tmp_path: Path, monkeypatch: pytest.Monk
         (tarred(TRIVIAQA | {"qa/b/c": b"", "qa/b": b""}), "a file and a folder of one name"),
         (tarred(TRIVIAQA | {f"qa/{'a/' * 1600}x": b""}), "a name too long or too deep"),
         (tarred(TRIVIAQA | {f"qa/{'a' * 300}": b""}), "a name too long or too deep"),
+        (tarred(TRIVIAQA | {"qa/" + "/".join(["a" * 250] * 5): b""}), "a name too long or too deep"),
     ):
         glue.files["triviaqa-rc.tar.gz"] = bad
         with pytest.raises(DownloadError, match=said) as caught:

@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError
-from minibert.tokenizer import FILES, Tokenizer
+from minibert.tokenizer import ADDED, FILES, Tokenizer
 
-TOKENIZER = VOCAB, *SETTINGS = (*FILES, "added_tokens.json")
+TOKENIZER = (*FILES, ADDED)
+VOCAB, WHOLE, SETTINGS, *_ = FILES
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,15 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
             written[chosen.optimizer] = slots
     copied = {name: found.folder / name for name in TOKENIZER if (found.folder / name).is_file()}
     tokenizer = None
-    if form != "tensorflow" and VOCAB in copied and not copied.keys() & {*SETTINGS}:
-        tokenizer, copied = Tokenizer.load(found.folder), {}
+    if form != "tensorflow" and VOCAB in copied and not copied.keys() & {WHOLE, SETTINGS}:
+        with contextlib.suppress(CheckpointError):  # a vocabulary that is none is no reason to lose the weights
+            tokenizer, copied = Tokenizer.load(found.folder), {}
     _check_free(target, form, [*written, chosen.config, *(TOKENIZER if tokenizer else copied)], found, overwrite)
     for name, entries in written.items():
         chosen.write(target / name, entries)
+    if overwrite and not tokenizer and target.resolve() != found.folder.resolve():
+        for name in {*TOKENIZER} - copied.keys():  # no part of another's is to be left
+            (target / name).unlink(missing_ok=True)
     text = json.dumps(raw if form == "tensorflow" else _described(raw, found.tensors), indent=2)
     files.write_whole(target / chosen.config, text.encode() + b"\n")
     for name, place in copied.items():
