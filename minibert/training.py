@@ -150,7 +150,7 @@ class Trainer:
         return [numbers[part] for part in batch.cut(lengths, self.settings.micro_batch, self.micro_tokens)]
 
     def step(self, step: int) -> Step:
-        """Update number `step`, from 0. Raises NotFinite, with the weights as they were."""
+        """Update number `step`, from 0. Raises NotFinite, with the weights as they were and no gradients left."""
         return self.begin(step)()
 
     def begin(self, step: int) -> Callable[[], Step]:
@@ -214,6 +214,7 @@ class Trainer:
                 return done
             except NotFinite:
                 self.optimizer.scale.fill(1)  # it has been looked at
+                self.rest()  # gradients, which no update has taken
                 raise
 
         return wait

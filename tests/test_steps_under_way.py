@@ -76,8 +76,6 @@ def test_steps_asked_for_after_one_that_is_not_finite_update_nothing_until_it_is
             np.testing.assert_array_equal(array, before[name], err_msg=name)
         with pytest.raises(NotFinite):
             third()
-        for group in t.bert.groups:
-            group.gradients.fill(0)
         t.step(1)
     assert all(not np.array_equal(array, before[name]) for name, array in weights(t).items())
 
