@@ -14,7 +14,7 @@ import click
               help="hf: model.safetensors. tensorflow: bert_model.ckpt, as Google published BERT. torch: "
               "pytorch_model.bin.")  # fmt: skip
 @click.option("--optimizer", is_flag=True, help="Carry Adam's moments over too.")
-@click.option("--overwrite", is_flag=True, help="Replace files of the same names in DST.")
+@click.option("--overwrite", is_flag=True, help="Replace files of the same names in DST, and its tokenizer.")
 def convert(source: str, target: Path, form: str, optimizer: bool, overwrite: bool) -> None:
     """Writes the checkpoint SRC into the folder DST in another format, equal to the last bit.
 

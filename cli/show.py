@@ -69,13 +69,12 @@ def answers(question: str, found: list[Any], as_json: bool) -> None:
 def seeds(summary: dict[str, Any]) -> None:
     """One line a seed, then mean and standard deviation."""
     metrics = list(summary["mean"])
+    who, row_of = ("the mean", "constant") if "pearson" in metrics else ("the majority class", "majority")
     click.echo(f"{'seed':<10}" + "".join(f"{name:>12}" for name in metrics))
     for run in summary["runs"]:
-        note = "" if run["beats_majority"] else "  not above the majority"
+        note = "" if run["beats_majority"] else f"  not above {who}"
         click.echo(f"{run['seed']:<10}" + "".join(f"{run[name]:>12.4f}" for name in metrics) + note)
     for row in ("mean", "deviation", "majority"):
         values = (f"{summary[row][name]:>12.4f}" for name in metrics if name in summary[row])  # no majority's loss
-        click.echo(f"{row:<10}" + "".join(values))
-    click.echo(
-        f"{summary['failed']} of {len(summary['runs'])} runs failed to beat the majority class\n{summary['path']}"
-    )
+        click.echo(f"{row_of if row == 'majority' else row:<10}" + "".join(values))
+    click.echo(f"{summary['failed']} of {len(summary['runs'])} runs failed to beat {who}\n{summary['path']}")

@@ -29,7 +29,7 @@ from minibert.model import Model, check_vocabulary, column_order, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import METRICS, RunDirectory, own_directory
+from minibert.runs import DESCRIPTION, METRICS, RunDirectory, own_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import FILES, Tokenizer
@@ -40,9 +40,10 @@ UNCASED = (
     "uncased_L-24_H-1024_A-16", "uncased_L-12_H-768_A-12", "multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12",
 )  # fmt: skip
 CASED = ("cased_L-12_H-768_A-12", "cased_L-24_H-1024_A-16", "multi_cased_L-12_H-768_A-12")
+GONE_BY = (DESCRIPTION, "config.json", *FILES)
 WRITTEN = (
     tensorflow.LATEST, METRICS, "eval_results.txt", "test_results.tsv", "predictions.json", "nbest_predictions.json",
-    "null_odds.json", "config.json", *FILES,
+    "null_odds.json", *GONE_BY,
 )  # fmt: skip
 _NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
 
@@ -256,7 +257,7 @@ def train(
     with files.one_line(flags.output_dir, "write", RunError):
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     with directory.locked():
-        directory.complete(tokenizer, flags.max_seq_length, spans)
+        directory.complete(tokenizer, settings, None if spans else flags.data_dir, report)
         directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
         training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
@@ -305,12 +306,22 @@ class ModelDirectory(RunDirectory):
     def writes(self, name: str) -> bool:
         return _is_written(name)
 
-    def complete(self, tokenizer: Tokenizer, max_seq_length: int, spans: bool) -> None:
-        """Puts config and vocabulary beside the checkpoints, for predict, evaluate and convert; what is there stays."""
-        if not (self.path / checkpoint.CONFIGS[0]).exists():
-            checkpoint.save_config(self.path, self.bert.config, spans)
-        if not any((self.path / name).exists() for name in FILES[1:]):
-            tokenizer.save(self.path, max_seq_length)
+    def complete(self, tokenizer: Tokenizer, settings: TrainConfig, data_dir: Path | None, report: Reporter) -> None:
+        """Puts beside the checkpoints what predict, evaluate, answer and convert go by: run.json, config, vocabulary.
+
+        Nothing where somebody else's stand already, which is told.
+        """
+        old = read_description(self.path)
+        found = [name for name in GONE_BY if (self.path / name).exists()]
+        if found and not (old and old.get("script")):
+            return report.say(f"{self.name} has {found[0]} already: config and vocabulary are not written beside it")
+        labels = self.bert.config.id2label
+        self.describe(
+            script="run_classifier.py" if labels else "run_squad.py", settings=settings.to_dict(), finished=True,
+            data_dir=data_dir and remote.name(data_dir.absolute()), labels=list(labels), columns=None,
+        )  # fmt: skip
+        checkpoint.save_config(self.path, self.bert.config, spans=not labels)
+        tokenizer.save(self.path, settings.max_seq_length)
 
     def step(self) -> int | None:
         """The number of updates of the newest checkpoint; None where there is none."""

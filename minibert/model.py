@@ -54,8 +54,8 @@ class Model:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
         for first, second in pairs:
             if self.pairs not in (None, second is not None):
-                which, wanted = ("one text", "pairs") if self.pairs else ("a pair of texts", "single ones")
-                raise DataError(f"{first[:40]!r}: is {which}, and the model was trained on {wanted}: give it such")
+                which, wanted = ("one text", "pairs") if self.pairs else ("a pair of texts", "single texts")
+                raise DataError(f"{first!r:.40}: is {which}, but the model was trained on {wanted}: give it {wanted}")
         outputs = self.outputs(self.tokenizer.encode(pairs, self.max_seq_length))
         if not self.labels:
             return [Prediction(float(value), {}) for value in outputs[:, 0]]
@@ -172,7 +172,8 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: Path | Non
     """Raises ConfigError where the tokenizer's vocabulary, found at `where`, is not the model's."""
     # Some models have rows to spare, up to a round number; more than that is another vocabulary, or one cut off.
     if not 0 <= config.vocab_size - tokenizer.vocab_size < SPARE_ROWS:
-        beyond = [token.content for id, token in sorted(tokenizer.added.items()) if id >= config.vocab_size]
+        fits = len(tokenizer.vocab) <= config.vocab_size
+        beyond = [token.content for id, token in sorted(tokenizer.added.items()) if fits and id >= config.vocab_size]
         advice = f"take out {beyond[0]!r:.40} and what else was added" if beyond else "give the model its own vocab.txt"
         raise ConfigError(
             f"{where}: the vocabulary has {tokenizer.vocab_size} entries, the model {config.vocab_size}; {advice}"

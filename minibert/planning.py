@@ -96,7 +96,7 @@ class Plan:
     def go_on(self, lengths: Sequence[int], recompute: str | None = None) -> Choice:
         """How a run with these settings goes on: by the policy given, else by its own, or by the fastest that fits."""
         own = self.settings.recompute
-        for policy in (recompute,) if recompute else (own,) if own == "none" else (own, None):
+        for policy in (recompute,) if recompute else (None,) if own == "none" else (own, None):
             if found := self._search(lengths, policy, self.settings.layerwise_update):
                 return found
         raise ConfigError(self._too_little(lengths, recompute, begun=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -47,12 +48,11 @@ def predict_file(
         batches = _batches(read_pairs(arriving, columns=columns), arriving.waiting, BATCH)
     else:
         batches = _some(_batches(read_pairs(source, columns=columns), lambda: True, TOGETHER), source)
-    if target != "-" and report:
-        batches = report.counted(batches, "texts", len)
-    lines = _lines(model, batches, form)
     if target == "-":
-        _stream(lines, sys.stdout.buffer)
-    else:
+        _stream(_lines(model, batches, form), sys.stdout.buffer)
+        return
+    with contextlib.closing((report or Reporter()).counted(batches, "texts", len)) as counted:
+        lines = _lines(model, counted, form)
         files.write_whole(target, lambda file: file.writelines(line.encode() for line in lines))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Self, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -87,9 +87,9 @@ class Reporter:
     def transfer(self) -> Transfer:
         return Transfer(self.quiet)
 
-    def counted(self, items: Iterable[T], what: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+    def counted(self, items: Iterable[T], what: str, size: Callable[[T], int] = lambda item: 1) -> Generator[T]:
         """The same items; how many of `what` are done is shown once that takes long. An item, which has `size` of them,
-        is done when the next one is asked for.
+        is done when the next one is asked for. Closing it ends the line.
         """
         began, done = time.perf_counter(), 0
         with _Line(self.quiet) as line:
@@ -119,8 +119,9 @@ class _Line:
     @property
     def due(self) -> bool:
         """Whether the last showing is long enough ago."""
-        wait = LIVE_SECONDS if self.stream.isatty() else PLAIN_SECONDS
-        return not self.quiet and time.perf_counter() - self._shown >= wait
+        if self.quiet:
+            return False
+        return time.perf_counter() - self._shown >= (LIVE_SECONDS if self.stream.isatty() else PLAIN_SECONDS)
 
     def show(self, text: str) -> None:
         self._open, self._shown = self.stream.isatty(), time.perf_counter()

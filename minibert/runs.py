@@ -39,8 +39,8 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 INDIFFERENT = {"recompute"}  # settings whose bits are the same
 WRITTEN = (
     DESCRIPTION, METRICS, STATE, "config.json", "model.safetensors", "vocab.txt", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "eval_results.txt", "eval_results.json", "predictions.json",
-    "nbest_predictions.json", "null_odds.json", "memory.json", "memory.png",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "eval_results.txt", "eval_results.json",
+    "predictions.json", "nbest_predictions.json", "null_odds.json", "memory.json", "memory.png",
 )  # fmt: skip
 
 

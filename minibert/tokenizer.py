@@ -107,6 +107,7 @@ class Tokenizer:
             strip_accents=_flag(config, "strip_accents", normalizer, "strip_accents", None, path),
             chinese=_flag(config, "tokenize_chinese_chars", normalizer, "handle_chinese_chars", True, path),
             added=_added(directory, config, whole),
+            google=_is_google(whole),
             max_length=_max_length(config),
             source=str(path),
         )
@@ -316,6 +317,12 @@ def _added(directory: Path, config: dict[str, Any], whole: dict[str, Any]) -> di
             flags = {name: entry[name] for name in FLAGS if isinstance(entry.get(name), bool)}
             added.setdefault(id, tokenizers.AddedToken(content, **flags))
     return added
+
+
+def _is_google(whole: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json is that of one with Google's rules."""
+    model = whole.get("model")
+    return isinstance(model, dict) and model.get("max_input_chars_per_word") == GOOGLES_LONGEST
 
 
 def _max_length(config: dict[str, Any]) -> int | None:

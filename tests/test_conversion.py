@@ -192,6 +192,11 @@ def test_no_part_of_another_tokenizer_is_left(tmp_path: Path) -> None:
     (tmp_path / "start" / "added_tokens.json").write_text('{"[E1]": 9999}')
     Tokenizer.from_vocab(tmp_path / "start" / "vocab.txt").save(tmp_path / "start")
     Tokenizer.load(tmp_path / "start")
+    for name in conversion.TOKENIZER:
+        (tmp_path / "start" / name).unlink(missing_ok=True)
+    before = contents(tmp_path / "hf")
+    conversion.convert(tmp_path / "start", tmp_path / "hf", "hf", overwrite=True)
+    assert contents(tmp_path / "hf") == before, "there is nothing in its place"
 
 
 def test_a_vocabulary_that_is_none_comes_along_as_it_is(tmp_path: Path) -> None:

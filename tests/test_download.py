@@ -981,6 +981,22 @@ def test_what_is_counted_is_shown_now_and_then(clock: list[float], capsys: pytes
     assert capsys.readouterr().err == "300 texts, 19 a second\n"
 
 
+def test_a_count_that_is_broken_off_ends_its_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    counted = Reporter(quiet=False).counted(["a", "b", "c"], "texts")
+    next(counted)
+    clock.append(clock[-1] + 2)
+    next(counted)
+    assert terminal.getvalue() == "\r1 texts, 0 a second"
+    counted.close()
+    assert terminal.getvalue() == "\r1 texts, 0 a second\n"
+
+
+def test_a_quiet_count_needs_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert list(Reporter().counted([1, 2], "texts")) == [1, 2]
+
+
 def test_a_shorter_line_covers_a_longer_one() -> None:
     transfer = Transfer(stream=(terminal := Terminal()))
     transfer("a", 10**7, None)

@@ -339,14 +339,15 @@ def test_a_run_that_goes_on_is_planned_for_the_memory_that_there_is_now():
     planner = Planner(DEEP, settings, device)
     layers, leaner = (planner.use([20] * 32, policy).process for policy in ("layers", "segments:2"))
 
-    def resumed(limit: int, recompute: str = "auto") -> TrainConfig:
+    def resumed(limit: int, recompute: str = "auto", own: str = "layers") -> TrainConfig:
         asked = TrainConfig(task="t", batch_size=64, epochs=1)
-        old = {"settings": settings.to_dict()}
+        old = {"settings": settings.to_dict() | {"recompute": own}}
         return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, old, recompute)[0]
 
     assert resumed(layers).recompute == resumed(10 * layers).recompute == policies.spelled("layers", 5)
     tight = resumed(leaner)  # its own policy does not fit any more; micro-batches stay, whose bits are its own
     assert tight.micro_tokens == 640 and tight.recompute != policies.spelled("layers", 5)
+    assert resumed(10 * layers, own="none").recompute == "none" != resumed(leaner, own="none").recompute
     for limit, recompute in ((leaner, "layers"), (PROCESS, "auto")):
         with pytest.raises(ConfigError, match="does not suffice: .* give this run more --memory"):
             resumed(limit, recompute)

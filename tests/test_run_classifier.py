@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+import minibert
 from commands import (
     CONFIG,
     Done,
@@ -76,7 +77,7 @@ def test_train_evaluate_and_predict_write_googles_files(here: Path) -> None:
     assert probabilities.shape == (9, 2) and np.allclose(probabilities.sum(1), 1, atol=1e-6)
     assert {p.name for p in (here / "out").iterdir()} == {
         "checkpoint", "eval_results.txt", "test_results.tsv", "metrics.jsonl",
-        "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001", "config.json", *FILES,
+        "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001", "run.json", "config.json", *FILES,
     }  # fmt: skip
     assert tensorflow.latest(here / "out") == "model.ckpt-12"
 
@@ -105,17 +106,56 @@ def test_the_trained_checkpoint_is_used_as_any_other(here: Path) -> None:
     rows = (here / "out" / "test_results.tsv").read_text()
     test = here / "glue" / "MRPC" / "test.tsv"
     assert minibert_in_process("predict", here / "out", "--input", test, "--format", "google").out == rows
-    done = minibert_in_process("evaluate", here / "out", "--task", "mrpc", "--data-dir", here / "glue", "--json")
+    done = minibert_in_process("evaluate", here / "out", "--json")
     results = json.loads(done.out)
     assert str(np.float32(results["accuracy"])) == trained["eval_accuracy"]
     assert str(np.float32(results["loss"])) == trained["eval_loss"]
 
 
-def test_a_config_and_a_vocabulary_in_the_output_directory_stay(here: Path) -> None:
-    before = contents(here / "bert")
-    assert classify(here, do_train="true", output_dir=here / "bert").code == 0
-    after = contents(here / "bert")
+def test_google_s_words_are_those_of_what_was_trained(here: Path) -> None:
+    rows = [*mrpc_rows(3)[1:], f"0\t7\t8\t{'a' * 140} [SEP] cat\t[MASK] dog"]
+    text = "\n".join(["index\t#1 ID\t#2 ID\t#1 String\t#2 String", *rows])
+    (here / "glue" / "MRPC" / "test.tsv").write_text(text + "\n")
+    assert classify(here, do_train="true", do_predict="true").code == 0
+    test = here / "glue" / "MRPC" / "test.tsv"
+    done = minibert_in_process("predict", here / "out", "--input", test, "--format", "google")
+    assert done.out == (here / "out" / "test_results.tsv").read_text()
+
+
+def test_what_is_beside_the_checkpoints_is_of_what_was_trained_last(here: Path) -> None:
+    assert classify(here, do_train="true").code == 0
+    for path in [here / "out" / "checkpoint", *(here / "out").glob("model.ckpt*")]:
+        path.unlink()
+    rows = [
+        "index\tsentence1\tsentence2\tlabel",
+        "0\tThe cat .\tA cat .\tentailment",
+        "1\tA dog .\tA cat .\tnot_entailment",
+    ]
+    for split in ("train", "dev"):
+        (here / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    given = {
+        "task_name": "rte",
+        "data_dir": here,
+        "train_batch_size": 2,
+        "max_seq_length": 12,
+        "do_lower_case": "false",
+    }
+    assert classify(here, do_train="true", **given).code == 0
+    model = minibert.load(here / "out")
+    assert model.labels == ("entailment", "not_entailment") and model.max_seq_length == 12
+    assert not model.tokenizer.lowercase and model.pairs
+
+
+@pytest.mark.parametrize("theirs", ["vocab.txt", "config.json", "run.json"])
+def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: str) -> None:
+    (here / "out").mkdir()
+    (here / "out" / theirs).write_text('{"finished": true, "settings": {"task": "mrpc", "max_seq_length": 9}}')
+    before = contents(here / "out")
+    done = classify(here, do_train="true")
+    assert done.code == 0 and f"has {theirs} already: config and vocabulary are not written" in done.err
+    after = contents(here / "out")
     assert after.items() >= before.items()
+    assert not {"run.json", "config.json", *FILES} & (after.keys() - before.keys())
 
 
 def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None:
@@ -162,7 +202,6 @@ def test_of_a_converted_checkpoint_the_names_count(here: Path) -> None:
         places = {"init_checkpoint": here / folder, "bert_config_file": here / folder / name}
         said.append(block(classify(here, do_eval="true", output_dir=here / "evaluated", **places)))
     assert said[0] == said[1]
-    assert estimator.column_order(("1", "0"), ("0", "1")) == [1, 0]
 
 
 def test_words_are_googles(here: Path) -> None:

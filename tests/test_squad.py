@@ -14,7 +14,7 @@ from commands import CONFIG, assert_one_line, assert_stopped, contents, make_che
 from minibert import checkpoint, files, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
-from minibert.checkpoint import names
+from minibert.checkpoint import conversion, names
 from minibert.cli.finetune import _stage
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
@@ -281,6 +281,31 @@ def test_a_zero_is_a_value_too(monkeypatch):
     assert values == {"seed": 0, "warmup": 0, "null_score_diff_threshold": 0, "bias_correction": False}
     done = minibert_in_process("finetune", "mrpc", "--null-score-diff-threshold", "0")
     assert done.code == 2 and "squad2" in done.err
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_what_run_squad_trains_is_used_as_any_other(small, tmp_path, version_2):
+    data = {
+        "train_file": small["train2" if version_2 else "train"],
+        "predict_file": small["dev2" if version_2 else "dev"],
+    }
+    conversion.convert(small["base"], tmp_path / "bert", "tensorflow")
+    given = {
+        "vocab_file": tmp_path / "bert" / "vocab.txt", "bert_config_file": tmp_path / "bert" / "bert_config.json",
+        "init_checkpoint": tmp_path / "bert" / "bert_model.ckpt", "do_train": "true", "do_predict": "true",
+        "max_seq_length": 48, "doc_stride": 16, "max_query_length": 12, "train_batch_size": 4, "learning_rate": 1e-3,
+        "n_best_size": 7, "version_2_with_negative": version_2, "null_score_diff_threshold": -0.5,
+        "output_dir": tmp_path / "out", **data,
+    }  # fmt: skip
+    assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
+    files = ("predictions.json", "nbest_predictions.json", *["null_odds.json"] * version_2)
+    done = minibert_in_process("predict", tmp_path / "out", "--input", data["predict_file"], "--output", tmp_path / "o")
+    assert done.code == 0, done.err
+    for name in files:
+        assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    (tmp_path / "text").write_text("In the city anna sold shares .")
+    done = minibert_in_process("answer", tmp_path / "out", "--context", tmp_path / "text", "--question", "Who sold?")
+    assert done.code == 0, done.err
 
 
 def test_google_s_flags_take_negative_numbers_after_a_space():

@@ -59,7 +59,8 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
     transformers reads, which else takes a cased model for an uncased one. `optimizer` carries Adam's moments over: in
     TensorFlow's checkpoint beside the variables, else in a file of their own under the names NAME/adam_m and
     NAME/adam_v. Raises CheckpointError where tensors do not fit the config, where there is nothing to carry over, where
-    a file would be replaced without `overwrite`, or where other weights in the folder would be read instead of these.
+    a file would be replaced without `overwrite`, which also removes the rest of another tokenizer, or where other
+    weights in the folder would be read instead of these.
     """
     found = sources.find(source)
     path = config_path(found.folder)
@@ -84,7 +85,7 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
     _check_free(target, form, [*written, chosen.config, *(TOKENIZER if tokenizer else copied)], found, overwrite)
     for name, entries in written.items():
         chosen.write(target / name, entries)
-    if overwrite and not tokenizer and target.resolve() != found.folder.resolve():
+    if overwrite and copied and target.resolve() != found.folder.resolve():
         for name in {*TOKENIZER} - copied.keys():  # no part of another's is to be left
             (target / name).unlink(missing_ok=True)
     text = json.dumps(raw if form == "tensorflow" else _described(raw, found.tensors), indent=2)

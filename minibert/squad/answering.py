@@ -73,11 +73,8 @@ def load_squad(
     reader = Reader(found.config, open_device(device, threads, precision))
     reader.fill(found.arrays)
     settings = settings_of(description, task)
-    tokenizer = tokenizer_of(found)
     longest = min(settings.max_seq_length, found.config.max_position_embeddings)
-    if not description:
-        longest = min(longest, tokenizer.max_length or longest)
-    return Answerer(reader, tokenizer, dataclasses.replace(settings, max_seq_length=longest))
+    return Answerer(reader, tokenizer_of(found), dataclasses.replace(settings, max_seq_length=longest))
 
 
 def settings_of(description: dict | None, task: str | None = None) -> SquadConfig:

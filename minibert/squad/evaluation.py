@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,9 @@ SHOWN = 5  # questions without a prediction that are named
 log = logging.getLogger(__name__)
 
 
-def predictions(answerer: Answerer, parts: Iterable[Questions], report: Reporter | None = None) -> Iterator[Prediction]:
+def predictions(
+    answerer: Answerer, parts: Iterable[Questions], report: Reporter | None = None
+) -> Generator[Prediction]:
     """The questions' predictions in their order; only the parts that are being worked on are in memory."""
     s = answerer.settings
     made = ((questions, windows.make(questions, answerer.tokenizer, s.lengths)) for questions in parts)
@@ -63,7 +65,8 @@ def evaluate(
     For SQuAD 2.0 `threshold` is the setting's, or else the best one for these questions; `cross_fitted` is what such a
     threshold is worth on articles that it was not found on.
     """
-    chosen = spans.write_n_best(folder / spans.N_BEST, predictions(answerer, parts, report))
+    with contextlib.closing(predictions(answerer, parts, report)) as found:
+        chosen = spans.write_n_best(folder / spans.N_BEST, found)
     if not answerer.settings.negative:
         spans.write_predictions(folder, chosen)
         return metrics.evaluate_squad(golds(parts), {c.id: c.text for c in chosen})
@@ -135,7 +138,8 @@ def predict_file(
 def write_all(answerer: Answerer, parts: Iterable[Questions], folder: Path, report: Reporter | None = None) -> int:
     """Predicts and writes all files into the folder, in memory that does not grow; how many questions there were."""
     threshold = answerer.settings.null_score_diff_threshold or 0.0
-    return spans.write_all(folder, predictions(answerer, parts, report), answerer.settings.negative, threshold)
+    with contextlib.closing(predictions(answerer, parts, report)) as found:
+        return spans.write_all(folder, found, answerer.settings.negative, threshold)
 
 
 @contextlib.contextmanager
