@@ -273,6 +273,7 @@ def _fetch_once(url: str, path: Path, limit: int, progress: Progress | None, tim
     except ValueError as reason:
         raise DownloadError(f"{url}: is no address ({reason}): begin it with https://") from None
     except urllib.error.HTTPError as reason:
+        reason.close()  # it is the answer, too
         if reason.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and old is not None:
             old.unlink()  # the part is longer than the file: begin again
             raise ConnectionError("the partial file does not fit the server's") from None

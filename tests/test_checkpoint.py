@@ -385,7 +385,8 @@ def test_sharded_index_is_not_believed(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path / "gone", "there is no such checkpoint")
-    refused(tmp_path / ("long" * 100), "File name too long")
+    with pytest.raises(CheckpointError, match="File name too long|there is no such checkpoint"):
+        checkpoint.load(tmp_path / ("long" * 100))  # from Python 3.14 on there merely is none
     refused(tmp_path, "holds no weights", "give safetensors")
     starts = {
         "torch.bin": b"PK\x03\x04" + b"\0" * 30,

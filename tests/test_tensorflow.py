@@ -383,7 +383,8 @@ def test_missing_files(tmp_path: Path) -> None:
     assert f"{index}: has no header" in outcome(prefix)
     index.unlink()
     assert f"{index}: there is no such file: give the prefix" in outcome(prefix)
-    assert "cannot read: File name too long" in outcome(tmp_path / ("x" * 300))
+    said = outcome(tmp_path / ("x" * 300))  # from Python 3.14 on there merely is none
+    assert "cannot read: File name too long" in said or "there is no such file" in said
 
 
 def test_gaps_empty_tensors_and_unknown_types_are_allowed(tmp_path: Path) -> None:
