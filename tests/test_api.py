@@ -91,10 +91,10 @@ def test_predictions_follow_the_order_and_the_most_probable_label(folder: Path, 
 
 def test_a_model_of_pairs_takes_pairs_and_one_of_single_texts_those(run: minibert.Run) -> None:
     model = minibert.load(run)
-    with pytest.raises(DataError, match="'one text alone': is one text, and the model was trained on pairs"):
+    with pytest.raises(DataError, match="'one text alone': is one text, but the model was trained on pairs"):
         model.predict([*PAIRS, "one text alone"])
     model.pairs = False
-    with pytest.raises(DataError, match="'a': is a pair of texts, and the model was trained on single ones"):
+    with pytest.raises(DataError, match="'a': is a pair of texts, but the model was trained on single texts"):
         model.predict(["one text alone", ("a", "b")])
 
 

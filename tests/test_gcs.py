@@ -511,7 +511,9 @@ def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> 
     there = storage.objects("out/") | {f"../said/{name}": text for name, text in storage.objects("said/").items()}
     here = contents(tmp_path / "out") | {f"../said/{name}": text for name, text in contents(tmp_path / "said").items()}
     assert there.keys() == here.keys() | {"manifest.json", "../said/manifest.json"}
-    assert all(there[name] == here[name] for name in here)
+    described = [json.loads(text.pop("run.json")) for text in (here, there)]
+    assert [one.pop("data_dir") for one in described] == [f"{tmp_path}/glue/MRPC", "gs://bucket/glue/MRPC"]
+    assert described[0] == described[1] and all(there[name] == here[name] for name in here)
 
 
 def test_squad_and_conversions_with_paths_in_a_bucket(storage: Storage, tmp_path: Path) -> None:
