@@ -385,8 +385,8 @@ def test_sharded_index_is_not_believed(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path / "gone", "there is no such checkpoint")
-    with pytest.raises(CheckpointError, match="File name too long|there is no such checkpoint"):
-        checkpoint.load(tmp_path / ("long" * 100))  # from Python 3.14 on there merely is none
+    # From Python 3.14 on Path.is_file says that there is none.
+    refused(tmp_path / ("long" * 65), "there is no such" if sys.version_info >= (3, 14) else "File name too long")
     refused(tmp_path, "holds no weights", "give safetensors")
     starts = {
         "torch.bin": b"PK\x03\x04" + b"\0" * 30,

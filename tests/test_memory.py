@@ -395,9 +395,7 @@ def test_free_memory_is_the_least_of_what_the_system_and_its_limits_leave(tmp_pa
     (groups / "a" / "memory.current").write_text("100000\n")
     assert host.available(proc, groups) == 800_000
     (groups / "a" / "memory.stat").write_text("anon 90\ninactive_file 30000\nactive_file 7\n")
-    assert (
-        host.available(proc, groups) == 830_000
-    )  # pages of files that were not used lately are given back when asked for
+    assert host.available(proc, groups) == 830_000  # files that were not used lately are given back when asked for
     (proc / "self" / "cgroup").write_text("4:cpu,memory:/old\n")
     (groups / "memory" / "old").mkdir(parents=True)
     (groups / "memory" / "old" / "memory.limit_in_bytes").write_text("700000\n")

@@ -158,6 +158,15 @@ def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: s
     assert not {"run.json", "config.json", *FILES} & (after.keys() - before.keys())
 
 
+def save_turned(here: Path) -> None:
+    """A classifier whose outputs stand in another order than the script's, in `turned`."""
+    found = checkpoint.load(here / "bert")
+    rng = np.random.default_rng(0)
+    heads = {"classifier.weight": rng.standard_normal((2, found.config.hidden_size), np.float32)}
+    arrays = found.arrays | heads | {"classifier.bias": np.float32([0.5, 0])}
+    checkpoint.save(here / "turned", dataclasses.replace(found.config, id2label=("1", "0")), arrays)
+
+
 def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None:
     found = checkpoint.load(here / "bert")
     rows = {"classifier.weight": np.random.default_rng(0).standard_normal((2, found.config.hidden_size), np.float32)}
@@ -176,11 +185,7 @@ def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None
 
 def test_what_was_trained_from_another_order_has_the_script_s(here: Path) -> None:
     """The config still names the order of the checkpoint that training began with."""
-    found = checkpoint.load(here / "bert")
-    rng = np.random.default_rng(0)
-    heads = {"classifier.weight": rng.standard_normal((2, found.config.hidden_size), np.float32)}
-    arrays = found.arrays | heads | {"classifier.bias": np.float32([0.5, 0])}
-    checkpoint.save(here / "turned", dataclasses.replace(found.config, id2label=("1", "0")), arrays)
+    save_turned(here)
     places = {"init_checkpoint": here / "turned", "bert_config_file": here / "turned" / "config.json"}
     trained = block(classify(here, do_train="true", do_eval="true", **places))
     assert block(classify(here, do_eval="true", **places)) == trained
@@ -190,11 +195,7 @@ def test_what_was_trained_from_another_order_has_the_script_s(here: Path) -> Non
 
 
 def test_of_a_converted_checkpoint_the_names_count(here: Path) -> None:
-    found = checkpoint.load(here / "bert")
-    rng = np.random.default_rng(0)
-    heads = {"classifier.weight": rng.standard_normal((2, found.config.hidden_size), np.float32)}
-    arrays = found.arrays | heads | {"classifier.bias": np.float32([0.5, 0])}
-    checkpoint.save(here / "turned", dataclasses.replace(found.config, id2label=("1", "0")), arrays)
+    save_turned(here)
     (here / "turned" / "vocab.txt").write_bytes((here / "bert" / "vocab.txt").read_bytes())
     conversion.convert(here / "turned", here / "tf", "tensorflow")
     said = []
