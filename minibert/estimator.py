@@ -315,12 +315,14 @@ class ModelDirectory(RunDirectory):
         found = [name for name in GONE_BY if (self.path / name).exists()]
         if found and not (old and old.get("script")):
             return report.say(f"{self.name} has {found[0]} already: config and vocabulary are not written beside it")
-        labels = self.bert.config.id2label
+        config = self.bert.config
+        spans, regression = not config.id2label, config.problem_type == "regression"
         self.describe(
-            script="run_classifier.py" if labels else "run_squad.py", settings=settings.to_dict(), finished=True,
-            data_dir=data_dir and remote.name(data_dir.absolute()), labels=list(labels), columns=None,
+            script="run_squad.py" if spans else "run_classifier.py", settings=settings.to_dict(), finished=True,
+            data_dir=data_dir and remote.name(data_dir.absolute()), columns=None,
+            labels=[] if regression else list(config.id2label),
         )  # fmt: skip
-        checkpoint.save_config(self.path, self.bert.config, spans=not labels)
+        checkpoint.save_config(self.path, config, spans)
         tokenizer.save(self.path, settings.max_seq_length)
 
     def step(self) -> int | None:
