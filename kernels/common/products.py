@@ -325,18 +325,24 @@ finishing = register_jitable(forceinline=True, fastmath={"contract"})
 
 
 @finishing
-def fetch_nothing(places, m, n):
-    pass
+def fetch_block(x, m, n):
+    """Asks for the 32 x 32 elements of x from (m, n) on."""
+    at, row = address(x) + x.itemsize * (m * x.shape[1] + n), x.itemsize * x.shape[1]
+    for _ in range(SIDE):
+        for line in range(SIDE * x.itemsize // LINE):
+            tiles.prefetch(at + line * LINE)
+        at += row
 
 
 @finishing
-def fetch_addend(places, m, n):
-    _, addend, stride = places
-    if stride:
-        for row in range(SIDE):
-            at = address(addend) + 4 * ((m + row) * stride + n)
-            tiles.prefetch(at)
-            tiles.prefetch(at + LINE)
+def fetch_result(places, m, n):
+    fetch_block(places[0], m, n)
+
+
+@finishing
+def fetch_two(places, m, n):
+    fetch_block(places[0], m, n)
+    fetch_block(places[1], m, n)
 
 
 @finishing
@@ -366,8 +372,8 @@ def float_row(places, row, m, n, mask):
     masks.store_some(at + LINE, upper, mask >> 16)
 
 
-_rounded_product = product(fetch_nothing, _round_row)
-_float_product = product(fetch_addend, float_row)
+_rounded_product = product(fetch_result, _round_row)
+_float_product = product(fetch_result, float_row)
 
 
 class Room:

@@ -100,15 +100,8 @@ def _slope_row(places, row, m, n, mask):
     halves.store_some_bf16(address(dh) + place, rounded, mask)
 
 
-@finishing
-def _fetch_h(places, m, n):
-    h = places[1]
-    for row in range(SIDE):
-        tiles.prefetch(address(h) + 2 * ((m + row) * h.shape[1] + n))
-
-
-_gelu_product = products.product(products.fetch_nothing, _gelu_row)
-_slope_product = products.product(_fetch_h, _slope_row)
+_gelu_product = products.product(products.fetch_two, _gelu_row)
+_slope_product = products.product(products.fetch_two, _slope_row)
 
 
 @jit

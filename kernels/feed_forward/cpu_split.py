@@ -107,13 +107,10 @@ def _slope_row(places, row, m, n, mask):
 
 
 @finishing
-def _fetch_h(places, m, n):
-    h = places[2]
-    for row in range(SIDE):
-        at = address(h) + 4 * ((m + row) * h.shape[1] + n)
-        tiles.prefetch(at)
-        tiles.prefetch(at + LINE)
+def _fetch_three(places, m, n):
+    products.fetch_two(places, m, n)
+    products.fetch_block(places[2], m, n)
 
 
-_gelu_product = products.product(products.fetch_nothing, _gelu_row, products.SPLIT)
-_slope_product = products.product(_fetch_h, _slope_row, products.SPLIT)
+_gelu_product = products.product(products.fetch_two, _gelu_row, products.SPLIT)
+_slope_product = products.product(_fetch_three, _slope_row, products.SPLIT)

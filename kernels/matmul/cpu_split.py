@@ -97,7 +97,7 @@ def _portions(k: int) -> list[tuple[int, int]]:
     return [(i * steps // count, (i + 1) * steps // count) for i in range(count)]
 
 
-split_product = products.product(products.fetch_addend, products.float_row, products.SPLIT)
+split_product = products.product(products.fetch_result, products.float_row, products.SPLIT)
 
 
 @jit
