@@ -236,17 +236,19 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
 
     @jit
     def multiply(places, top, left, right, a, b, sums, config):
-        m, tall, steps = places[0].shape[0], a.shape[0], a.shape[1]
-        panel, leaving = step_bytes * steps, address(sums) + tall * 4 * BLOCK
-        row, row_m, row_n, rows = leaving, 0, left * SIDE, 0  # the sums on their way out: whence, whose, how many
+        tall, steps = a.shape[0], a.shape[1]
+        panel, all_rows = step_bytes * steps, min(tall * SIDE, places[0].shape[0] - top * SIDE)
+        done, ready, n = 0, 0, left * SIDE  # rows of sums that have left, and that may leave; the first of their columns
         depth = max(1, (steps + DEEP // 2) // DEEP)
+        half = SIDE // 2 if depth > 1 else SIDE
         lines = (parts * SIDE + count * tall - 1) // (count * tall)
         unit = tiles.configure(address(config))
         for j in range(left, right):
             for chunk in range(depth):
                 first, last = chunk * steps // depth, (chunk + 1) * steps // depth
-                share = (SIDE + count * (last - first) - 1) // (count * (last - first))
-                b_chunk = address(b) + j * panel + first * step_bytes
+                b_chunk, turns_here = address(b) + j * panel + first * step_bytes, count * (last - first)
+                if chunk > 0 and chunk + 1 == depth:
+                    done, n = 0, j * SIDE
                 for i in range(tall):
                     sum_at = address(sums) + i * 4 * BLOCK
                     if chunk == 0:
@@ -255,9 +257,16 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                         _load_sums(unit, sum_at)
                     if chunk + 1 == depth:
                         fetch(places, (top + i) * SIDE, j * SIDE)
-                    a_at, b_at = address(a) + i * panel + first * step_bytes, b_chunk
+                    # How many rows leave meanwhile: in the first chunk those of b's panel before, at least down to
+                    # those that will be overwritten; in the last one, if it is another, those of a's panels before.
+                    leaving = 0
+                    if chunk == 0 and j > left:
+                        ready, leaving = all_rows, max((i + 1) * SIDE - done, half)
+                    elif chunk > 0 and chunk + 1 == depth:
+                        ready, leaving = i * SIDE, half
+                    a_at, b_at, due = address(a) + i * panel + first * step_bytes, b_chunk, 0
                     ahead = b_at + panel + i * (last - first) * count * lines * LINE
-                    mask = columns(places[0], row_n // SIDE)
+                    mask = columns(places[0], n // SIDE)
                     for _ in range(first, last):
                         for part_a, part_b, new_a, new_b in turns:
                             a_part, b_part = a_at + part_a * STEP, b_at + part_b * STEP
@@ -266,11 +275,12 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                             if new_b:
                                 tiles.load(unit, 6, b_part, LINE)
                             tiles.dot(unit, 0, 4, 6)
-                            for _ in range(min(share, rows)):
-                                finish(places, row, row_m, row_n, mask)
-                                row += 4 * SIDE
-                                row_m += 1
-                                rows -= 1
+                            due += leaving
+                            while due >= turns_here:
+                                due -= turns_here
+                                if done < ready:
+                                    finish(places, address(sums) + done * 4 * SIDE, top * SIDE + done, n, mask)
+                                    done += 1
                             if new_b:
                                 tiles.load(unit, 7, b_part + TILE, LINE)
                             tiles.dot(unit, 1, 4, 7)
@@ -283,14 +293,11 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                             ahead += lines * LINE
                         a_at += step_bytes
                         b_at += step_bytes
-                    if chunk + 1 < depth:
-                        _store_sums(unit, sum_at)
-                    else:
-                        _store_sums(unit, leaving)
-                        row, row_m, row_n = leaving, (top + i) * SIDE, j * SIDE
-                        rows = min(SIDE, m - row_m)
-        for r in range(rows):
-            finish(places, row + r * 4 * SIDE, row_m + r, row_n, columns(places[0], row_n // SIDE))
+                    _store_sums(unit, sum_at)
+            if depth == 1:
+                done, n = 0, j * SIDE
+        for row in range(done, all_rows):
+            finish(places, address(sums) + row * 4 * SIDE, top * SIDE + row, n, columns(places[0], n // SIDE))
         tiles.release(unit)
 
     return multiply
