@@ -72,13 +72,13 @@ def linear(out: np.ndarray) -> Callable:
 def multiply(
     kernel: Callable,
     places: tuple,
-    pack: Callable,
+    pack: Callable | None,
     source: tuple,
     b: np.ndarray,
     own: np.ndarray,
 ) -> None:
     """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
-    and is told whether it is the only one to see them.
+    and is told whether it is the only one to see them; None: source[0] is a, packed.
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
     parts = size // BLOCK
@@ -89,8 +89,12 @@ def multiply(
             block, cut = divmod(task, cuts)
             top, bottom = block * tall // blocks, (block + 1) * tall // blocks
             room = Room(own[worker])
-            a, sums = room.packed(SIDE * (bottom - top), SIDE * steps, parts), room.floats(bottom - top + 1, BLOCK)
-            pack(a, top, cut == 0, *source)
+            sums = room.floats(bottom - top + 1, BLOCK)
+            if pack is None:
+                a = source[0][top:bottom]
+            else:
+                a = room.packed(SIDE * (bottom - top), SIDE * steps, parts)
+                pack(a, top, cut == 0, *source)
             kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
 
     run(work, blocks * cuts)
@@ -136,29 +140,34 @@ def pack_rows(a, top, once, x):
                 lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
 
 
-@jit
-def pack_columns(a, top, once, dy, dbias):
-    """Columns of dy from panel `top` on, transposed; dbias += their sums, if it is wanted and `once`."""
-    adds = once and dbias.size > 0
-    sums = stack_words(NEAR * SIDE)
-    for near in range(0, a.shape[0], NEAR):
-        sums[:] = 0
-        for step in range(a.shape[1]):
-            for panel in range(near, min(near + NEAR, a.shape[0])):
-                to = address(a) + (panel * a.shape[1] + step) * STEP
-                _pack_block(to, dy, step, top + panel, 2 * SIDE * dy.shape[1])
-                if adds:
-                    _add_tokens(address(sums) + (panel - near) * 2 * LINE, to)
-                tiles.transpose(to)
-                tiles.transpose(to + TILE)
-        for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
-            mask, at, sum_at = (
-                columns(dy, top + panel),
-                address(dbias) + (top + panel) * 2 * LINE,
-                address(sums) + (panel - near) * 2 * LINE,
-            )
-            masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
-            masks.store_some(at + LINE, masks.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
+def _columns_packer(block: Callable) -> Callable:
+    """The kernel that packs columns of dy (T, N) from panel `top` on, transposed, and adds their sums to dbias if it is
+    wanted and `once`. block(dy, step, panel): where a block lies, the bytes from row to row, its columns and rows.
+    """
+
+    @jit
+    def pack(a, top, once, dy, dbias):
+        adds = once and dbias.size > 0
+        sums = stack_words(NEAR * SIDE)
+        for near in range(0, a.shape[0], NEAR):
+            sums[:] = 0
+            for step in range(a.shape[1]):
+                for panel in range(near, min(near + NEAR, a.shape[0])):
+                    to = address(a) + (panel * a.shape[1] + step) * STEP
+                    at, row, mask, rows = block(dy, step, top + panel)
+                    _pack_block(to, at, row, mask, rows, SIDE * row)
+                    if adds:
+                        _add_tokens(address(sums) + (panel - near) * 2 * LINE, to)
+                    tiles.transpose(to)
+                    tiles.transpose(to + TILE)
+            for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
+                mask, at = _within(dbias.size, top + panel), address(dbias) + (top + panel) * 2 * LINE
+                sum_at = address(sums) + (panel - near) * 2 * LINE
+                masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
+                at, sum_at, mask = at + LINE, sum_at + LINE, mask >> 16
+                masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
+
+    return pack
 
 
 @inlined
@@ -177,18 +186,18 @@ def pack_pairs(worker, begin, end, b, x):
     """Steps begin to end: rows of x two by two."""
     for step in range(begin, end):
         for panel in range(b.shape[0]):
-            _pack_block(address(b) + (panel * b.shape[1] + step) * STEP, x, step, panel, 4 * LINE)
+            at, row, mask, rows = _block_of_rows(x, step, panel)
+            _pack_block(address(b) + (panel * b.shape[1] + step) * STEP, at, row, mask, rows, 4 * LINE)
 
 
 @inlined
-def _pack_block(to, x, step, panel, ahead):
-    """Two tiles = pairs of 32 columns of 32 rows of x; zeros beyond its edges. Asks for what is `ahead` bytes after."""
-    mask, row = columns(x, panel), 2 * x.shape[1]
-    at = address(x) + step * SIDE * row + panel * LINE
-    left = x.shape[0] - step * SIDE
+def _pack_block(to, at, row, mask, rows, ahead):
+    """Two tiles = pairs of 32 columns of 32 rows, `row` bytes apart; zeros beyond `rows` and where mask has no bit.
+    Asks for what is `ahead` bytes after.
+    """
     for pair in range(SIDE // 2):
-        even = halves.load_some_bf16(at, mask if 2 * pair < left else 0)
-        odd = halves.load_some_bf16(at + row, mask if 2 * pair + 1 < left else 0)
+        even = halves.load_some_bf16(at, mask if 2 * pair < rows else 0)
+        odd = halves.load_some_bf16(at + row, mask if 2 * pair + 1 < rows else 0)
         tiles.prefetch(at + ahead)
         tiles.prefetch(at + row + ahead)
         lanes.store(to + pair * LINE, halves.lower_pairs(even, odd))
@@ -216,7 +225,13 @@ def rounded(x, row, panel, mask):
 @inlined
 def columns(x, panel):
     """A bit for each of the panel's 32 columns that x has."""
-    return ALL >> (SIDE - min(SIDE, x.shape[1] - panel * SIDE))
+    return _within(x.shape[1], panel)
+
+
+@inlined
+def _within(n, panel):
+    """A bit for each of the panel's 32 numbers that are below n."""
+    return ALL >> (SIDE - min(SIDE, n - panel * SIDE))
 
 
 @inlined
@@ -329,6 +344,27 @@ def _store_sums(unit, at):
 
 # A plain function for Numba's cache, which knows a kernel by what it closes over: compiled functions have random names.
 finishing = register_jitable(forceinline=True, fastmath={"contract"})
+
+
+@finishing
+def _block_of_rows(x, step, panel):
+    row = 2 * x.shape[1]
+    return address(x) + step * SIDE * row + panel * LINE, row, columns(x, panel), x.shape[0] - step * SIDE
+
+
+@finishing
+def _block_of_panels(x, step, panel):
+    return address(x) + (step * x.shape[1] + panel) * STEP, LINE, ALL, SIDE
+
+
+pack_columns = _columns_packer(_block_of_rows)
+pack_packed_columns = _columns_packer(_block_of_panels)  # of what is packed as another product's a
+
+
+@finishing
+def packed_row(a, m, n):
+    """Where 32 numbers of row m, from column n on, stand in a packed operand `a`."""
+    return address(a) + (m // SIDE * a.shape[1] + n // SIDE) * STEP + m % SIDE * LINE
 
 
 @finishing

@@ -10,7 +10,7 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, products, tiles
 from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
-from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, panels
+from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, packed_row, panels
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import jit, run
 from minibert.kernels.matmul.cpu_bf16 import forms
@@ -20,7 +20,7 @@ def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: gelu or the gradient of h; an operand in pairs, zeros for a bias, x and dy rounded, should they
     be float32; the workers' own.
     """
-    operands = products.whole_lines(2 * t * f) + products.packed_bytes(f, t) + 2 * products.whole_lines(2 * t * c)
+    operands = products.packed_bytes(t, f) + products.packed_bytes(f, t) + 2 * products.whole_lines(2 * t * c)
     return operands + products.whole_lines(4 * max(f, c)) + cpu.threads() * _own(t, f, c) + LINE
 
 
@@ -37,9 +37,9 @@ def forward(
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
-    own, g = room.own(_own(t, f, c)), room.halves(t, f)
+    own, g = room.own(_own(t, f, c)), room.packed(t, f)
     products.multiply(_gelu_product, (h, g, b1, tanh), products.pack_rows, (room.bf16(x),), forms(w1, f, c)[0], own)
-    products.multiply(products.linear(y), (y, b2, 0), products.pack_rows, (g,), forms(w2, c, f)[0], own)
+    products.multiply(products.linear(y), (y, b2, 0), None, (g,), forms(w2, c, f)[0], own)
 
 
 def backward(
@@ -61,15 +61,16 @@ def backward(
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     if t == 0:
         return
-    own, dh, pairs = room.own(_own(t, f, c)), room.halves(t, f), room.packed(f, t)
+    own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(f, t)
     dy, x = room.bf16(dy), room.bf16(x)
-    products.multiply(_slope_product, (dh, h, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    products.multiply(_slope_product, (h, dh, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    dh[-1].reshape(-1, SIDE, SIDE)[:, (t - 1) % SIDE + 1 :] = 0  # tokens of dw1 that there are not
     run(_pack_gelu, panels(t), pairs, h, b1, tanh)
     products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), pairs, own)
-    products.multiply(products.linear(dx), (dx, room.zeros(c), 0), products.pack_rows, (dh,), forms(w1, f, c)[1], own)
+    products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
     pairs = pairs.reshape(-1)[: panels(c) * panels(t) * SIDE * SIDE].reshape(panels(c), panels(t), SIDE * SIDE)
     run(products.pack_pairs, panels(t), pairs, x)
-    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), products.pack_columns, (dh, db1), pairs, own)
+    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), products.pack_packed_columns, (dh, db1), pairs, own)
 
 
 def _own(t: int, f: int, c: int) -> int:
@@ -77,47 +78,58 @@ def _own(t: int, f: int, c: int) -> int:
 
 
 @finishing
+def _of_h(h, m, n):
+    """Where row m of a block of h begins, that of the columns from n on, and how many bytes it has."""
+    rows, width = min(SIDE, h.shape[0] - m // SIDE * SIDE), min(SIDE, h.shape[1] - n)
+    return address(h) + 2 * (m // SIDE * SIDE * h.shape[1] + n * rows + m % SIDE * width), 2 * width
+
+
+@finishing
+def _fetch_h(places, m, n):
+    at, row = _of_h(places[0], m, n)
+    for i in range(SIDE):
+        tiles.prefetch(at + i * row)
+
+
+@finishing
 def _gelu_row(places, row, m, n, mask):
     """h[m, n] = sum, g[m, n] = gelu(sum + b1[n])"""
     h, g, b1, tanh = places
-    lower, upper, place = lanes.load(row), lanes.load(row + LINE), 2 * (m * h.shape[1] + n)
-    halves.store_some_bf16(address(h) + place, halves.to_row(lower, upper), mask)
-    plus = address(b1) + 4 * n
+    lower, upper, plus = lanes.load(row), lanes.load(row + LINE), address(b1) + 4 * n
+    halves.store_some_bf16(_of_h(h, m, n)[0], halves.to_row(lower, upper), mask)
     lower = gelu_lanes(lower + masks.load_some(plus, mask), tanh)
     upper = gelu_lanes(upper + masks.load_some(plus + LINE, mask >> 16), tanh)
-    halves.store_some_bf16(address(g) + place, halves.to_row(lower, upper), mask)
+    lanes.store(packed_row(g, m, n), halves.to_row(lower, upper))
 
 
 @finishing
 def _slope_row(places, row, m, n, mask):
     """dh[m, n] = sum gelu'(h[m, n] + b1[n])"""
-    dh, h, b1, tanh = places
-    place, plus = 2 * (m * h.shape[1] + n), address(b1) + 4 * n
-    words = halves.load_some_bf16(address(h) + place, mask)
+    h, dh, b1, tanh = places
+    words, plus = halves.load_some_bf16(_of_h(h, m, n)[0], mask), address(b1) + 4 * n
     lower = gelu_slope_lanes(halves.lower_floats(words) + masks.load_some(plus, mask), tanh)
     upper = gelu_slope_lanes(halves.upper_floats(words) + masks.load_some(plus + LINE, mask >> 16), tanh)
-    rounded = halves.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper)
-    halves.store_some_bf16(address(dh) + place, rounded, mask)
+    lanes.store(packed_row(dh, m, n), halves.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper))
 
 
-_gelu_product = products.product(products.fetch_two, _gelu_row)
-_slope_product = products.product(products.fetch_two, _slope_row)
+_gelu_product = products.product(_fetch_h, _gelu_row)
+_slope_product = products.product(_fetch_h, _slope_row)
 
 
 @jit
 def _pack_gelu(worker, begin, end, pairs, h, b1, tanh):
     """Steps begin to end: rows of gelu(h + b1) two by two, as `pack_pairs` does."""
     for step in range(begin, end):
-        left = h.shape[0] - step * SIDE
+        rows = h.shape[0] - step * SIDE
         for panel in range(pairs.shape[0]):
             mask = columns(h, panel)
             to = address(pairs) + (panel * pairs.shape[1] + step) * STEP
-            source, row = address(h) + 2 * step * SIDE * h.shape[1] + panel * LINE, 2 * h.shape[1]
+            source, row = _of_h(h, step * SIDE, panel * SIDE)
             plus = address(b1) + 4 * panel * SIDE
             lower, upper = masks.load_some(plus, mask), masks.load_some(plus + LINE, mask >> 16)
             for pair in range(SIDE // 2):
-                even = halves.load_some_bf16(source, mask if 2 * pair < left else 0)
-                odd = halves.load_some_bf16(source + row, mask if 2 * pair + 1 < left else 0)
+                even = halves.load_some_bf16(source, mask if 2 * pair < rows else 0)
+                odd = halves.load_some_bf16(source + row, mask if 2 * pair + 1 < rows else 0)
                 even, odd = _gelu_words(even, lower, upper, tanh), _gelu_words(odd, lower, upper, tanh)
                 lanes.store(to + pair * LINE, halves.lower_pairs(even, odd))
                 lanes.store(to + TILE + pair * LINE, halves.upper_pairs(even, odd))
