@@ -164,7 +164,10 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
         dq_at = address(dqkv) + first * row + 2 * head * width
         dy_at = address(dy) + first * y_row + 2 * head * width
         later = min(task + 1, end - 1)
-        ahead = _ahead(qkv, 3, later, heads, offsets, length), _ahead(dy, 1, later, heads, offsets, length)
+        ahead = (
+            _ahead(qkv, 3, later, heads, offsets, length), _ahead(dy, 1, later, heads, offsets, length),
+            _ahead(dqkv, 3, task, heads, offsets, length),
+        )  # fmt: skip
         pack_left(k, q_at + y_row, row, length, width)
         pack_right(k_right, q_at + y_row, row, length, width)
         pack_left(v, q_at + 2 * y_row, row, length, width)
@@ -323,10 +326,11 @@ def _probabilities(p, scores, dp, bits, length, root, log, threshold, ahead, pie
         lanes.store(scores + length * ROW, lanes.splat(np.float32(-np.inf)))
     moment = total = lanes.splat(np.float32(0))
     least = np.uint32(np.uint32(threshold) << np.uint32(16))
-    ahead_qkv, ahead_dy = ahead
+    ahead_qkv, ahead_dy, written = ahead
     for pair in range((length + 1) // 2):
         _fetch(ahead_qkv, piece + pair)
         _fetch(ahead_dy, piece + pair)
+        _fetch(written, piece + pair)
         at, dp_at = scores + 2 * pair * ROW, dp + 2 * pair * ROW
         p0 = power(lanes.apart(lanes.load(at) * root) - log, LOG2E)
         p1 = power(lanes.apart(lanes.load(at + ROW) * root) - log, LOG2E)
