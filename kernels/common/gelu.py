@@ -20,6 +20,7 @@ from minibert.kernels.devices.cpu import exact
 ZERO, HALF, ONE, THREE = (np.float32(x) for x in (0, 0.5, 1, 3))
 ROOT = np.float32(2 * np.sqrt(2 / np.pi))  # slope of 2 s at 0
 CUBIC = np.float32(0.044715)
+DENSITY = np.float32(1 / np.sqrt(2 * np.pi))  # phi(0)
 HIGH = np.float32(88)  # e^88 is nearly the largest number
 FAR = np.float32(14)  # e^(-98) is 0 here
 L = tuple(
@@ -84,13 +85,21 @@ def gelu_lanes(h, tanh):
 
 
 @exact
-def gelu_slope_lanes(h, tanh):
+def gelu_and_slope_lanes(h, tanh):
+    """Both from one exponential: Phi(-a) = D(a) + a phi(a)."""
     a = lanes.absolute(h)
     if tanh:
         e = power((a * a * CUBIC + ONE) * a * -ROOT, LOG2E)
         high = lanes.splat(ONE) / (e + ONE)
         p = lanes.select(lanes.negative(h), e * high, high)
-        return p + h * (high * (e * high)) * ((h * h * (THREE * CUBIC) + ONE) * ROOT)
+        return h * p, p + h * (high * (e * high)) * ((h * h * (THREE * CUBIC) + ONE) * ROOT)
     a = lanes.minimum(lanes.splat(FAR), a)
-    d = power(a * a * -HALF, LOG2E) * _polynomial(a, P)
-    return lanes.select(lanes.negative(h), d, lanes.splat(ONE) - d)
+    e, p = power(a * a * -HALF, LOG2E), _polynomial(a, P)
+    d = e * p
+    value = lanes.maximum(lanes.splat(ZERO), h) - a * (e * (a * DENSITY + p))
+    return value, lanes.select(lanes.negative(h), d, lanes.splat(ONE) - d)
+
+
+@exact
+def gelu_slope_lanes(h, tanh):
+    return gelu_and_slope_lanes(h, tanh)[1]

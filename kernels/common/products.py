@@ -41,7 +41,7 @@ TILE = STEP // 2  # bytes of a tile
 LINE = 64  # bytes
 NEAR = 16  # panels whose columns are read together
 TALL = 8  # panels of a that are worth packing
-DEEP = 12  # steps of a chunk, about
+DEEP = 16  # steps of a chunk, about
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 ALL = (1 << SIDE) - 1  # a bit for each column of a panel
 
@@ -368,6 +368,18 @@ def packed_row(a, m, n):
 
 
 @finishing
+def store_pairs(b, m, n, row):
+    """Row m, its 32 numbers from column n on, into a packed operand `b`; after the row before, if m is odd."""
+    nothing, at = lanes.splat(np.uint32(0)), address(b) + (n // SIDE * b.shape[1] + m // SIDE) * STEP + m % SIDE // 2 * LINE
+    if m % 2 == 0:
+        lanes.store(at, halves.lower_pairs(row, nothing))
+        lanes.store(at + TILE, halves.upper_pairs(row, nothing))
+    else:
+        lanes.store(at, lanes.load_words(at) | halves.lower_pairs(nothing, row))
+        lanes.store(at + TILE, lanes.load_words(at + TILE) | halves.upper_pairs(nothing, row))
+
+
+@finishing
 def fetch_block(x, m, n):
     """Asks for the 32 x 32 elements of x from (m, n) on."""
     at, row = address(x) + x.itemsize * (m * x.shape[1] + n), x.itemsize * x.shape[1]
@@ -455,6 +467,16 @@ class Room:
         out = self.halves(*x.shape)
         run(_round, len(x), out, x)
         return out
+
+
+def clear_rows(a: np.ndarray, m: int) -> None:
+    """Zeros for the rows from m on of a packed operand `a`, which are rows of K in a product of its columns."""
+    a[-1].reshape(-1, SIDE, SIDE)[:, (m - 1) % SIDE + 1 :] = 0
+
+
+def clear_pairs(b: np.ndarray, k: int) -> None:
+    """Zeros for the pairs of rows from k on of a packed operand `b`."""
+    b[:, -1].reshape(-1, 2, SIDE // 2, SIDE)[:, :, (k - 1) % SIDE // 2 + 1 :] = 0
 
 
 def whole_lines(nbytes: int) -> int:

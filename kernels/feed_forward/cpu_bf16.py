@@ -1,7 +1,10 @@
 """The feed-forward half on the matrix unit: GELU and its slope are computed on products' way out, while the unit works.
 
-Forward: h and gelu(h + b1) leave the first product together. Backward: (dy w2) gelu'(h + b1) leaves the product of dy,
-and gelu(h + b1) is computed again where h is packed for dw2. So no pass over (T, F) does anything else.
+Forward: h and g = gelu(h + b1) leave the first product together. Backward: g, computed again, leaves the product of dy
+together with dh = (dy w2) gelu'(h + b1). So there is no pass over (T, F) but those of products.
+
+All three leave as the next product takes them, in blocks of 32 x 32, and h, which none takes, too (`_of_h`): rows of
+(T, F) lie a page apart or more, and to write 64 bytes into each of a block's pages took as long as to multiply it.
 """
 
 from __future__ import annotations
@@ -9,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, products, tiles
-from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
-from minibert.kernels.common.products import LINE, SIDE, STEP, TILE, Room, address, columns, finishing, packed_row, panels
+from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
+from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, packed_row, panels
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul.cpu_bf16 import forms
 
 
@@ -63,9 +66,9 @@ def backward(
         return
     own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(f, t)
     dy, x = room.bf16(dy), room.bf16(x)
-    products.multiply(_slope_product, (h, dh, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
-    dh[-1].reshape(-1, SIDE, SIDE)[:, (t - 1) % SIDE + 1 :] = 0  # tokens of dw1 that there are not
-    run(_pack_gelu, panels(t), pairs, h, b1, tanh)
+    products.multiply(_slope_product, (h, dh, pairs, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    products.clear_rows(dh, t)
+    products.clear_pairs(pairs, t)
     products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), pairs, own)
     products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
     pairs = pairs.reshape(-1)[: panels(c) * panels(t) * SIDE * SIDE].reshape(panels(c), panels(t), SIDE * SIDE)
@@ -104,40 +107,15 @@ def _gelu_row(places, row, m, n, mask):
 
 @finishing
 def _slope_row(places, row, m, n, mask):
-    """dh[m, n] = sum gelu'(h[m, n] + b1[n])"""
-    h, dh, b1, tanh = places
+    """dh[m, n] = sum gelu'(h[m, n] + b1[n]), g[m, n] = gelu(h[m, n] + b1[n])"""
+    h, dh, g, b1, tanh = places
     words, plus = halves.load_some_bf16(_of_h(h, m, n)[0], mask), address(b1) + 4 * n
-    lower = gelu_slope_lanes(halves.lower_floats(words) + masks.load_some(plus, mask), tanh)
-    upper = gelu_slope_lanes(halves.upper_floats(words) + masks.load_some(plus + LINE, mask >> 16), tanh)
-    lanes.store(packed_row(dh, m, n), halves.to_row(lanes.load(row) * lower, lanes.load(row + LINE) * upper))
+    g0, slope0 = gelu_and_slope_lanes(halves.lower_floats(words) + masks.load_some(plus, mask), tanh)
+    g1, slope1 = gelu_and_slope_lanes(halves.upper_floats(words) + masks.load_some(plus + LINE, mask >> 16), tanh)
+    lanes.store(packed_row(dh, m, n), halves.to_row(lanes.load(row) * slope0, lanes.load(row + LINE) * slope1))
+    products.store_pairs(g, m, n, halves.to_row(g0, g1))
 
 
 _gelu_product = products.product(_fetch_h, _gelu_row)
 _slope_product = products.product(_fetch_h, _slope_row)
 
-
-@jit
-def _pack_gelu(worker, begin, end, pairs, h, b1, tanh):
-    """Steps begin to end: rows of gelu(h + b1) two by two, as `pack_pairs` does."""
-    for step in range(begin, end):
-        rows = h.shape[0] - step * SIDE
-        for panel in range(pairs.shape[0]):
-            mask = columns(h, panel)
-            to = address(pairs) + (panel * pairs.shape[1] + step) * STEP
-            source, row = _of_h(h, step * SIDE, panel * SIDE)
-            plus = address(b1) + 4 * panel * SIDE
-            lower, upper = masks.load_some(plus, mask), masks.load_some(plus + LINE, mask >> 16)
-            for pair in range(SIDE // 2):
-                even = halves.load_some_bf16(source, mask if 2 * pair < rows else 0)
-                odd = halves.load_some_bf16(source + row, mask if 2 * pair + 1 < rows else 0)
-                even, odd = _gelu_words(even, lower, upper, tanh), _gelu_words(odd, lower, upper, tanh)
-                lanes.store(to + pair * LINE, halves.lower_pairs(even, odd))
-                lanes.store(to + TILE + pair * LINE, halves.upper_pairs(even, odd))
-                source += 2 * row
-
-
-@finishing
-def _gelu_words(words, lower, upper, tanh):
-    """gelu of 32 bf16 plus 32 float32, in bf16"""
-    lower, upper = halves.lower_floats(words) + lower, halves.upper_floats(words) + upper
-    return halves.to_row(gelu_lanes(lower, tanh), gelu_lanes(upper, tanh))

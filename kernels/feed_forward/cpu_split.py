@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import lanes, masks, products, tiles
-from minibert.kernels.common.gelu import gelu_lanes, gelu_slope_lanes
+from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
 from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, panels
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
@@ -101,9 +101,9 @@ def _slope_row(places, row, m, n, mask):
     for half in range(2):
         off, some = half * LINE, mask >> (16 * half)
         biased = masks.load_some(address(h) + place + off, some) + masks.load_some(plus + off, some)
-        slope = lanes.load(row + off) * gelu_slope_lanes(biased, tanh)
-        masks.store_some(address(dh) + place + off, slope, some)
-        masks.store_some(address(g) + place + off, gelu_lanes(biased, tanh), some)
+        value, slope = gelu_and_slope_lanes(biased, tanh)
+        masks.store_some(address(dh) + place + off, lanes.load(row + off) * slope, some)
+        masks.store_some(address(g) + place + off, value, some)
 
 
 @finishing
