@@ -73,7 +73,8 @@ def backward(
     products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
     pairs = pairs.reshape(-1)[: panels(c) * panels(t) * SIDE * SIDE].reshape(panels(c), panels(t), SIDE * SIDE)
     run(products.pack_pairs, panels(t), pairs, x)
-    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), products.pack_packed_columns, (dh, db1), pairs, own)
+    pack = products.pack_packed_columns
+    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), pack, (dh, db1), pairs, own)
 
 
 def _own(t: int, f: int, c: int) -> int:

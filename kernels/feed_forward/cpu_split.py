@@ -10,7 +10,7 @@ import numpy as np
 
 from minibert.kernels.common import lanes, masks, products, tiles
 from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
-from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, panels
+from minibert.kernels.common.products import LINE, Room, address, finishing, panels
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul import cpu_split as matmul
