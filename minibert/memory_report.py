@@ -52,7 +52,7 @@ def observed(trainer: Trainer, step: int) -> tuple[Callable[[], Step], dict[str,
     layers = [
         {
             "name": group.name,
-            "weights": group.weights.nbytes,
+            "weights": group.nbytes,
             "gradients": group.weights.nbytes,
             "moments": moments[group.name],
             "activations": kept.get(group.name, 0),

@@ -89,6 +89,12 @@ class Group:
     def __iter__(self) -> Iterator[Param]:
         return iter(self.params.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Of the weights, and of what products take in place of them."""
+        copies = (self.rounded, *(p._prepared for p in self))
+        return self.weights.nbytes + sum(copy.nbytes for copy in copies if copy is not None)
+
     def changed(self, rounded: bool = False) -> None:
         """Called by whoever has written to the weights, or gives them away for it; `rounded`: and to the copy, too."""
         self._stale = not rounded

@@ -155,9 +155,10 @@ def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with
     from minibert.kernels.devices import PROCESS
     from minibert.training import Trainer
 
-    whole = train(folder, tmp_path / "whole", learning_rate=1e-3)
+    fp32 = {"learning_rate": 1e-3, "precision": "fp32"}
+    whole = train(folder, tmp_path / "whole", **fp32)
     needed = sum(json.loads((whole.path / "run.json").read_text())["peak_bytes"].values())
-    memory = {"learning_rate": 1e-3, "memory": str(PROCESS + 3 * needed // 4)}
+    memory = {**fp32, "memory": str(PROCESS + 3 * needed // 4)}
     straight = train(folder, tmp_path / "straight", **memory)
     plain = Trainer.begin
 
@@ -170,7 +171,7 @@ def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "run", **memory)
     monkeypatch.undo()
-    resumed = train(folder, tmp_path / "run", learning_rate=1e-3, memory="100GB", resume=True)
+    resumed = train(folder, tmp_path / "run", **fp32, memory="100GB", resume=True)
     plans = [json.loads((run.path / "run.json").read_text())["settings"] for run in (whole, straight, resumed)]
     assert plans[0]["micro_tokens"] is None and plans[0]["recompute"] == "none"
     assert plans[1] == plans[2] and plans[1] != plans[0]
@@ -227,11 +228,12 @@ def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
     from minibert.kernels.devices import PROCESS
     from minibert.seeds import finetune_seeds
 
-    whole = train(folder, tmp_path / "whole", learning_rate=1e-3)
+    whole = train(folder, tmp_path / "whole", learning_rate=1e-3, precision="fp32")
     needed = sum(json.loads((whole.path / "run.json").read_text())["peak_bytes"].values())
     options = {
         "checkpoint": folder / "checkpoint", "data_dir": folder / "glue", "max_seq_length": 32, "batch_size": 8,
-        "epochs": 1, "output_dir": tmp_path / "seeds", "recompute": "auto", "memory": str(PROCESS + 3 * needed // 4),
+        "epochs": 1, "output_dir": tmp_path / "seeds", "recompute": "auto", "precision": "fp32",
+        "memory": str(PROCESS + 3 * needed // 4),
     }  # fmt: skip
     first = finetune_seeds("mrpc", 1, **options)
     settings = json.loads((tmp_path / "seeds" / "seed-1" / "run.json").read_text())["settings"]

@@ -438,8 +438,10 @@ def test_plan_says_in_a_line_what_is_wrong(arguments, words):
         assert done.code == 1 and words in done.err and len(done.err.splitlines()) == 1 and done.out == ""
 
 
-def test_finetune_trains_within_the_memory_that_it_is_given(tmp_path: Path):
-    few = ("finetune", "mrpc", "--sample", "--epochs", "0.1", "--memory-report", "--output-dir", str(tmp_path / "run"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_finetune_trains_within_the_memory_that_it_is_given(precision: str, tmp_path: Path):
+    few = ("finetune", "mrpc", "--sample", "--epochs", "0.1", "--memory-report", "--precision", precision)
+    few = (*few, "--output-dir", str(tmp_path / "run"))
     done = command(*few, "--memory", "365MB", "--save-every", "2")
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]

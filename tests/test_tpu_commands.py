@@ -71,14 +71,12 @@ def test_a_run_is_that_of_the_cpu(folder, run, tmp_path):
 
 @needs_jax
 def test_a_run_is_evaluated_and_predicts_on_either_device(run):
-    found = [minibert_in_process("evaluate", run, "--json", "--device", name) for name in ("cpu", "tpu")]
+    devices = [("--device", name, "--precision", "fp32") for name in ("cpu", "tpu")]
+    found = [minibert_in_process("evaluate", run, "--json", *device) for device in devices]
     results = [json.loads(done.out) for done in found]
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
     texts = b"Anna sold the house .\tThe house was sold .\nThe cat was lost .\tA dog won .\n"
-    rows = [
-        minibert_in_process("predict", run, "--format", "jsonl", "--device", name, stdin=texts)
-        for name in ("cpu", "tpu")
-    ]
+    rows = [minibert_in_process("predict", run, "--format", "jsonl", *device, stdin=texts) for device in devices]
     said = [[json.loads(line) for line in done.out.splitlines()] for done in rows]
     assert [row["prediction"] for row in said[0]] == [row["prediction"] for row in said[1]]
     values = [[list(row["probabilities"].values()) for row in one] for one in said]
