@@ -223,7 +223,7 @@ def _norms(make: _Make) -> Iterator[Case]:
     load(name, "reference").forward(
         np.empty((t, c), np.float32), mean, rstd, x.array, residual.array, gamma, beta, *where
     )
-    grads = make.rows(c), make(t, c), np.zeros_like(gamma), np.zeros_like(beta)
+    grads = make.rows(c), make.rows(c), np.zeros_like(gamma), np.zeros_like(beta)
     saved = make.rows(c), None, x, residual, mean, rstd, gamma, *make.place, *DROPOUT
     yield Case(_name(name, "backward", (t, c)), name, "backward", 4, (*grads, *saved), room=(t, c))
     yield Case(_name("add", "forward", (t, c)), "add", "forward", 1, (make.rows(c), x, residual))

@@ -186,7 +186,7 @@ class Bert:
         attend = partial(ops.attention, qkv, batch, config.num_attention_heads, rate, at)
         attended = y = attend()
         if only_firsts:
-            x, y = ops.take_rows(x, batch.firsts, x.device.float_type), ops.take_rows(y, batch.firsts)
+            x, y = ops.take_rows(x, batch.firsts), ops.take_rows(y, batch.firsts)
         y = ops.linear(y, p["attention.output.dense.weight"], p["attention.output.dense.bias"])
         halfway = partial(add_norm, y, x, "attention.output", "attention_output")
         x = halfway()

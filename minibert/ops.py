@@ -49,12 +49,9 @@ def _pieces(t: int) -> Iterator[slice]:
 
 
 def _two(parts: list[Any]) -> tuple[Any, Any]:
-    """A gradient in one part or two, taken out of the list, the residual stream's second (see
-    `dropout_add_layer_norm`): in bf16 that is the one in float32. None for a second that is not there.
-    """
+    """A gradient in one part or two, taken out of the list; None for a second that is not there."""
     dy = parts.pop()
-    dy2 = parts.pop() if parts else None
-    return (dy, dy2) if dy2 is None or dy.dtype.itemsize <= dy2.dtype.itemsize else (dy2, dy)
+    return dy, parts.pop() if parts else None
 
 
 def embedding(
@@ -169,11 +166,7 @@ def dropout_add_layer_norm(
     rate: float,
     key: Key | None,
 ) -> Tensor:
-    """LayerNorm(residual + dropout(x)): (T, C). Keeps x, residual and two numbers a row.
-
-    The gradient of `residual`, to which every half of a layer adds, is of the device's float type, also where others
-    are bf16: to be rounded each time was half of what bf16's losses were away from float32's.
-    """
+    """LayerNorm(residual + dropout(x)): (T, C). Keeps x, residual and two numbers a row."""
     shapes(
         "x: T C, residual: T C, gamma: C, beta: C",
         x=x.data,
@@ -191,7 +184,7 @@ def dropout_add_layer_norm(
 
     def vjp(parts: list[Any]) -> tuple[Any, Any]:
         dy, dy2 = _two(parts)
-        dx, dresidual = device.empty_like(x.data), device.empty(x.data.shape, device.float_type, "activations")
+        dx, dresidual = device.empty_like(dy), device.empty_like(dy)
         saved = (x.data, residual.data, mean, rstd, gamma.data)
         room = device.scratch(op.workspace(t, c))
         op.backward(dx, dresidual, gamma.grad, beta.grad, dy, dy2, *saved, *where, *dropout, room)
@@ -217,11 +210,9 @@ def dropout(x: Tensor, positions: Any, examples: Any, rate: float, key: Key | No
     return record(device, y, (x,), vjp)
 
 
-def take_rows(x: Tensor, rows: Any, dtype: Any = None) -> Tensor:
-    """x[rows] for distinct rows: (T, C) to (S, C). These few are of the device's float type from here on; x's gradient
-    is of x's type, or of `dtype`.
-    """
-    device, op, shape, dtype = x.device, x.device.take_rows, x.data.shape, dtype or x.data.dtype
+def take_rows(x: Tensor, rows: Any) -> Tensor:
+    """x[rows] for distinct rows: (T, C) to (S, C). These few are of the device's float type from here on."""
+    device, op, shape, dtype = x.device, x.device.take_rows, x.data.shape, x.data.dtype
     y = device.empty((len(rows), shape[1]), device.float_type, "activations")
     op.forward(y, x.data, rows)
 

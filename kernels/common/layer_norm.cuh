@@ -36,8 +36,7 @@ __device__ __forceinline__ float2 normalize(float (&z)[8], int first, int c, flo
 
 // What backward reads of a row beside z: the gradient that arrives, in two parts where there is a dy2, and the moments.
 struct Arriving {
-    Eight<storage> dy;
-    Eight<float> dy2;
+    Eight<storage> dy, dy2;
     float mean, rstd;
 
     __device__ __forceinline__ void sum(float (&d)[8], bool two) const {
@@ -52,7 +51,7 @@ struct Arriving {
 };
 
 __device__ __forceinline__ Arriving arriving(
-    const storage* dy, const float* dy2, const float* mean, const float* rstd, int row, int first, int c) {
+    const storage* dy, const storage* dy2, const float* mean, const float* rstd, int row, int first, int c) {
     size_t at = (size_t)row * c;
     Arriving result;
     result.dy = fetch8(dy + at, first, c);

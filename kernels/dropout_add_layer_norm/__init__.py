@@ -12,6 +12,5 @@ Backward, with xhat = (z - mean) * rstd and g = dy * gamma:
 Where dy2 is not None, dy + dy2 stands for dy: y goes into the next half of a layer and past it, and both bring a
 gradient back. They are added in float32 on their way in, where an operation of its own would round their sum to bf16.
 
-x, residual, y, dy and dx may be stored as bf16; dresidual and dy2, as which the half before takes it, are float32 all
-the same. No array may overlap another.
+x, residual, y and their gradients may be stored as bf16. No array may overlap another.
 """

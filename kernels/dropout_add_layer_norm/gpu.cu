@@ -1,5 +1,5 @@
 // Dropout, residual sum and LayerNorm, one pass each way: layer_norm.cuh has the geometry.
-// Forward moves 3 numbers an element, backward 5, or 6 with a second gradient: 6 and 12 or 16 bytes in bf16.
+// Forward moves 3 numbers an element, backward 5, or 6 with a second gradient: 6 and 10 or 12 bytes in bf16.
 #include "layer_norm.cuh"
 #include "philox.cuh"
 
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
 
 // partials (2, blocks, c): each block's sums of dgamma and of dbeta. dy2 may be null.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS) backward(
-    storage* dx, float* dresidual, float* partials, const storage* dy, const float* dy2, const storage* x,
+    storage* dx, storage* dresidual, float* partials, const storage* dy, const storage* dy2, const storage* x,
     const storage* residual, const float* mean, const float* rstd, const float* gamma, const int* positions,
     const int* examples, unsigned int threshold, float scale, unsigned long long seed, unsigned int stream, int rows,
     int t, int c) {

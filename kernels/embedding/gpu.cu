@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
 
 // dz (t, c); partials (2, blocks, c): each block's sums of dgamma and of dbeta. dy2 may be null.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS) backward(
-    float* dz, float* partials, const storage* dy, const float* dy2, const float* mean, const float* rstd,
+    float* dz, float* partials, const storage* dy, const storage* dy2, const float* mean, const float* rstd,
     const int* ids, const int* segments, const int* positions, const int* examples, const float* word,
     const float* position, const float* segment, const float* gamma, unsigned int threshold, float scale,
     unsigned long long seed, unsigned int stream, int rows, int t, int c) {

@@ -21,8 +21,8 @@ BACKENDS = pytest.mark.parametrize("backend", [cpu, *gpus.backends("dropout_add_
 
 def compute(backend, batch, rate, x, residual, gamma, beta, dy, dy2=None):
     """(y, mean, rstd, dx, dresidual, dgamma, dbeta); the last two are added to ones."""
-    tokens = (batch.positions, batch.examples)
-    y, dx, dresidual = (unwritten(x.shape, float_type) for float_type in (x.dtype, x.dtype, gamma.dtype))
+    float_type, tokens = x.dtype, (batch.positions, batch.examples)
+    y, dx, dresidual = (unwritten(x.shape, float_type) for _ in range(3))
     mean, rstd = (unwritten(x.shape[:1], gamma.dtype) for _ in range(2))
     dgamma, dbeta = np.ones_like(gamma), np.ones_like(beta)
     scratch = np.full(backend.workspace(*x.shape), 0xFF, np.uint8)
@@ -61,15 +61,15 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def bf16(backend, batch, rate, x, residual, gamma, beta, dy, dy2=None):
-    """`compute` with x, residual, dy, y and dx stored as bf16; the last two come back as float32."""
-    results = compute(backend, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, as_bf16(dy), dy2)
+def bf16(backend, batch, rate, x, residual, gamma, beta, *gradients):
+    """`compute` with x, residual, dy, dy2, y, dx and dresidual stored as bf16; the last three come back as float32."""
+    results = compute(backend, batch, rate, as_bf16(x), as_bf16(residual), gamma, beta, *map(as_bf16, gradients))
     return [from_bf16(result) if result.dtype == np.uint16 else result for result in results]
 
 
 def as_stored(results):
     """Results in float32, those rounded that `bf16` stores."""
-    stored = ("y", "dx")
+    stored = ("y", "dx", "dresidual")
     return [through_bf16(array) if name in stored else array for name, array in zip(NAMES, results, strict=True)]
 
 

@@ -63,9 +63,9 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def bf16(backend, batch, rate, word, position, segment, gamma, beta, dy, dy2=None):
-    """`compute` with y and dy stored as bf16; y comes back as float32."""
-    y, *rest = compute(backend, batch, rate, word, position, segment, gamma, beta, as_bf16(dy), dy2)
+def bf16(backend, batch, rate, word, position, segment, gamma, beta, *gradients):
+    """`compute` with y, dy and dy2 stored as bf16; y comes back as float32."""
+    y, *rest = compute(backend, batch, rate, word, position, segment, gamma, beta, *map(as_bf16, gradients))
     return from_bf16(y), *rest
 
 
