@@ -101,9 +101,7 @@ class Planner:
             y = bert.layer(0, micro, Key(0, 0), last and not self.spans, cheap, x)
         stays, after = device.in_use["activations"] - before, device.in_use.total()
         forward = device.peak.total() - after
-        dy = [device.empty_like(y.data)]
-        if not last:  # and the residual stream's: see ops.dropout_add_layer_norm
-            dy.append(device.empty(y.data.shape, device.float_type, "activations"))
+        dy = [device.empty_like(y.data) for _ in range(1 if last else 2)]  # see autograd.Vjp
         y.forget()  # as it is when the backward pass comes here
         device.forget_peaks()
         tape.backward(y, dy)

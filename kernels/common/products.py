@@ -246,8 +246,8 @@ def address(x):
 def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
     """The kernel out = finish(a b): `finish(places, row, m, n, mask)` gets the address of 32 sums, on a line, which
     are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before the
-    last steps of a 32 x 32 block and asks for what `finish` will read and write. `places`, a tuple, is theirs, places[0] the
-    result: (M, N). `turns` are those of a step.
+    last steps of a 32 x 32 block and asks for what `finish` will read and write. `places`, a tuple, is theirs,
+    places[0] being (M, N). `turns` are those of a step.
     """
     parts, count = 1 + max(turn[0] for turn in turns), len(turns)
     step_bytes = parts * STEP

@@ -119,4 +119,3 @@ def _slope_row(places, row, m, n, mask):
 
 _gelu_product = products.product(_fetch_h, _gelu_row)
 _slope_product = products.product(_fetch_h, _slope_row)
-
