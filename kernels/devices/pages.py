@@ -79,9 +79,13 @@ class Pages:
         before = self.idle
         for start, end in sorted(self._holes.items(), key=lambda hole: hole[0] - hole[1]):
             if self.idle > idle and self._returns:
-                touched = [mapping.touched[low:high] for mapping, low, high in self._pieces(start, end)]
-                if len(which := np.flatnonzero(np.concatenate(touched))):
-                    many = -(-(self.idle - idle) // PAGE)
+                touched = np.concatenate(
+                    [mapping.touched[low:high] for mapping, low, high in self._pieces(start, end)]
+                )
+                many = -(-(self.idle - idle) // PAGE)
+                if touched[-many:].all():  # as most often, and a long hole's numbers take long to list
+                    self._return(max(start, end - many), end)
+                elif len(which := np.flatnonzero(touched)):
                     self._return(start + int(which[-many:][0]), start + int(which[-1]) + 1)
         return before - self.idle
 
