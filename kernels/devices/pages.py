@@ -79,9 +79,7 @@ class Pages:
         before = self.idle
         for start, end in sorted(self._holes.items(), key=lambda hole: hole[0] - hole[1]):
             if self.idle > idle and self._returns:
-                touched = np.concatenate(
-                    [mapping.touched[low:high] for mapping, low, high in self._pieces(start, end)]
-                )
+                touched = np.concatenate([mapping.touched[low:high] for mapping, low, high in self._pieces(start, end)])
                 many = -(-(self.idle - idle) // PAGE)
                 if touched[-many:].all():  # as most often, and a long hole's numbers take long to list
                     self._return(max(start, end - many), end)
