@@ -24,7 +24,7 @@ from minibert.kernels.matmul import cpu_bf16, reference
 
 SHAPES = [
     (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),
-    (64, 40, 1700),  # all rows of the last panel, a K of three chunks
+    (64, 200, 1700),  # all rows of the last panel, a K of three chunks
 ]  # fmt: skip
 SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300, 520)  # about tiles, panels, chunks, blocks
 GUARD = 32  # elements on either side of an array, at least
