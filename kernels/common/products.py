@@ -164,13 +164,18 @@ def _columns_packer(block: Callable) -> Callable:
                     tiles.transpose(to)
                     tiles.transpose(to + TILE)
             for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
-                mask, at = _within(dbias.size, top + panel), address(dbias) + (top + panel) * 2 * LINE
-                sum_at = address(sums) + (panel - near) * 2 * LINE
-                masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
-                at, sum_at, mask = at + LINE, sum_at + LINE, mask >> 16
-                masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
+                add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
 
     return pack
+
+
+@inlined
+def add_sums(dbias, panel, sums):
+    """A panel's numbers of dbias += 32 float32 at `sums`"""
+    at = address(dbias) + panel * 2 * LINE
+    for half in range(2):
+        mask, off = _within(dbias.size, panel) >> (16 * half), half * LINE
+        masks.store_some(at + off, masks.load_some(at + off, mask) + lanes.load(sums + off), mask)
 
 
 @inlined
@@ -351,12 +356,14 @@ finishing = register_jitable(forceinline=True, fastmath={"contract"})
 
 @finishing
 def _block_of_rows(x, step, panel):
+    """Where a block of x (T, N) lies, the bytes from row to row, its columns and rows."""
     row = 2 * x.shape[1]
     return address(x) + step * SIDE * row + panel * LINE, row, columns(x, panel), x.shape[0] - step * SIDE
 
 
 @finishing
 def _block_of_panels(x, step, panel):
+    """The same of what is packed as `a`, rows beyond T included."""
     return address(x) + (step * x.shape[1] + panel) * STEP, LINE, ALL, SIDE
 
 
@@ -396,12 +403,6 @@ def fetch_block(x, m, n):
 @finishing
 def fetch_result(places, m, n):
     fetch_block(places[0], m, n)
-
-
-@finishing
-def fetch_two(places, m, n):
-    fetch_block(places[0], m, n)
-    fetch_block(places[1], m, n)
 
 
 @finishing

@@ -13,7 +13,7 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, products, tiles
 from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
-from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, packed_row, panels
+from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, packed_row, panels, store_pairs
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul.cpu_bf16 import forms
@@ -114,7 +114,7 @@ def _slope_row(places, row, m, n, mask):
     g0, slope0 = gelu_and_slope_lanes(halves.lower_floats(words) + masks.load_some(plus, mask), tanh)
     g1, slope1 = gelu_and_slope_lanes(halves.upper_floats(words) + masks.load_some(plus + LINE, mask >> 16), tanh)
     lanes.store(packed_row(dh, m, n), halves.to_row(lanes.load(row) * slope0, lanes.load(row + LINE) * slope1))
-    products.store_pairs(g, m, n, halves.to_row(g0, g1))
+    store_pairs(g, m, n, halves.to_row(g0, g1))
 
 
 _gelu_product = products.product(_fetch_h, _gelu_row)

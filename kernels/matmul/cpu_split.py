@@ -145,10 +145,7 @@ def pack_columns(a, top, once, dy, first, dbias):
                 lanes.store(sum_at + LINE, lanes.load(sum_at + LINE) + upper)
                 _transpose(to)
         for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
-            mask, at = columns(dy, top + panel), address(dbias) + (top + panel) * 2 * LINE
-            sum_at = address(sums) + (panel - near) * 2 * LINE
-            masks.store_some(at, masks.load_some(at, mask) + lanes.load(sum_at), mask)
-            masks.store_some(at + LINE, masks.load_some(at + LINE, mask >> 16) + lanes.load(sum_at + LINE), mask >> 16)
+            products.add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
 
 
 @inlined

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
 import gpus
 from bits import FEW_ULPS, as_bf16, assert_same_bits, from_bf16, through_bf16, unwritten
 from checks import assert_as_accurate, assert_gradients
+from minibert.kernels import devices
 from minibert.kernels.bias_gelu import cpu, reference
+from minibert.kernels.common import lanes
+from minibert.kernels.common.gelu import gelu_and_slope_lanes
 
 BACKENDS = [cpu, *gpus.backends("bias_gelu")]
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
@@ -121,3 +125,21 @@ def test_error_at_every_point(tanh, value, slope):
     exact_y, exact_dx, _ = both(reference, *(a.astype(np.float64) for a in (x, bias, ones)), tanh)
     assert (np.abs(y - exact_y) / np.maximum(1, np.abs(x))).max() <= value
     assert np.abs(dx - exact_dx).max() <= slope
+
+
+@FORMS
+def test_gelu_beside_its_slope(tanh):
+    """For the feed-forward half's backward pass: within 2e-7 max(1, |h|), as its docstring says."""
+
+    @numba.njit
+    def over(y, h):
+        for i in range(0, h.size, 16):
+            value, _ = gelu_and_slope_lanes(lanes.load(np.intp(h.ctypes.data) + 4 * i), tanh)
+            lanes.store(np.intp(y.ctypes.data) + 4 * i, value)
+
+    device = devices.Device("cpu")
+    h = device.array(np.linspace(-20, 20, 160_000, dtype=np.float32))
+    y, wanted = device.empty_like(h), np.empty((1, h.size))
+    over(y, h)
+    reference.forward(wanted, h[None].astype(np.float64), np.zeros(h.size), tanh)
+    assert (np.abs(y - wanted[0]) / np.maximum(1, np.abs(h))).max() < 2e-7

@@ -107,7 +107,7 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
 @FORMS
 @pytest.mark.parametrize("backend", [cpu_bf16, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize("storage", [np.uint16, np.float32])
-@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160), (64, 800, 200)], ids=str)
 def test_as_accurate_as_bf16_allows(shape, storage, tanh, backend):
     x, w1, b1, w2, b2, dy = inputs(*shape)
     arrays = rounded(x), rounded(w1 / 4), b1, rounded(w2 / 4), b2, rounded(dy)
