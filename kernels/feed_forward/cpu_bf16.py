@@ -23,7 +23,7 @@ def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: gelu or the gradient of h; an operand in pairs, zeros for a bias, x and dy rounded, should they
     be float32; the workers' own.
     """
-    operands = products.packed_bytes(t, f) + products.packed_bytes(f, t) + 2 * products.whole_lines(2 * t * c)
+    operands = products.packed_bytes(t, f) + products.packed_bytes(max(f, c), t) + 2 * products.whole_lines(2 * t * c)
     return operands + products.whole_lines(4 * max(f, c)) + cpu.threads() * _own(t, f, c) + LINE
 
 
@@ -64,17 +64,17 @@ def backward(
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     if t == 0:
         return
-    own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(f, t)
+    own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(max(f, c), t)
+    g, x_pairs = pairs[: panels(f)], pairs[: panels(c)]  # one after the other
     dy, x = room.bf16(dy), room.bf16(x)
-    products.multiply(_slope_product, (h, dh, pairs, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    products.multiply(_slope_product, (h, dh, g, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
     products.clear_rows(dh, t)
-    products.clear_pairs(pairs, t)
-    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), pairs, own)
+    products.clear_pairs(g, t)
+    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), g, own)
     products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
-    pairs = pairs.reshape(-1)[: panels(c) * panels(t) * SIDE * SIDE].reshape(panels(c), panels(t), SIDE * SIDE)
-    run(products.pack_pairs, panels(t), pairs, x)
+    run(products.pack_pairs, panels(t), x_pairs, x)
     pack = products.pack_packed_columns
-    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), pack, (dh, db1), pairs, own)
+    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), pack, (dh, db1), x_pairs, own)
 
 
 def _own(t: int, f: int, c: int) -> int:
