@@ -9,13 +9,13 @@ and what a panel needs for a step is two tiles of 1 KiB, one after the other. El
 Edges are filled with zeros, which change no sum. Operands start on 64-byte lines. Of an operand that is a sum of
 several bf16, such as a float32 (matmul/cpu_split.py), every step has the blocks of all parts one after the other.
 
-**Tasks.** A worker takes some panels of `a`, as many as leave room in its L2 cache, packed by itself or by whoever made
-them, and multiplies them by all of b, which is packed before, or by a part where `a` is short. It goes over b panel by
-panel and over K in chunks of about sixteen steps: a chunk of one of b's panels (32 KiB) stays in L1 while a's stream
-past it from L2, by loads that leave L1 to others. That alone makes 96 % of what the unit does from registers; sums that
-go to L2 and come back between chunks take it to 75 %, longer chunks, whose b has no room in L1, as far. Every step also
-asks for a few lines of b's next panel. Each element is summed over K in order by one worker, so the number of threads
-changes no bit.
+**Tasks.** A worker takes some panels of `a`, as many as leave room in its L2 cache and fewer towards the end, packed by
+itself or by whoever made them, and multiplies them by all of b, which is packed before, or by a part where `a` is
+short. It goes over b panel by panel and over K in chunks of about sixteen steps: a chunk of one of b's panels (32 KiB)
+stays in L1 while a's stream past it from L2, by loads that leave L1 to others. That alone makes 96 % of what the unit
+does from registers; sums that go to L2 and come back between chunks take it to 75 %, longer chunks, whose b has no room
+in L1, as far. Every step also asks for a few lines of b's next panel. Each element is summed over K in order by one
+worker, so the number of threads changes no bit.
 
 **Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. It runs a row or
 two a step between the unit's instructions: half of a block's rows as soon as the block is done, half when b's next
@@ -44,6 +44,7 @@ TILE = STEP // 2  # bytes of a tile
 LINE = 64  # bytes
 NEAR = 16  # panels whose columns are read together
 TALL = 8  # panels of a that are worth packing
+FEWEST = 4  # panels of a task, if there are enough: b is read from memory for each
 DEEP = 16  # steps of a chunk, about
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 ALL = (1 << SIDE) - 1  # a bit for each column of a panel
@@ -84,31 +85,21 @@ def multiply(
     and is told whether it is the only one to see them; None: source[0] is a, packed.
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
-    parts = size // BLOCK
-    blocks, cuts = _shares(tall, wide, parts * steps)
+    parts, workers = size // BLOCK, cpu.threads()
+    cuts = min(workers, wide) if tall < TALL * workers else 1
+    pieces = cpu.helpings(tall, 1 if cuts > 1 else workers, FEWEST, _most(parts * steps))
 
-    def work(worker: int, begin: int, end: int) -> None:
-        for task in range(begin, end):
-            block, cut = divmod(task, cuts)
-            top, bottom = block * tall // blocks, (block + 1) * tall // blocks
-            room = Room(own[worker])
-            sums = room.floats(bottom - top, BLOCK)
-            if pack is None:
-                a = source[0][top:bottom]
-            else:
-                a = room.packed(SIDE * (bottom - top), SIDE * steps, parts)
-                pack(a, top, cut == 0, *source)
-            kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
+    def work(worker: int, top: int, bottom: int, cut: int) -> None:
+        room = Room(own[worker])
+        sums = room.floats(bottom - top, BLOCK)
+        if pack is None:
+            a = source[0][top:bottom]
+        else:
+            a = room.packed(SIDE * (bottom - top), SIDE * steps, parts)
+            pack(a, top, cut == 0, *source)
+        kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
 
-    run(work, blocks * cuts)
-
-
-def _shares(tall: int, wide: int, steps: int) -> tuple[int, int]:
-    """Into how many blocks of a's panels, and parts of b's, a product is cut: tasks of like size for all workers."""
-    workers, blocks = cpu.threads(), -(-tall // _most(steps))
-    if tall < TALL * workers:
-        return blocks, min(workers, wide)
-    return -(-blocks // workers) * workers, 1
+    cpu.share([(*piece, cut) for piece in pieces for cut in range(cuts)], work)
 
 
 def _most(steps: int) -> int:

@@ -1,22 +1,23 @@
-"""The CPU: one pool of threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
+"""The CPU: threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
 
 Kernels are plain `@jit` functions over a range of chunks, `kernel(worker, begin, end, *arguments)`, compiled
-without the interpreter's lock; `run` covers [0, count) with them. A pool of our own instead of Numba's `prange`:
-it compiles three times faster, needs no OpenMP at run time, and BLAS calls share it, so nothing fights for cores.
+without the interpreter's lock; `run` covers [0, count) with them. Threads of our own (workers.py) instead of Numba's
+`prange`: it compiles three times faster, needs no OpenMP at run time, and BLAS calls share them, so nothing fights for
+cores.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ import numpy as np
 
 from minibert.kernels.common import unit
 
-from . import Block, Device, Lease
+from . import Block, Device, Lease, workers
 from .pages import Pages
+from .workers import Workers
 
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
@@ -91,15 +93,8 @@ def exact(function: Callable) -> Callable:
     return _compiled(function, fastmath={"contract"}, forceinline=True)
 
 
-class Workers:
-    """Threads that share out a kernel's chunks; the caller's thread is worker 0."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.pool = ThreadPoolExecutor(count - 1, "minibert") if count > 1 else None
-
-
-_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+_reached = jit(workers.reached)
+_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _reached)
 
 
 def threads() -> int:
@@ -109,9 +104,8 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     global _workers
-    if _workers.pool:
-        _workers.pool.shutdown()
-    _workers = Workers(count)
+    _workers.stop()
+    _workers = Workers(count, _reached)
 
 
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
@@ -120,25 +114,26 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     `grain` is the least number of chunks worth a call. Which worker computes a chunk varies from run to run, so a
     kernel's result must not depend on it.
     """
-    if count <= 0:
-        return
-    if _workers.pool is None or count <= grain:
-        kernel(0, 0, count, *arguments)
-        return
-    # Four helpings a worker: enough that the cores finish together, few enough that a call costs nothing.
-    step = max(grain, -(-count // (4 * _workers.count)))
-    begins = itertools.count(0, step)  # next() is atomic under the interpreter's lock
+    least = max(grain, -(-count // (16 * _workers.count)))  # the last helpings: what one may have to wait for
+    share(helpings(count, _workers.count, least), lambda worker, begin, end: kernel(worker, begin, end, *arguments))
 
-    def work(worker: int) -> None:
-        while (begin := next(begins)) < count:
-            kernel(worker, begin, min(begin + step, count), *arguments)
 
-    others = [_workers.pool.submit(work, worker) for worker in range(1, min(_workers.count, -(-count // step)))]
-    try:
-        work(0)
-    finally:
-        for other in others:
-            other.result()
+@lru_cache(4096)
+def helpings(count: int, workers: int, least: int = 1, most: int = sys.maxsize) -> tuple[tuple[int, int], ...]:
+    """[0, count) in pieces of `least` to `most`, the larger ones first: few calls, and workers that end together
+    though one be slower, as the cores of a machine with other guests are.
+    """
+    pieces, begin = [], 0
+    while begin < count:
+        end = min(begin + min(max(-(-(count - begin) // (2 * workers - 1)), least), most), count)
+        pieces.append((begin, end))
+        begin = end
+    return tuple(pieces)
+
+
+def share(tasks: Sequence[tuple], work: Callable[..., None]) -> None:
+    """Calls work(worker, *task) for every task, on all threads; tasks begin in their order."""
+    _workers.share(tasks, work)
 
 
 # Modules that operations have for products of tiles: in bf16, and in fp32 where these are faster than BLAS, on AMX.
