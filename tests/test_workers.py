@@ -103,7 +103,7 @@ def test_who_calls_meanwhile_works_alone():
     first.start()
     begun.wait()
     workers.share([(i,) for i in range(5)], lambda *task: seen.append(task))
-    assert seen == [(0, i) for i in range(5)]
+    assert seen == [(0, i) for i in range(5)] and first.is_alive()
     over.set()
     first.join(10)
     together(workers)
