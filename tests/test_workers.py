@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -89,6 +91,26 @@ def test_an_error_comes_to_the_caller_after_all_have_ended(workers, who):
         workers.share([()] * workers.count, work)
     assert len(ended) == (workers.count - 1 if who == "the caller" else 1)
     together(workers)
+
+
+def test_nothing_is_kept_of_work_that_is_done(workers):
+    class Large:
+        pass
+
+    def share(fails: bool) -> weakref.ref:
+        barrier, large = threading.Barrier(workers.count, timeout=10), Large()
+
+        def work(worker: int) -> None:
+            barrier.wait()
+            if large and fails:
+                raise ValueError
+
+        with pytest.raises(ValueError) if fails else nullcontext():
+            workers.share([()] * workers.count, work)
+        return weakref.ref(large)
+
+    gone = [share(fails) for fails in (False, True, False)]
+    assert [ref() for ref in gone] == [None] * 3
 
 
 def test_who_calls_meanwhile_works_alone():

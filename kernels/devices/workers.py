@@ -86,6 +86,7 @@ class Helper(threading.Thread):
                 self.work(self.worker)
             except BaseException as error:
                 self.error = error
+            self.work = None  # and the arrays that it knows
             self.end.ring()
 
     def ask(self, work: Callable[[int], None] | None) -> None:
@@ -131,9 +132,11 @@ class Workers:
                     helper.wait()
         finally:
             self._taken.release()
+        errors = [helper.error for helper in helpers if helper.error]
         for helper in helpers:
-            if helper.error:
-                raise helper.error
+            helper.error = None
+        if errors:
+            raise errors.pop()
 
     def _begun(self) -> list[Helper]:
         if not self._helpers:
