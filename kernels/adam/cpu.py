@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from minibert.kernels.common import lanes, storage
 from minibert.kernels.devices.cpu import jit, run
 
 PIECE = 1 << 14
+AHEAD = 1 << 8  # elements; the processor itself looks no further than to the end of a page
 
 
 def update(
@@ -37,9 +39,17 @@ def _update(worker, begin, end, p, m, v, g, scale, lr, keep1, new1, keep2, new2,
     # Views, because an index that does not start from 0 may be negative for all LLVM knows, and costs its vectors.
     first, last = begin * PIECE, end * PIECE
     p, m, v, g = p[first:last], m[first:last], v[first:last], g[first:last]
-    for i in range(p.size):
-        gradient = g[i] * scale
-        m[i] = keep1 * m[i] + new1 * gradient
-        v[i] = keep2 * v[i] + new2 * (gradient * gradient)
-        p[i] -= lr * (m[i] * unbias1 / (np.sqrt(v[i] * unbias2) + eps) + decay * p[i])
-        g[i] = 0
+    n = p.size
+    for i in range(0, n, 16):
+        for array in (p, m, v, g):
+            storage.fetch(array, i + AHEAD)
+        inside = storage.inside(i, n)
+        gradient = storage.load(g, i, inside) * scale
+        moment = storage.load(m, i, inside) * keep1 + gradient * new1
+        square = storage.load(v, i, inside) * keep2 + gradient * gradient * new2
+        at = storage.load(p, i, inside)
+        step = moment * unbias1 / (lanes.root(square * unbias2) + eps) + at * decay
+        storage.store(m, i, moment, inside)
+        storage.store(v, i, square, inside)
+        storage.store(p, i, at - step * lr, inside)
+        storage.store(g, i, lanes.splat(np.float32(0)), inside)

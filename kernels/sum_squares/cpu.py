@@ -8,6 +8,7 @@ from minibert.kernels.common import lanes, storage
 from minibert.kernels.devices.cpu import jit, run
 
 PIECE = 1 << 16
+AHEAD = 1 << 10  # a page: the processor itself looks no further than to the end of one
 
 
 def workspace(n: int) -> int:
@@ -27,5 +28,6 @@ def _squares(worker, begin, end, partials, x):
     for piece in range(begin, end):
         total = lanes.splat_double(0.0)
         for i in range(piece * PIECE, min((piece + 1) * PIECE, n), 16):
+            storage.fetch(x, i + AHEAD)
             total = lanes.add_squares(total, storage.load(x, i, storage.inside(i, n)))
         partials[piece] = lanes.total(total)
