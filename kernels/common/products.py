@@ -44,7 +44,7 @@ TILE = STEP // 2  # bytes of a tile
 LINE = 64  # bytes
 NEAR = 16  # panels whose columns are read together
 TALL = 8  # panels of a that are worth packing
-FEWEST = 4  # panels of a task, if there are enough: b is read from memory for each
+FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memory for each
 DEEP = 16  # steps of a chunk, about
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 ALL = (1 << SIDE) - 1  # a bit for each column of a panel
@@ -87,7 +87,8 @@ def multiply(
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
     parts, workers = size // BLOCK, cpu.threads()
     cuts = min(workers, wide) if tall < TALL * workers else 1
-    pieces = cpu.helpings(tall, 1 if cuts > 1 else workers, FEWEST, _most(parts * steps))
+    fewest = max(1, min(FEWEST, tall // (FEWEST * workers)))
+    pieces = cpu.helpings(tall, 1 if cuts > 1 else workers, fewest, _most(parts * steps))
 
     def work(worker: int, top: int, bottom: int, cut: int) -> None:
         room = Room(own[worker])

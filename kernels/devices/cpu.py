@@ -1,9 +1,8 @@
-"""The CPU: threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
+"""The CPU: one pool of threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
 
 Kernels are plain `@jit` functions over a range of chunks, `kernel(worker, begin, end, *arguments)`, compiled
-without the interpreter's lock; `run` covers [0, count) with them. Threads of our own (workers.py) instead of Numba's
-`prange`: it compiles three times faster, needs no OpenMP at run time, and BLAS calls share them, so nothing fights for
-cores.
+without the interpreter's lock; `run` covers [0, count) with them. A pool of our own instead of Numba's `prange`:
+it compiles three times faster, needs no OpenMP at run time, and BLAS calls share it, so nothing fights for cores.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -28,9 +28,8 @@ import numpy as np
 
 from minibert.kernels.common import unit
 
-from . import Block, Device, Lease, workers
+from . import Block, Device, Lease
 from .pages import Pages
-from .workers import Workers
 
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
@@ -93,8 +92,15 @@ def exact(function: Callable) -> Callable:
     return _compiled(function, fastmath={"contract"}, forceinline=True)
 
 
-_reached = jit(workers.reached)
-_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _reached)
+class Workers:
+    """Threads that share out tasks; the caller's thread is worker 0."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.pool = ThreadPoolExecutor(count - 1, "minibert") if count > 1 else None
+
+
+_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def threads() -> int:
@@ -104,8 +110,9 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     global _workers
-    _workers.stop()
-    _workers = Workers(count, _reached)
+    if _workers.pool:
+        _workers.pool.shutdown()
+    _workers = Workers(count)
 
 
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
@@ -118,7 +125,7 @@ def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     share(helpings(count, _workers.count, least), lambda worker, begin, end: kernel(worker, begin, end, *arguments))
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def helpings(count: int, workers: int, least: int = 1, most: int = sys.maxsize) -> tuple[tuple[int, int], ...]:
     """[0, count) in pieces of `least` to `most`, the larger ones first: few calls, and workers that end together
     though one be slower, as the cores of a machine with other guests are.
@@ -133,7 +140,19 @@ def helpings(count: int, workers: int, least: int = 1, most: int = sys.maxsize) 
 
 def share(tasks: Sequence[tuple], work: Callable[..., None]) -> None:
     """Calls work(worker, *task) for every task, on all threads; tasks begin in their order."""
-    _workers.share(tasks, work)
+    rest = iter(tasks)  # next() is atomic under the interpreter's lock
+
+    def take(worker: int) -> None:
+        for task in rest:
+            work(worker, *task)
+
+    pool, others = _workers.pool, min(_workers.count, len(tasks)) - 1
+    begun = [pool.submit(take, worker) for worker in range(1, others + 1)] if pool else []
+    try:
+        take(0)
+    finally:
+        for other in begun:
+            other.result()
 
 
 # Modules that operations have for products of tiles: in bf16, and in fp32 where these are faster than BLAS, on AMX.
