@@ -1,0 +1,101 @@
+"""What is seen of long work, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from minibert.progress import Progress, Reporter, Transfer
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in its last entry, that progress goes by."""
+    now = [100.0]
+    monkeypatch.setattr("minibert.progress.time.perf_counter", lambda: now[-1])
+    return now
+
+
+def show_transfers(transfer: Transfer, clock: list[float]) -> None:
+    with transfer as shown:
+        for done in range(1, 4):
+            clock.append(clock[-1] + 6)
+            shown("QQP.zip", done * 10**6, 3 * 10**6)
+        shown("RTE.zip", 10**6, None)
+
+
+def test_transfers_on_a_terminal_are_one_line_a_file(clock: list[float]) -> None:
+    show_transfers(Transfer(stream=(terminal := Terminal())), clock)
+    steps = "\rQQP.zip  1.0 MB of 3.0\rQQP.zip  2.0 MB of 3.0\rQQP.zip  3.0 MB of 3.0\n"
+    assert terminal.getvalue() == steps + "\rRTE.zip  1.0 MB\n"
+    with Transfer(stream=(terminal := Terminal())):
+        pass
+    assert terminal.getvalue() == "", "nothing came, nothing is said"
+
+
+def test_transfers_elsewhere_are_plain_lines_now_and_then(clock: list[float]) -> None:
+    show_transfers(Transfer(stream=(pipe := io.StringIO())), clock)
+    assert pipe.getvalue() == "QQP.zip  1.0 MB of 3.0\nQQP.zip  3.0 MB of 3.0\nRTE.zip  1.0 MB\n"
+
+
+@pytest.mark.parametrize("quiet, said", [(True, ""), (False, "QQP.zip  1.0 MB of 3.0\n")])
+def test_a_reporter_shows_transfers(
+    quiet: bool, said: str, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_transfers(Reporter(quiet).transfer(), clock)
+    err = capsys.readouterr().err
+    assert err.startswith(said) and (err == "") == quiet
+
+
+def test_what_is_counted_is_shown_now_and_then(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    def counted(quiet: bool) -> list[int]:
+        found = []
+        for item in Reporter(quiet).counted([100, 200, 300], "texts", size=int):
+            clock.append(clock[-1] + 8)
+            found.append(item)
+        return found
+
+    assert counted(quiet=False) == [100, 200, 300] == counted(quiet=True)
+    assert capsys.readouterr().err == "300 texts, 19 a second\n"
+
+
+def test_a_count_that_is_broken_off_ends_its_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    counted = Reporter(quiet=False).counted(["a", "b", "c"], "texts")
+    next(counted)
+    clock.append(clock[-1] + 2)
+    next(counted)
+    assert terminal.getvalue() == "\r1 texts, 0 a second"
+    counted.close()
+    assert terminal.getvalue() == "\r1 texts, 0 a second\n"
+
+
+def test_a_quiet_count_needs_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert list(Reporter().counted([1, 2], "texts")) == [1, 2]
+
+
+def test_a_shorter_line_covers_a_longer_one() -> None:
+    transfer = Transfer(stream=(terminal := Terminal()))
+    transfer("a", 10**7, None)
+    transfer.show("a 1")
+    assert terminal.getvalue() == "\ra  10.0 MB\ra 1       "
+
+
+def test_the_first_step_which_compiles_is_not_counted(clock: list[float]) -> None:
+    with Progress(total=14, done=10, stream=(pipe := io.StringIO())) as progress:
+        for seconds, tokens in ((30, 100), (10, 200), (10, 400), (10, 600)):
+            clock.append(clock[-1] + seconds)
+            progress.step(0.5, 1e-5, tokens)
+    assert pipe.getvalue().splitlines() == [
+        "step 11/14  loss 0.5000  rate 1.00e-05",
+        "step 12/14  loss 0.5000  rate 1.00e-05  20 tokens/s  0:20 left",
+        "step 13/14  loss 0.5000  rate 1.00e-05  30 tokens/s  0:10 left",
+        "step 14/14  loss 0.5000  rate 1.00e-05  40 tokens/s  0:00 left",
+    ]
