@@ -13,15 +13,16 @@ squad2   from there, on every other article of dev-v2.0: what the threshold is w
          not scored, against 0, on the remaining articles
 
 Each training is a process of its own, ours and theirs in turn, and adds a line to WORK/log.jsonl when it ends; what the
-log holds under the same settings is not run again, and a run of `full` that was killed resumes. With the defaults, in
-bf16 on two cores with a matrix unit, about four hours: parity and seeds eight trainings of 1,000 steps, ours of 4 to 7
-minutes and theirs of 20 to 35, full one hour or more, squad2 a quarter of an hour. (An estimate from the rates in
-RESULTS.md: 0.2 s and 0.7 s for a step of about as many tokens.) Compile the kernels before, with `minibert compile`.
+log holds under the same settings is not run again, and PyTorch's trainings and `full` resume where they were killed.
+With the defaults, in bf16 on two cores with a matrix unit, about seven hours: parity and seeds eight trainings of 1,000
+steps, ours of 5 to 9 minutes and theirs of 75, full an hour and a half, squad2 a quarter of an hour. (A step takes 0.33
+and 4 s.) Compile the kernels before, with `minibert compile`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -54,8 +55,13 @@ def train(args: argparse.Namespace, side: str, seed: int, dropout: float, steps:
     if steps:
         settings["steps"] = steps
     options = settings | {"data-dir": args.data_dir, "threads": args.threads}
+    state = args.work / f"{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}.pt"
+    if side == "transformers":
+        options["state"] = state
     command = [sys.executable, str(HERE / "squad_training.py"), side, *flags(options)]
-    return logged(args, {"who": side, **settings}, lambda: json.loads(call(command).splitlines()[-1]))
+    line = logged(args, {"who": side, **settings}, lambda: json.loads(call(command).splitlines()[-1]))
+    state.unlink(missing_ok=True)
+    return line
 
 
 def full(args: argparse.Namespace) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from minibert.training import Stage, Trainer
 
 N_BEST, INFERENCE_BATCH = 20, 32
 COMPARED = 100  # losses that are kept
+SAVED = 50  # steps of PyTorch's, a few minutes, from one saved state to the next
 
 
 class Problem:
@@ -149,10 +150,17 @@ def transformers(problem: Problem) -> dict[str, Any]:
             values[numbers], places[numbers], null[numbers] = best[0], at, found[:, :, 0].numpy()
         yield Top(values, places, null)
 
-    losses = []
+    named = {"model": model.state_dict(), "m": optimizer.m, "v": optimizer.v}  # all of them change in place
+    losses, seconds = [], 0.0
+    if args.state and args.state.exists():
+        saved = torch.load(args.state, weights_only=True)
+        for here, there in zip(tensors(named), tensors(saved), strict=True):
+            here.copy_(there)
+        torch.set_rng_state(saved["random"])
+        losses, seconds = saved["losses"], saved["seconds"]
     model.train()
-    began = time.perf_counter()
-    for step in range(args.steps or stage.total):
+    began = time.perf_counter() - seconds
+    for step in range(len(losses), args.steps or stage.total):
         numbers = stage.numbers(step)
         labels = torch.from_numpy(problem.train.labels[numbers].astype(np.int64))
         with peer.bf16_products():
@@ -161,12 +169,21 @@ def transformers(problem: Problem) -> dict[str, Any]:
             loss.backward()
         optimizer.step(peer.learning_rate(step, stage.total, args.learning_rate, "google"))
         losses.append(loss.item())
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        if args.state and len(losses) % SAVED == 0:
+            rest = {"random": torch.get_rng_state(), "losses": losses, "seconds": seconds}
+            torch.save(named | rest, part := args.state.with_suffix(".part"))
+            part.replace(args.state)
     model.eval()
     with torch.inference_mode(), peer.bf16_products():
         scores = problem.score(answers(problem.dev_windows))
     by = f"transformers {transformers.__version__}, torch {torch.__version__}"
     return {"losses": losses[:COMPARED], "training_seconds": seconds, **scores, "by": by}
+
+
+def tensors(named: dict[str, Any]) -> list[Any]:
+    """The weights and moments in a saved state, in its order."""
+    return [*named["model"].values(), *named["m"], *named["v"]]
 
 
 def padded(features: Features, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,6 +217,7 @@ def main() -> None:
     arguments(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="stop after so many of the epoch's, and answer nothing")
+    parser.add_argument("--state", type=Path, help="file in which PyTorch's side keeps its state, and goes on from it")
     args = parser.parse_args()
     train = {"minibert": minibert, "transformers": transformers}[args.side]
     print(json.dumps({**train(Problem(args)), "threads": args.threads, "peak_mib": peak_memory()}), flush=True)
