@@ -39,12 +39,12 @@ def broken(t, step: int, at: int):
 
 
 @pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("at", [0, 1, 5, 6, 11])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 5])
 def test_a_step_that_is_not_finite_leaves_the_state_before_it(at, layerwise, place, tmp_path):
     """Also where the device has been asked for the next step, and where that one begins a stage."""
 
     def run_to(folder, stop):
-        model, data = bert(place), split(48)
+        model, data = bert(place), split(24)
         settings = {"batch_size": 8, "epochs": 1, "learning_rate": 1e-3, "warmup": 0.0, "layerwise_update": layerwise}
         t = Trainer(model, data, TrainConfig(task="test", **settings), [(data, 1)])
         t.begin = lambda step: broken(t, step, stop)
@@ -54,7 +54,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it(at, layerwise, pla
         return t
 
     straight = run_to(tmp_path / "straight", None)
-    with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 12; the state before it is kept"):
+    with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 6; the state before it is kept"):
         run_to(tmp_path / "run", at)
     told = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in told] == list(range(1, at + 1))
