@@ -14,9 +14,9 @@ squad2   from there, on every other article of dev-v2.0: what the threshold is w
 
 Each training is a process of its own, ours and theirs in turn, and adds a line to WORK/log.jsonl when it ends; what the
 log holds under the same settings is not run again, and PyTorch's trainings and `full` resume where they were killed.
-With the defaults, in bf16 on two cores with a matrix unit, about seven hours: parity and seeds eight trainings of 1,000
-steps, ours of 7 minutes and theirs of 75, full an hour and a half, squad2 a quarter of an hour. (A step takes 0.33
-and 4 s.) Compile the kernels before, with `minibert compile`.
+With the defaults, in bf16 on two cores with a matrix unit, about six hours: parity and seeds eight trainings of 1,000
+steps, ours of 7 minutes and theirs of an hour, full an hour and a half, squad2 a quarter of an hour. (A step takes 0.33
+and 3 to 4 s.) Compile the kernels before, with `minibert compile`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ def update(
 
 @jit
 def _update(worker, begin, end, p, m, v, g, scale, lr, keep1, new1, keep2, new2, eps, decay, unbias1, unbias2):
-    # Views, because an index that does not start from 0 may be negative for all LLVM knows, and costs its vectors.
     first, last = begin * PIECE, end * PIECE
     p, m, v, g = p[first:last], m[first:last], v[first:last], g[first:last]
     n = p.size

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import SMALL, Handler, Server
 
+from hub_server import SMALL, Handler, Server
 from minibert import checkpoint
 from minibert.checkpoint import names
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Server, zipped
 
+from hub_server import Server, zipped
 from minibert import datasets, hub
 from minibert.errors import ConfigError, DataError, DownloadError
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hub_server import Server
 
+from hub_server import Server
 from minibert import files
 from minibert.errors import DownloadError
 

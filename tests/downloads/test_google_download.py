@@ -12,8 +12,8 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from hub_server import Server, zipped
 
+from hub_server import Server, zipped
 from minibert import checkpoint, google, hub
 from minibert.checkpoint import conversion
 from minibert.errors import CheckpointError, ConfigError, DownloadError

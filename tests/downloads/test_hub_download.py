@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import COMMIT, REPOSITORY, SMALL, Server
 
+from hub_server import COMMIT, REPOSITORY, SMALL, Server
 from minibert import checkpoint, google, hub, models
 from minibert.checkpoint import conversion, sources
 from minibert.checkpoint.pytorch import write as write_pytorch

@@ -10,8 +10,8 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from hub_server import Server
 
+from hub_server import Server
 from minibert import datasets, hub, tarball
 from minibert.errors import DownloadError
 
