@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -69,3 +72,21 @@ def test_an_error_comes_to_the_caller_after_all_have_ended(threads, who):
         cpu.share([()] * threads, work)
     assert len(ended) == (threads - 1 if who == "the caller" else 1)
     together(threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own():
+    code = """
+import os
+from minibert.kernels.devices import cpu
+cpu.set_threads(2)
+done = []
+for take in range(2):
+    cpu.share([(i,) for i in range(8)], lambda worker, i: done.append(i))
+    if not take:
+        child = os.fork()
+if not child:
+    os._exit(sorted(done) != sorted(2 * [*range(8)]))
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert not subprocess.run([sys.executable, "-c", code], timeout=60).returncode

@@ -115,6 +115,16 @@ def set_threads(count: int) -> None:
     _workers = Workers(count)
 
 
+def _after_fork() -> None:
+    """A forked process has the pool but none of its threads, for which `share` would wait for ever."""
+    global _workers
+    _workers = Workers(_workers.count)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     """Calls kernel(worker, begin, end, *arguments) on all threads until [0, count) is covered.
 
