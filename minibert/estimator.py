@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import checkpoint, files, planning, prediction, remote, tasks, training
+from minibert import checkpoint, files, loop, planning, prediction, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
@@ -260,7 +260,7 @@ def train(
         directory.complete(tokenizer, settings, None if spans else flags.data_dir, report)
         directory.publish()
         # No evaluation on the way, and so no development data: Google's script needs none to train.
-        training.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
+        loop.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
     trainer.rest()
     return total
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from minibert import checkpoint, datasets, files, hub, memory_report, planning, remote, tasks, training
+from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
 from minibert.kernels.devices import Device
+from minibert.loop import SAVE_EVERY
 from minibert.model import Model, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
@@ -29,7 +30,7 @@ from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
-from minibert.training import SAVE_EVERY, Step, Trainer
+from minibert.training import Step, Trainer
 
 RESULTS = "eval_results.json"
 SAMPLE_NOTE = (
@@ -120,7 +121,7 @@ def finetune(
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
-        training.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
+        loop.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
         results = _finish(trainer, run, task, devs, tokenizer)
     return Run(run.name if mirror else run.path, results)
 

@@ -10,11 +10,11 @@ import pytest
 from minibert import settings
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
+from minibert.loop import train
 from minibert.optimizers import OPTIMIZERS
 from minibert.progress import Reporter
 from minibert.runs import RunDirectory
 from minibert.tasks import Task
-from minibert.training import train
 from models import CONFIG, clip, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)

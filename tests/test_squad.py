@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
-from minibert import checkpoint, files, training
+from minibert import checkpoint, files, loop, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names
@@ -332,7 +332,7 @@ def test_other_epochs_of_a_later_stage_are_another_run(small, tmp_path, monkeypa
 
 
 def test_what_cannot_be_evaluated_is_told_before_training(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(loop, "train", None)
     first = ["--first", f"{small['train']}:1"]
     run = [*options(tmp_path / "run", small["base"])]
     assert_stopped(minibert_in_process("finetune", "squad", *first, "--dev", small["dev2"], *run), 1, "has no answers")

@@ -11,11 +11,12 @@ import emulator
 import gpus
 from minibert.errors import RunError
 from minibert.kernels import devices
+from minibert.loop import train
 from minibert.progress import Reporter
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
-from minibert.training import NotFinite, Trainer, train
+from minibert.training import NotFinite, Trainer
 from models import bert, split, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)

@@ -13,13 +13,13 @@ from minibert.autograd import Tape
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import cpu
+from minibert.loop import train
 from minibert.progress import Reporter
 from minibert.random import Key, order
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Features
-from minibert.training import train
 from models import CONFIG, bert, clip, mean, split, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)

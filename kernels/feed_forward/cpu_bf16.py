@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import halves, lanes, masks, products, tiles
+from minibert.kernels.common import halves, lanes, masks, packing, products, tiles
 from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
-from minibert.kernels.common.products import LINE, SIDE, Room, address, finishing, packed_row, panels, store_pairs
+from minibert.kernels.common.packing import LINE, SIDE, Room, address, finishing, packed_row, panels, store_pairs
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul.cpu_bf16 import forms
@@ -23,8 +23,8 @@ def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: gelu or the gradient of h; an operand in pairs, zeros for a bias, x and dy rounded, should they
     be float32; the workers' own.
     """
-    operands = products.packed_bytes(t, f) + products.packed_bytes(max(f, c), t) + 2 * products.whole_lines(2 * t * c)
-    return operands + products.whole_lines(4 * max(f, c)) + cpu.threads() * _own(t, f, c) + LINE
+    operands = packing.packed_bytes(t, f) + packing.packed_bytes(max(f, c), t) + 2 * packing.whole_lines(2 * t * c)
+    return operands + packing.whole_lines(4 * max(f, c)) + cpu.threads() * _own(t, f, c) + LINE
 
 
 def forward(
@@ -41,7 +41,7 @@ def forward(
     tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     own, g = room.own(_own(t, f, c)), room.packed(t, f)
-    products.multiply(_gelu_product, (h, g, b1, tanh), products.pack_rows, (room.bf16(x),), forms(w1, f, c)[0], own)
+    products.multiply(_gelu_product, (h, g, b1, tanh), packing.pack_rows, (room.bf16(x),), forms(w1, f, c)[0], own)
     products.multiply(products.linear(y), (y, b2, 0), None, (g,), forms(w2, c, f)[0], own)
 
 
@@ -67,13 +67,13 @@ def backward(
     own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(max(f, c), t)
     g, x_pairs = pairs[: panels(f)], pairs[: panels(c)]  # one after the other
     dy, x = room.bf16(dy), room.bf16(x)
-    products.multiply(_slope_product, (h, dh, g, b1, tanh), products.pack_rows, (dy,), forms(w2, c, f)[1], own)
-    products.clear_rows(dh, t)
-    products.clear_pairs(g, t)
-    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), products.pack_columns, (dy, db2), g, own)
+    products.multiply(_slope_product, (h, dh, g, b1, tanh), packing.pack_rows, (dy,), forms(w2, c, f)[1], own)
+    packing.clear_rows(dh, t)
+    packing.clear_pairs(g, t)
+    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), packing.pack_columns, (dy, db2), g, own)
     products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
-    run(products.pack_pairs, panels(t), x_pairs, x)
-    pack = products.pack_packed_columns
+    run(packing.pack_pairs, panels(t), x_pairs, x)
+    pack = packing.pack_packed_columns
     products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), pack, (dh, db1), x_pairs, own)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import lanes, masks, products, tiles
+from minibert.kernels.common import lanes, masks, packing, products, tiles
 from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
-from minibert.kernels.common.products import LINE, Room, address, finishing, panels
+from minibert.kernels.common.packing import LINE, Room, address, finishing, panels
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul import cpu_split as matmul
@@ -19,9 +19,9 @@ from minibert.kernels.matmul.cpu_split import PARTS, pack_pairs, pack_rows, pack
 
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: gelu and the gradient of h, (T, F) each, and what a product needs."""
-    fused = products.packed_bytes(f, c, PARTS) + cpu.threads() * _own_bytes(t, c) + LINE
+    fused = packing.packed_bytes(f, c, PARTS) + cpu.threads() * _own_bytes(t, c) + LINE
     parts = matmul.workspace(t, f, c), matmul.workspace(t, c, f)
-    return 2 * products.whole_lines(4 * t * f) + max(fused, *parts) + LINE
+    return 2 * packing.whole_lines(4 * t * f) + max(fused, *parts) + LINE
 
 
 def forward(

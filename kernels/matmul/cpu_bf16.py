@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import halves, lanes, products, tiles
+from minibert.kernels.common import halves, lanes, packing, products, tiles
+from minibert.kernels.common.packing import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
 from minibert.kernels.common.philox_cpu import stack_words
-from minibert.kernels.common.products import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import jit, run
 
 
 def prepared_bytes(f: int, c: int) -> int:
     """Bytes of a weight (F, C) as both products of activations take it: b of y, then b of dx."""
-    return 2 * products.packed_bytes(f, c)
+    return 2 * packing.packed_bytes(f, c)
 
 
 def prepare(prepared: np.ndarray, w: np.ndarray) -> None:
@@ -41,8 +41,8 @@ def forms(prepared: np.ndarray, f: int, c: int) -> tuple[np.ndarray, np.ndarray]
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: x in pairs, zeros for a bias, the workers' own; x and dy rounded, should they be float32."""
     own = cpu.threads() * products.own_bytes(t, f, c)
-    rounded = products.whole_lines(2 * t * c) + products.whole_lines(2 * t * f)
-    return products.packed_bytes(c, t) + products.whole_lines(4 * max(f, c)) + own + rounded + LINE
+    rounded = packing.whole_lines(2 * t * c) + packing.whole_lines(2 * t * f)
+    return packing.packed_bytes(c, t) + packing.whole_lines(4 * max(f, c)) + own + rounded + LINE
 
 
 def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:
@@ -50,7 +50,7 @@ def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None
     (t, f), c, room = y.shape, x.shape[1], Room(scratch)
     own = room.own(products.own_bytes(t, f, c))
     bias = room.zeros(f) if bias is None else bias
-    products.multiply(products.linear(y), (y, bias, 0), products.pack_rows, (room.bf16(x),), forms(w, f, c)[0], own)
+    products.multiply(products.linear(y), (y, bias, 0), packing.pack_rows, (room.bf16(x),), forms(w, f, c)[0], own)
 
 
 def backward(
@@ -69,10 +69,10 @@ def backward(
     own, dy, x, pairs = room.own(products.own_bytes(t, f, c)), room.bf16(dy), room.bf16(x), room.packed(c, t)
     if dx is not None:
         places = dx, room.zeros(c), 0
-        products.multiply(products.linear(dx), places, products.pack_rows, (dy,), forms(w, f, c)[1], own)
-    run(products.pack_pairs, panels(t), pairs, x)
+        products.multiply(products.linear(dx), places, packing.pack_rows, (dy,), forms(w, f, c)[1], own)
+    run(packing.pack_pairs, panels(t), pairs, x)
     sums = room.zeros(0) if dbias is None else dbias
-    products.multiply(products.linear(dw), (dw, dw.reshape(-1), c), products.pack_columns, (dy, sums), pairs, own)
+    products.multiply(products.linear(dw), (dw, dw.reshape(-1), c), packing.pack_columns, (dy, sums), pairs, own)
 
 
 @jit

@@ -8,7 +8,7 @@ A float32 has 24 bits and a bf16 has 8, so with roundings to nearest
 
 A product of two bf16 is exact in float32, so what the six lose is the rounding of their sums, as in any product of
 float32; and they take half of BLAS's time. Parts are packed for each call, three blocks one after the other where
-common/products.py has one: those of a weight, kept for both of its products, would take three times its bytes.
+common/packing.py has one: those of a weight, kept for both of its products, would take three times its bytes.
 
 A long K is cut in portions that are added one after the other. Several panels of `a`, in parts, then fit into L2, and
 errors stay those of short sums: in one piece 3,072 gave twice the error of NumPy, in portions of 768 less than NumPy's.
@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common import halves, lanes, masks, products, tiles
+from minibert.kernels.common import halves, lanes, masks, packing, products, tiles
+from minibert.kernels.common.packing import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
 from minibert.kernels.common.philox_cpu import stack_words
-from minibert.kernels.common.products import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import inlined, jit, run
 
@@ -43,8 +43,8 @@ def prepare(prepared: np.ndarray, w: np.ndarray) -> None:
 
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: the parts of w or x, zeros for a bias, the workers' own."""
-    packed = max(products.packed_bytes(n, min(k, LONG * SIDE), PARTS) for n, k in ((f, c), (c, f), (c, t)))
-    return packed + products.whole_lines(4 * max(f, c)) + cpu.threads() * _own_bytes(t, f, c) + LINE
+    packed = max(packing.packed_bytes(n, min(k, LONG * SIDE), PARTS) for n, k in ((f, c), (c, f), (c, t)))
+    return packed + packing.whole_lines(4 * max(f, c)) + cpu.threads() * _own_bytes(t, f, c) + LINE
 
 
 def _own_bytes(t: int, f: int, c: int) -> int:
@@ -145,7 +145,7 @@ def pack_columns(a, top, once, dy, first, dbias):
                 lanes.store(sum_at + LINE, lanes.load(sum_at + LINE) + upper)
                 _transpose(to)
         for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
-            products.add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
+            packing.add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
 
 
 @inlined

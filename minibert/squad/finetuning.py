@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert import checkpoint, datasets, files, finetuning, planning, remote, training
+from minibert import checkpoint, datasets, files, finetuning, loop, planning, remote, training
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device
+from minibert.loop import SAVE_EVERY
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
@@ -29,7 +30,7 @@ from minibert.squad.settings import SquadConfig
 from minibert.squad.spans import Answer
 from minibert.squad.windows import Windows
 from minibert.tokenizer import Tokenizer
-from minibert.training import SAVE_EVERY, Trainer
+from minibert.training import Trainer
 
 SHOWN = 5  # questions without their answer that are named
 
@@ -118,7 +119,7 @@ def finetune_squad(
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
-        training.train(trainer, run, None, None, None, save_every, report, observe)
+        loop.train(trainer, run, None, None, None, save_every, report, observe)
         results = _finish(trainer, run, config, dev_questions, tokenizer, report)
     return SquadRun(run.name if mirror else run.path, results)
 

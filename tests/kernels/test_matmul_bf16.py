@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 import gpus
 from bits import FEW_ULPS, assert_same_bits, needs_amx, unwritten
 from checks import assert_as_accurate
-from minibert.kernels.common import products, tiles
+from minibert.kernels.common import packing, tiles
 from minibert.kernels.devices import cpu as device
 from minibert.kernels.matmul import cpu_bf16, reference
 
@@ -200,7 +200,7 @@ def test_same_bits_compiled_and_from_the_cache(tmp_path):
     """The functions that kernels are given to finish with are part of what they are cached by."""
     code = (
         "import hashlib, numpy as np\n"
-        "from minibert.kernels.common import products\n"
+        "from minibert.kernels.common import packing, products\n"
         "from minibert.kernels.matmul import cpu_bf16 as k\n"
         "from minibert.kernels.devices import Device\n"
         "rng = np.random.default_rng(0)\n"
@@ -212,8 +212,8 @@ def test_same_bits_compiled_and_from_the_cache(tmp_path):
         "k.prepare(p, w)\n"
         "k.forward(y, x, p, b, scratch)\n"
         "k.backward(dx, dw, db, dy, x, p, scratch)\n"
-        "packing = products.pack_rows, products.pack_columns, products.pack_pairs\n"
-        "kernels = (k._prepare, *packing, products._rounded_product, products._float_product)\n"
+        "packers = packing.pack_rows, packing.pack_columns, packing.pack_pairs\n"
+        "kernels = (k._prepare, *packers, products._rounded_product, products._float_product)\n"
         "hits = [sum(f.stats.cache_hits.values()) for f in kernels]\n"
         "print(min(hits), max(hits), hashlib.sha256(b''.join(a.tobytes() for a in (y, dx, dw, db))).hexdigest())"
     )
@@ -251,7 +251,7 @@ def test_rounding_is_that_of_ml_dtypes():
     """To the nearest, ties to even, overflow to infinity; NaN stays NaN; below the normal range zero may do."""
     x = np.concatenate([PATTERNS, np.zeros(-PATTERNS.size % 100, np.uint32)]).view(np.float32).reshape(-1, 100)
     got = np.zeros(x.shape, np.uint16)
-    products._round(0, 0, len(x), got, x)
+    packing._round(0, 0, len(x), got, x)
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = to_bits(np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x))
     nan = np.isnan(x)

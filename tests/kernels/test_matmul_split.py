@@ -8,7 +8,7 @@ import pytest
 from bits import FEW_ULPS, assert_same_bits
 from checks import assert_as_accurate
 from minibert.kernels import devices
-from minibert.kernels.common import products
+from minibert.kernels.common import packing
 from minibert.kernels.matmul import cpu_split, reference
 from test_matmul import SHAPES, backward, forward, inputs
 from test_matmul_bf16 import SIDES, guarded, on_threads, unpacked
@@ -81,7 +81,7 @@ def test_a_bad_number_stays_visible_where_it_belongs(bad):
 def test_three_parts_are_the_number_to_the_last_bit():
     rng = np.random.default_rng(0)
     w = (rng.standard_normal((33, 70)) * np.exp2(rng.uniform(-100, 120, (33, 70)))).astype(np.float32)
-    b = products.Room(devices.Device("cpu").scratch(products.packed_bytes(70, 33, 3) + 64)).packed(70, 33, 3)
+    b = packing.Room(devices.Device("cpu").scratch(packing.packed_bytes(70, 33, 3) + 64)).packed(70, 33, 3)
     cpu_split.pack_pairs(0, 0, 2, b, w, 0)
     parts = [unpacked(part).astype(np.uint32) << 16 for part in np.split(b, 3, axis=2)]
     total = sum(part.view(np.float32).astype(np.float64) for part in parts)

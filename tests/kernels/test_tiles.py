@@ -125,11 +125,11 @@ COMPILED = (
     "import numba\n"
     "from minibert.kernels.common import unit\n"
     "unit._granted = lambda: True\n"
-    "from minibert.kernels.common import peak, products\n"
+    "from minibert.kernels.common import packing, peak\n"
     "i, bits, floats = numba.int64, numba.uint16, numba.float32\n"
     "peak.multiply.compile((i, i, i, floats[::1], numba.uint8[::1], i))\n"
-    "products._round.compile((i, i, i, bits[:, ::1], floats[:, ::1]))\n"
-    "print(unit.mode(), *peak.multiply.inspect_asm().values(), *products._round.inspect_asm().values())\n"
+    "packing._round.compile((i, i, i, bits[:, ::1], floats[:, ::1]))\n"
+    "print(unit.mode(), *peak.multiply.inspect_asm().values(), *packing._round.inspect_asm().values())\n"
 )
 DOT = "+sse,+sse2,+avx,+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512bf16"
 INSTRUCTIONS = {"tdpbf16ps", "vdpbf16ps", "vfmadd", "vcvtne2ps2bf16"}

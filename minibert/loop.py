@@ -1,0 +1,133 @@
+"""The loop over a run's steps: from its saved state to the last, telling, evaluating and saving on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from minibert.errors import RunError
+from minibert.evaluation import Split, evaluate
+from minibert.progress import Progress, Reporter
+from minibert.runs import Metrics, RunDirectory
+from minibert.tasks import Task
+from minibert.training import NotFinite, Step, Trainer
+
+SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
+
+
+class UnderWay:
+    """The steps that the device has been asked for and that nobody has been told of."""
+
+    def __init__(self, log: Metrics, progress: Progress):
+        self.log, self.progress = log, progress
+        self.steps: deque[tuple[int, Callable[[], Step]]] = deque()
+
+    def add(self, step: int, wait: Callable[[], Step]) -> None:
+        self.steps.append((step, wait))
+
+    @property
+    def oldest(self) -> int:
+        return self.steps[0][0]
+
+    def settle(self, most: int = 0) -> None:
+        """Waits for all but the last `most` and tells of them. NotFinite, that of the oldest."""
+        while len(self.steps) > most:
+            step, wait = self.steps[0]
+            done = wait()
+            self.log.write(
+                step + 1, loss=done.loss, learning_rate=done.rate, gradient_norm=done.norm, tokens=done.tokens
+            )
+            self.progress.step(done.loss, done.rate, done.tokens)
+            self.steps.popleft()
+
+
+def train(
+    trainer: Trainer,
+    run: RunDirectory,
+    task: Task | None,
+    dev: Split | None,
+    eval_every: int | None,
+    save_every: int,
+    report: Reporter,
+    observe: Callable[[Trainer, int], Callable[[], Step]] | None = None,
+) -> None:
+    """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets.
+
+    `observe` begins one step in place of the trainer: the second, by which time everything is there that stays.
+    """
+    first = run.load_state(trainer.optimizer)
+    if first:
+        report.say(f"going on after step {first}")
+    with (
+        trainer.bert.device.session(),
+        run.metrics(first) as log,
+        report.steps(trainer.total, first) as progress,
+        _interrupts() as interrupted,
+    ):
+        under_way = UnderWay(log, progress)
+        try:
+            for step in range(first, trainer.total):
+                if trainer.at(step)[1] == 0:
+                    under_way.settle()  # a stage begins by forgetting moments, but not after a step that was not finite
+                before = trainer.micro_tokens
+                second = step == min(first + 1, trainer.total - 1)
+                try:
+                    under_way.add(step, observe(trainer, step) if observe and second else trainer.begin(step))
+                except RunError:
+                    under_way.settle()  # the steps before it are done, or were not finite, which is what to tell then
+                    raise
+                if trainer.micro_tokens != before:
+                    _note_smaller(trainer, run, report)
+                evaluating = task and dev and eval_every and (step + 1) % eval_every == 0
+                saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or bool(interrupted)
+                under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
+                if evaluating and task and dev:
+                    trainer.fetch()
+                    trainer.rest()
+                    log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
+                if saving:
+                    trainer.fetch()
+                    run.save_state(step + 1, trainer.optimizer)
+                if interrupted and saving:
+                    raise KeyboardInterrupt(
+                        f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
+                    )
+        except NotFinite as error:
+            step = under_way.oldest
+            trainer.fetch()
+            run.save_state(step, trainer.optimizer)
+            raise RunError(
+                f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
+                "train again with a lower learning rate"
+            ) from None
+
+
+def _note_smaller(trainer: Trainer, run: RunDirectory, report: Reporter) -> None:
+    """Memory has run out: says so, and records what a resume has to go on with."""
+    report.say(f"memory ran out: from here on micro-batches have at most {trainer.micro_tokens} tokens, same updates")
+    if settings := run.description.get("settings"):
+        run.describe(settings=settings | {"micro_tokens": trainer.micro_tokens})
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that Ctrl-C fills, instead of breaking an update in the middle; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    # The main thread alone hears Ctrl-C, and somebody may have switched it off, as shells do for background jobs.
+    heard = threading.current_thread() is threading.main_thread() and callable(before)
+    if heard:
+        signal.signal(signal.SIGINT, receive)
+    try:
+        yield received
+    finally:
+        if heard:
+            signal.signal(signal.SIGINT, before)
