@@ -1,7 +1,7 @@
-"""README's pictures, SVG, from what other commands print.
+"""Pictures, SVG, from what other commands print.
 
-    python benches/picture.py times "A training step of BERT-Base, ms" < rows.md > docs/step.svg
-    minibert plan --checkpoint large --task squad --memory 12GB --json > plan.json
+    python benches/picture.py times "A training step of BERT-Base, ms" < rows.md > step.svg
+    minibert plan --checkpoint large --task squad --memory 12GB --precision fp32 --json > plan.json
     python benches/picture.py batches < plan.json > docs/batches.svg
 
 `times` draws rows that compare_step.py or compare_inference.py printed, as bars; `batches` the largest micro-batches of

@@ -17,23 +17,25 @@ ALLOWED = {
     "cli": "*",
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
-    "finetuning": "planning memory_report kernels config training evaluation bert tasks datasets hub checkpoint model "
-    "runs settings progress random tokenizer tpu remote files errors",
+    "finetuning": "planning memory_report kernels config loop training evaluation bert tasks datasets hub checkpoint "
+    "model runs settings progress random tokenizer tpu remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files errors",
     "seeds": "finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
-    "estimator": "finetuning planning kernels training evaluation prediction bert model runs optim settings progress "
-    "random tasks tokenizer checkpoint mirror remote files errors",
+    "estimator": "finetuning planning kernels loop training evaluation prediction bert model runs optim settings "
+    "progress random tasks tokenizer checkpoint mirror remote files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels",
     "prediction": "model runs tasks progress remote files errors",
     "doctor": "kernels errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
-    "squad": "squad estimator finetuning training evaluation model bert ops autograd batch checkpoint config datasets "
-    "hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote files errors",
-    "training": "replay evaluation bert batch optim optimizers parameters policies runs settings progress random tasks "
-    "tokenizer autograd tpu kernels errors",
+    "squad": "squad estimator finetuning loop training evaluation model bert ops autograd batch checkpoint config "
+    "datasets hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote files "
+    "errors",
+    "loop": "training evaluation runs tasks progress errors",
+    "training": "replay evaluation bert batch optim optimizers parameters policies settings random autograd tpu "
+    "kernels errors",
     "replay": "bert batch random tokenizer kernels",
     "model": "bert batch checkpoint config hub runs settings tasks tokenizer autograd tpu kernels remote errors",
     "runs": "checkpoint mirror remote files optim tpu errors",

@@ -1,6 +1,6 @@
 """The linear layer in bf16 on the CPU's matrix unit: operands rounded to bf16 (nearest even), sums in float32.
 
-Its products, as common/products.py computes them:
+Its products, as common/products.py computes them, of operands packed as common/packing.py says:
 
     y = x wᵀ + bias      a: rows of x                    b: rows of w, transposed: `prepared`
     dx = dy w            a: rows of dy                   b: rows of w, two by two: `prepared`
