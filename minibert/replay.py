@@ -71,10 +71,13 @@ class Replay:
         return self._losses(found, key)[: len(numbers)]
 
     def forget(self) -> None:
-        """Drops all recordings and what they keep, and makes no more: it is called when memory has run out."""
-        self.given_up = True
+        """Drops all recordings and what they keep."""
         self.sizes.clear()
         self.device.forget_recordings()
+
+    def give_up(self) -> None:
+        """Makes no more recordings: memory has run out."""
+        self.given_up = True
 
     def _losses(self, found: Recorded, key: Key | None) -> Any:
         for group in self.bert.groups:

@@ -162,6 +162,8 @@ class Trainer:
             except MemoryError:
                 pass  # out of here first: the frames of the error hold the arrays that are in the way
             self.rest()
+            if self.replay:
+                self.replay.give_up()
             if again:
                 self._halve(numbers, stage.data)
             again = True

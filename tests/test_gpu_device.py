@@ -189,6 +189,52 @@ def test_a_run_goes_on_when_memory_has_run_out(cupy):
     assert all(size.recording is None for size in t.replay.sizes.values())
 
 
+def test_what_runs_out_while_it_is_recorded_does_not_cost_others_the_pool(cupy):
+    device = gpu.open()
+    cupy.pool.limit = 1 << 20
+    with pytest.raises(MemoryError):
+        device.record(lambda: device.empty((1 << 22,), np.uint8, "activations"))
+    assert not device._singly
+    with pytest.raises(MemoryError):
+        device.empty((1 << 22,), np.uint8, "activations")
+    assert device._singly
+    with pytest.raises(Refused):
+        device.record(lambda: None)
+
+
+@gpus.needs_compiler
+def test_recordings_are_made_again_after_an_evaluation(cupy):
+    t = trainer(gpu.open(), batch_size=3, micro_batch=1)  # all of one size
+    for step in (0, 1):
+        t.step(step)
+    t.rest()
+    t.step(2)
+    assert any(size.recording for size in t.replay.sizes.values())
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_kernels_are_timed_as_one_recording(cupy, monkeypatch, records):
+    """Asking for each takes longer than it runs; where nothing is recorded it cannot be helped."""
+    device, asked, launched = gpu.open(), [], []
+    recording = SimpleNamespace(launch=lambda: launched.append(len(asked)))
+
+    def record(call):
+        if not records:
+            raise Refused("not here")
+        call()
+        return recording
+
+    monkeypatch.setattr(device, "record", record)
+    times = iter((1, 41))
+    cupy.cuda.Event = lambda: SimpleNamespace(
+        record=lambda stream: launched.append(next(times)), synchronize=lambda: None
+    )
+    cupy.cuda.get_elapsed_time = lambda begin, end: 1000 * gpu.TIMED
+    assert device.seconds(lambda: asked.append(0)) == 1
+    assert len(asked) == 1 + gpu.TIMED * (1 if records else 2)
+    assert launched == ([21, 1, 21, 41] if records else [1, 41])
+
+
 @gpus.needs_compiler
 def test_memory_that_suffices_without_recordings_suffices(cupy):
     t = trainer(gpu.open(), batch_size=3, micro_batch=1)  # all of one size

@@ -61,7 +61,9 @@ class Training(Model):
             self.step(call[1])
 
     def step(self, number: int) -> float:
-        return self.trainer.step(number).loss
+        loss = self.trainer.step(number).loss
+        self.bert.device.wait()  # the loss is there before the update
+        return loss
 
 
 class Inference(Model):
