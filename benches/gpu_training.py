@@ -5,10 +5,10 @@
     python benches/gpu_training.py memory --shape large
 
 speed: windows of 384 real tokens, the span head, dropout on: windows a second of minibert, of PyTorch in bf16 with SDPA
-and fused AdamW, and of the same compiled, in turns; losses are read at the end of a turn, whoever runs ahead. memory:
-for each length of the table the planned largest batch in 12.0e9 bytes as one micro-batch, by whichever policy holds
-most, what the card counts for the process meanwhile, and whether one window more fits. benches/test_gpu_training.py
-holds both to their aims.
+and fused AdamW, and of the same compiled, in turns; losses are read at the end of a turn, whoever runs ahead, and the
+card has done all when it ends. memory: for each length of the table, or those that --lengths names, the planned largest
+batch in 12.0e9 bytes as one micro-batch, by whichever policy holds most, what is counted for the process meanwhile,
+what of that is not arrays, and whether one window more fits. benches/test_gpu_training.py holds both to their aims.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gc
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy as np
 from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
+from minibert.kernels.devices import gpu
 from minibert.models import config as config_of
 from minibert.planning import LENGTHS, Plan
 from minibert.squad.reader import Reader
@@ -107,11 +108,13 @@ def speed(shape: str, batch: int) -> None:
     config = config_of(shape)
     sides = {"minibert": ours(config, batch), "torch": theirs(config, batch, False)}
     sides["torch, compiled"] = theirs(config, batch, True)
+    finish = gpu.library().cuda.runtime.deviceSynchronize  # whose updates are under way would run in others' time
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
         for name, begin in sides.items():
             began = time.perf_counter()
             losses = [wait() for wait in [begin() for _ in range(STEPS)]]
+            finish()
             assert np.isfinite(losses).all()
             if number:  # the first round compiles and records
                 rates[name].append(STEPS * batch / (time.perf_counter() - began))
@@ -120,14 +123,39 @@ def speed(shape: str, batch: int) -> None:
         print(f"| {name} | {median(found):,.0f} | {median(rates['minibert']) / median(found):.2f} |")
 
 
-def memory(shape: str) -> None:
+def memory(shape: str, lengths: Sequence[int]) -> None:
     """One process a length: what a process has had, the driver keeps."""
-    print("| tokens | policy | windows | bytes by nvidia-smi | one more |\n|---|---|---|---|---|", flush=True)
-    for length in LENGTHS:
+    head = "tokens", "policy", "windows", "bytes", "counted for", "not arrays", "one more"
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
+    for length in lengths:
         subprocess.run([sys.executable, __file__, "one", "--shape", shape, "--length", str(length)], check=True)
 
 
+def asked(query: str) -> list[int]:
+    """What nvidia-smi answers in MiB, in bytes; [] where there is none, or where it does not know."""
+    command = ["nvidia-smi", f"--query-{query}", "--format=csv,noheader,nounits"]
+    try:
+        words = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    except OSError:
+        return []
+    return [int(word) << 20 for word in words if word.isdigit()]
+
+
+def counted(before: list[int]) -> tuple[int, str]:
+    """What the card counts for this process, and how: within a container's own numbers of processes nvidia-smi may not
+    see them; then it is what the whole card has more than `before`, or, without nvidia-smi, what is not free.
+    """
+    processes, card = asked("compute-apps=used_memory"), asked("gpu=memory.used")
+    if len(processes) == 1:
+        return processes[0], "the process"
+    if before and card:
+        return card[0] - before[0], "the card, less before"
+    free, total = gpu.library().cuda.runtime.memGetInfo()
+    return total - free, "the card"
+
+
 def one(shape: str, length: int) -> None:
+    before = asked("gpu=memory.used")
     reader = reader_of(config_of(shape))
     device = reader.device
     settings = SquadConfig(task="squad", device="gpu", precision="bf16", batch_size=1)
@@ -137,14 +165,14 @@ def one(shape: str, length: int) -> None:
     device.limit(MEMORY)
     planned = trainer(reader, sizes[policy], length, policy)
     assert np.isfinite([planned.step(number).loss for number in range(2)]).all() and planned.micro_tokens is None
-    query = ["nvidia-smi", "--query-compute-apps=used_memory", "--format=csv,noheader,nounits"]
-    used = max(int(line) for line in subprocess.check_output(query, text=True).split()) << 20
+    used, how = counted(before)
+    beside = used - device.pool.total_bytes() - device._own
     del planned
     gc.collect()
     larger = trainer(reader, sizes[policy] + 1, length, policy)
     larger.step(0)  # in parts, where memory runs out
     more = "fits" if larger.micro_tokens is None else "does not fit"
-    print(f"| {length} | {policy} | {sizes[policy]} | {used:,} | {more} |", flush=True)
+    print(f"| {length} | {policy} | {sizes[policy]} | {used:,} | {how} | {beside:,} | {more} |", flush=True)
 
 
 def main() -> None:
@@ -152,12 +180,13 @@ def main() -> None:
     parser.add_argument("what", choices=["speed", "memory", "one"])
     parser.add_argument("--shape", choices=["base", "large"], default="base")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--length", type=int, default=LENGTH)
+    parser.add_argument("--length", type=int, default=LENGTH, help="of `one`")
+    parser.add_argument("--lengths", type=int, nargs="+", choices=LENGTHS, default=LENGTHS, help="of `memory`")
     args = parser.parse_args()
     if args.what == "speed":
         speed(args.shape, args.batch)
     else:
-        memory(args.shape) if args.what == "memory" else one(args.shape, args.length)
+        memory(args.shape, args.lengths) if args.what == "memory" else one(args.shape, args.length)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ STYLE = "font-family:sans-serif;font-size:13px;fill:#777"  # readable on light a
 def times(lines: list[str]) -> list[tuple[str, float]]:
     """Side and milliseconds of each row of the table, the fastest first."""
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in lines if line.startswith("|")]
-    found = [(row[1], float(row[2].replace(",", ""))) for row in cells if row[2].replace(",", "").isdigit()]
+    found = [
+        (row[1], float(row[2].replace(",", ""))) for row in cells if row[2].replace(",", "").replace(".", "").isdigit()
+    ]
     return sorted(found, key=lambda bar: bar[1])
 
 

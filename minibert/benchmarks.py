@@ -1,7 +1,8 @@
 """Benchmark cases: each kernel at the sizes of a real training step, checked against the reference before it is timed.
 
-`cases(size)` gives them for BERT-Base or MiniLM at MRPC's lengths; `minibert bench` and benches/test_kernels.py time
-them on a device, which decides how activations are stored and weights are packed.
+`cases(size)` gives them for BERT-Base or MiniLM at MRPC's lengths, `full_cases(size)` some for full windows that are
+larger than a card's caches; `minibert bench` and benches/test_kernels.py time them on a device, which decides how
+activations are stored and weights are packed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from minibert.kernels.adam8bit.codes import BLOCK
 from minibert.kernels.devices import Device
 
 SIZES = {"base": (768, 12, 3072), "minilm": (384, 12, 1536)}  # hidden, heads, feed-forward
-DROPOUT = (0.1, 7, 3)  # rate, seed, stream
+DROPOUT, NO_DROPOUT = (0.1, 7, 3), (0.0, 0, 0)  # rate, seed, stream
+WINDOW = 512  # tokens of a full one
 UNCLIPPED = np.ones(1, np.float32)  # the optimizers' scale
 GOOGLE = (UNCLIPPED, 1e-4, 0.9, 0.999, 1e-6, 0.01, 1.0, 1.0)  # Adam's, from scale and rate to the corrections
 # From the reference, by how activations are stored: a wrong index is farther. Codes are rounded: some to a neighbour.
@@ -153,17 +155,30 @@ def mrpc_offsets(sequences: int = 32) -> np.ndarray:
 
 def cases(size: str) -> Iterator[Case]:
     """Every kernel of a training step at the sizes of `base` or `minilm`."""
-    make = _Make(size)
+    make = _Make(size, mrpc_offsets())
     for part in (_products, _attention, _norms, _embedding, _optimizer):
+        yield from part(make)
+
+
+def full_cases(size: str, sequences: int = 64) -> Iterator[Case]:
+    """What reads and writes memory, for so many windows of 512 tokens; attention and GELU, whose references take
+    longer, for a quarter of them, with dropout attention's forward pass alone.
+    """
+    few = _Make(size, WINDOW * np.arange(-(-sequences // 4) + 1, dtype=np.int32))
+    yield from _attention(few, NO_DROPOUT)
+    yield next(_attention(few, DROPOUT))
+    yield from _gelu(few)
+    make = _Make(size, WINDOW * np.arange(sequences + 1, dtype=np.int32))
+    for part in (_norms, _embedding):
         yield from part(make)
 
 
 class _Make:
     """Sizes of a batch and random arrays for it."""
 
-    def __init__(self, size: str):
+    def __init__(self, size: str, offsets: np.ndarray):
         self.c, self.heads, self.f = SIZES[size]
-        self.rng, self.offsets = np.random.default_rng(0), mrpc_offsets()
+        self.rng, self.offsets = np.random.default_rng(0), offsets
         self.t, self.lengths = int(self.offsets[-1]), np.diff(self.offsets)
         examples = np.repeat(np.arange(len(self.lengths)), self.lengths).astype(np.int32)
         positions = (np.arange(self.t) - np.repeat(self.offsets[:-1], self.lengths)).astype(np.int32)
@@ -202,15 +217,17 @@ def _products(make: _Make) -> Iterator[Case]:
     yield Case(name, "feed_forward", "backward", 5, inputs, 2 * work, room=room, before=before)
 
 
-def _attention(make: _Make) -> Iterator[Case]:
+def _attention(make: _Make, dropout: tuple = DROPOUT) -> Iterator[Case]:
     t, c, heads = make.t, make.c, make.heads
     qkv, y, lse = make.rows(3 * c), make.rows(c), np.empty((t, heads), np.float32)
-    work, where = 4.0 * c * float((make.lengths**2).sum()), (make.offsets, make.place[1], heads, *DROPOUT)
-    room, shape = (t, int(make.lengths.max()), heads, c), (t, 3 * c)
-    yield Case(_name("attention", "forward", shape), "attention", "forward", 2, (y, lse, qkv, *where), work, room=room)
+    work, where = 4.0 * c * float((make.lengths**2).sum()), (make.offsets, make.place[1], heads, *dropout)
+    room, shape, rest = (t, int(make.lengths.max()), heads, c), (t, 3 * c), "" if dropout[0] else ", no dropout"
+    name = _name("attention", "forward", shape) + rest
+    yield Case(name, "attention", "forward", 2, (y, lse, qkv, *where), work, room=room)
     load("attention", "reference").forward(y.array, lse, qkv.array, *where, np.empty(0, np.uint8))
     inputs = make.rows(3 * c), make.rows(c), y, lse, qkv, *where
-    yield Case(_name("attention", "backward", shape), "attention", "backward", 1, inputs, 2.5 * work, room=room)
+    name = _name("attention", "backward", shape) + rest
+    yield Case(name, "attention", "backward", 1, inputs, 2.5 * work, room=room)
 
 
 def _norms(make: _Make) -> Iterator[Case]:
@@ -230,6 +247,17 @@ def _norms(make: _Make) -> Iterator[Case]:
     firsts = make.offsets[:-1].copy()
     taken = make.rows(c), make(len(firsts), c), firsts
     yield Case(_name("take_rows", "backward", (t, c)), "take_rows", "backward", 1, taken)
+
+
+def _gelu(make: _Make) -> Iterator[Case]:
+    """A pass of its own where products do not compute it on their way."""
+    t, f, name = make.t, make.f, "bias_gelu"
+    x, bias = make.rows(f), make(f)
+    yield Case(_name(name, "forward", (t, f)), name, "forward", 1, (make.rows(f), x, bias, False))
+    grads = make.rows(f), np.zeros_like(bias)
+    yield Case(
+        _name(name, "backward", (t, f)), name, "backward", 2, (*grads, make.rows(f), x, bias, False), room=(t, f)
+    )
 
 
 def _embedding(make: _Make) -> Iterator[Case]:

@@ -26,7 +26,7 @@ KERNELS = Path(cuda.__file__).parent.parent
 SOURCES = sorted(KERNELS.glob("*/*.cu"))
 # Every card since Turing by CUDA 13; the chapter's Titan X and GTX 1080 by CUDA 12.
 TARGETS = {arch: ("unsigned short", 13) for arch in ("sm_80", "sm_90a", "sm_100")} | {
-    "sm_75": ("float", 13), "sm_61": ("float", 12),
+    "sm_90": ("float", 13), "sm_75": ("float", 13), "sm_61": ("float", 12),
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,11 +58,10 @@ def losses(t: Trainer, steps: int) -> list[float]:
         return [t.step(step).loss for step in range(steps)]
 
 
-@pytest.mark.parametrize("case", ["small_erf", "small_tanh"])
-def test_logits_and_gradients_are_those_of_transformers(case, place, tmp_path):
-    recorded = parity.load(parity.HERE / f"model_{case}.npz")
-    found = checkpoint.load(parity.write_checkpoint(case, tmp_path, None))
-    model = Bert(found.config, len(found.arrays["classifier.bias"]), place.open())
+def recomputed(case: str, device: Device, folder: Path) -> tuple[float, dict[str, np.ndarray]]:
+    """The loss and gradients of what transformers computed and tests/golden has recorded."""
+    found = checkpoint.load(parity.write_checkpoint(case, folder, None))
+    model = Bert(found.config, len(found.arrays["classifier.bias"]), device)
     model.fill(found.arrays)
     sequences = parity.model_batch(case)
     data = Split(
@@ -69,8 +69,30 @@ def test_logits_and_gradients_are_those_of_transformers(case, place, tmp_path):
     )
     count = len(sequences.labels)
     losses = Trainer(model, data, TrainConfig(task="mrpc", batch_size=count)).gradients(np.arange(count), key=None)
-    assert mean(model.device, losses) == pytest.approx(float(recorded["loss"]), abs=1e-5)
-    parity.assert_same_gradients(parity.load_brief(recorded), model.arrays(gradients=True))
+    return mean(device, losses), model.arrays(gradients=True)
+
+
+CASES = pytest.mark.parametrize("case", ["small_erf", "small_tanh"])
+
+
+@CASES
+def test_losses_and_gradients_are_those_of_transformers(case, place, tmp_path):
+    recorded = parity.load(parity.HERE / f"model_{case}.npz")
+    loss, gradients = recomputed(case, place.open(), tmp_path)
+    assert loss == pytest.approx(float(recorded["loss"]), abs=1e-5)
+    parity.assert_same_gradients(parity.load_brief(recorded), gradients)
+
+
+@CASES
+def test_in_bf16_they_are_near_those_of_transformers(case, place, tmp_path):
+    """On the emulator gradients are 0.06 of their norm apart, 0.14 at most; those of one wrong operation 1 and more."""
+    recorded = parity.load(parity.HERE / f"model_{case}.npz")
+    loss, gradients = recomputed(case, place.open("bf16"), tmp_path)
+    assert loss == pytest.approx(float(recorded["loss"]), abs=2e-2)
+    brief = parity.load_brief(recorded)
+    names = [name for name in brief.names if not name.endswith(parity.KEY_BIAS)]  # whose exact gradient is zero
+    apart = [parity.difference(brief, name, gradients[name]) for name in names]
+    assert np.median(apart) < 0.1 and max(apart) < 0.3
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adam8bit", "adafactor"])

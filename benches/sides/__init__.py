@@ -212,7 +212,7 @@ def duels(
                     all_rounds.append(seconds[0])
                     print(row(model, theirs, seconds, tokens), flush=True)
                     detail = f"{apart:.1e} apart, warm after {warming:.1f} s, {theirs.ask('about')[0]}"
-                    print(f"  {other}: {detail}; {' '.join(f'{s:.3f}' for s in seconds[1])}", file=sys.stderr)
+                    print(f"  {other}: {detail}; {' '.join(f'{s:.4g}' for s in seconds[1])}", file=sys.stderr)
             except SideFailed as error:
                 print(error, file=sys.stderr)
         if all_rounds:
@@ -231,11 +231,15 @@ def row(model: str, side: Side, seconds: np.ndarray, tokens: Sequence[int]) -> s
     ours, theirs = (median(one) for one in seconds)
     peak, imported = side.ask("memory")[0]
     cells = (
-        model, side.name, f"{1000 * theirs:,.0f}", f"{1000 * ours:,.0f}", f"{theirs / ours:.2f}",
+        model, side.name, milliseconds(theirs), milliseconds(ours), f"{theirs / ours:.2f}",
         f"{median(np.array(tokens)[: len(seconds[1])] / seconds[1]):,.0f}",
         f"{peak:,}", f"{peak - imported:,}", str(len(seconds[1])), f"{os.getloadavg()[0]:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.2f}"
 
 
 def on_gpu(kinds: dict[str, Kind]) -> dict[str, Kind]:
