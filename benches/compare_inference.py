@@ -22,6 +22,7 @@ SIDES: dict[str, Kind] = {
     "minibert-fp32": ("ours.Inference", {"precision": "fp32"}),
     "torch-fp32": ("pytorch.Inference", {"precision": "fp32", "multiple": 1}),
     "torch-bf16": ("pytorch.Inference", {"precision": "bf16", "multiple": 1}),
+    "torch-compile-bf16": ("pytorch.Inference", {"precision": "bf16", "multiple": 1, "compiled": True}),
     "onnx-fp32": ("onnx_runtime.Inference", {"precision": "fp32"}),
 }
 

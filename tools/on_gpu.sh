@@ -45,8 +45,8 @@ benches() {
     on_card operations 150 -k "not full_windows" benches/test_kernels.py --benchmark-json "$out/operations.json" \
         --benchmark-columns=median,rounds
     if [ -n "${MINIBERT_SHARED:-}" ]; then
-        part inference 90 "$python" benches/compare_inference.py --device gpu --sides minibert-bf16 torch-bf16 \
-            --data-dir "$MINIBERT_SHARED/data/glue" --models random:base
+        part inference 90 "$python" benches/compare_inference.py --device gpu \
+            --sides minibert-bf16 torch-bf16 torch-compile-bf16 --data-dir "$MINIBERT_SHARED/data/glue" --models random:base
     fi
 }
 

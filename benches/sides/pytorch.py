@@ -82,13 +82,14 @@ class Training(Model):
 
 
 class Inference(Model):
-    """Evaluation with SDPA; bf16 has weights and activations in it."""
+    """Evaluation with SDPA; bf16 has weights and activations in it, `compiled` one torch.compile for all lengths."""
 
-    def __init__(self, *arguments: Any, **options: Any):
+    def __init__(self, *arguments: Any, compiled: bool = False, **options: Any):
         super().__init__(*arguments, attention="sdpa", **options)
         self.model.eval()
         if self.precision == "bf16":
             self.model.bfloat16()
+        self.call = torch.compile(self.model, dynamic=True) if compiled else self.model
 
     def warm(self, calls: list[Call]) -> None:
         self.logits()
@@ -96,5 +97,5 @@ class Inference(Model):
     def logits(self) -> np.ndarray:
         """The logits of all examples, in batches of like length: (N, 2)."""
         with torch.inference_mode():
-            rows = [self.model(**self.batch(numbers)).logits for numbers in self.examples.sorted_batches()]
+            rows = [self.call(**self.batch(numbers)).logits for numbers in self.examples.sorted_batches()]
             return torch.cat(rows).float().cpu().numpy()
