@@ -218,7 +218,8 @@ def test_words_are_googles(here: Path) -> None:
 
 def test_help_has_a_short_name(here: Path) -> None:
     for name in ("run-classifier", "run-squad"):
-        assert minibert_in_process(name, "-h").out == minibert_in_process(name, "--help").out != ""
+        short, long = (minibert_in_process(name, flag) for flag in ("-h", "--help"))
+        assert short == long and long.out
 
 
 def test_a_checkpoint_in_the_output_directory_comes_first(here: Path) -> None:
