@@ -76,7 +76,7 @@ class Replay:
         self.device.forget_recordings()
 
     def give_up(self) -> None:
-        """Makes no more recordings: memory has run out."""
+        """Makes no more recordings: memory has run out, or the device refuses."""
         self.given_up = True
 
     def _losses(self, found: Recorded, key: Key | None) -> Any:
@@ -99,7 +99,7 @@ class Replay:
                 found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
             except Refused as error:
                 warnings.warn(f"no recordings, small batches will be slower: {error}", stacklevel=2)
-                self.given_up = True
+                self.give_up()
                 return self.run(found.batch, key, found.shares)
             found.generation = self.device.generation
         found.recording.launch()
