@@ -1,26 +1,38 @@
-"""Attention in Numba: one task is a head of a sequence, its keys and values copied to scratch that fits in cache.
+"""Attention in float32 on the CPU: one task is a head of a sequence, in scratch that fits in cache.
 
-The copies are padded with zeros, keys to a multiple of 16 and D to a multiple of 4, so that products have no
-ragged ends. Queries go in blocks of QUERIES against all keys.
+Queries go in blocks of QUERIES, a vector register of 16 lanes, against all keys, and **scores lie transposed**, (keys,
+QUERIES): sums over keys need no sum inside a register. cpu_bf16.py has the formulas; f, dropout's factor, is multiplied
+last here, too. Matrices in scratch have rows of whole lines, and what a product sums over comes in fours: keys and
+columns that are not there are zeros.
+
+Everything is named by its address and the bytes from a row to the next: views of arrays cost Numba seconds.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.common.elementary import exp_bounded
-from minibert.kernels.common.philox_cpu import attention_words, settings, stack_words
+from minibert.kernels.common import lanes, masks, tiles
+from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
+from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.devices.cpu import exact, inlined, jit, run, threads
 
-QUERIES = 32
-STRIP = 128  # columns of a product's tile: with its four rows 2 KB, a corner of the first cache
-LOWEST = np.float32(-80)  # e^-80 is still a normal number; below, probabilities are 0
+from .blocks import BLOCK, LINE, SIDE, TILE, address
+from .queries import draw, pair_at, task_of
+
+QUERIES = 16
+FOUR = 4  # rows of a product, and numbers of its sum, that are computed together
 
 
 def workspace(t: int, longest: int, heads: int, c: int) -> int:
-    """Bytes of scratch for forward and backward: see the arrays that these take from it."""
-    keys, d = _padded(longest, c // heads)
-    return threads() * 4 * (5 * keys * d + QUERIES * (2 * keys + 3 * d) + 9 * keys)
+    """Bytes of scratch for forward and backward."""
+    return threads() * _share(longest, c // heads) + LINE
+
+
+def _share(length: int, width: int) -> int:
+    """Bytes of a worker's part of the scratch: see `_places`."""
+    keys, row = -(-length // FOUR) * FOUR, -(-width // QUERIES) * LINE
+    return 4 * keys * row + 5 * QUERIES * row + 2 * keys * LINE + -(-length // SIDE) * BLOCK
 
 
 def forward(
@@ -35,19 +47,10 @@ def forward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
-    floats = scratch.view(np.float32).reshape(threads(), -1)
     run(
-        _forward,
-        (len(offsets) - 1) * heads,
-        y,
-        lse,
-        qkv,
-        offsets,
-        examples,
-        heads,
-        settings(rate, seed, stream),
-        floats,
-    )
+        _forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream),
+        shares(scratch),
+    )  # fmt: skip
 
 
 def backward(
@@ -64,222 +67,259 @@ def backward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
-    floats = scratch.view(np.float32).reshape(threads(), -1)
     run(
-        _backward, (len(offsets) - 1) * heads, dqkv, dy, y, lse, qkv, offsets, examples, heads,
-        settings(rate, seed, stream), floats,
+        _backward, (len(offsets) - 1) * heads, dqkv, dy, lse, qkv, offsets, examples, heads,
+        settings(rate, seed, stream), shares(scratch),
     )  # fmt: skip
 
 
+def shares(scratch: np.ndarray) -> np.ndarray:
+    """The workers' shares, each on a line: uint8 (threads, ...)."""
+    lines = scratch[-scratch.ctypes.data % LINE :]
+    share = lines.size // (LINE * threads()) * LINE
+    return lines[: share * threads()].reshape(threads(), share)
+
+
 @jit
-def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout, floats):
-    threshold, scale = dropout[:2]
-    c = y.shape[1]
-    width = c // heads
+def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout, scratch):
+    threshold, scale = dropout[0], dropout[1]
+    row, y_row = 4 * qkv.shape[1], 4 * y.shape[1]
+    width = y.shape[1] // heads
     root = np.float32(1) / np.sqrt(np.float32(width))
+    logarithms, factors = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
     for task in range(begin, end):
-        sequence, head = task // heads, task % heads
-        first, length = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence])
-        column = head * width
-        keys, d = _padded(length, width)
-        v, kt, _, _, _, q, out, _, p, _, drawn, words = _arrays(floats[worker], keys, d)
-        bits = words.view(np.uint16)
-        _copy_transposed(kt, qkv, first, length, c + column, width)
-        _copy(v, qkv, first, length, 2 * c + column, width, np.float32(1))
+        head, first, length = task_of(task, heads, offsets)
+        keys, depth, columns = _fours(length), _fours(width), (width + QUERIES - 1) // QUERIES
+        wide = columns * LINE
+        k, v, _, _, _, _, qt, _, out, p, _, bits = _places(address(scratch[worker]), length, width)
+        q_at = address(qkv) + first * row + 4 * head * width
+        _copy(k, q_at + y_row, row, length, keys, width, np.float32(1))
+        _copy(v, q_at + 2 * y_row, row, length, keys, width, np.float32(1))
+        for start in range(0, length, QUERIES):
+            rows, at = min(QUERIES, length - start), first + start
+            _copy(out, q_at + start * row, row, rows, QUERIES, width, root)
+            _transpose(qt, out, wide, columns)
+            if threshold > 0:
+                draw(bits, start, length, head, examples[first], dropout)
+            _product(p, LINE, k, wide, 4, qt, LINE, keys, depth, 1, False)
+            _hide(p, length)
+            top, total = _softmax(p, keys, bits, threshold)
+            lanes.store(address(logarithms), top + logarithm(total))
+            lanes.store(address(factors), lanes.splat(scale) / total)
+            _product(out, wide, p, 4, LINE, v, wide, _fours(rows), keys, columns, False)
+            _copy_back(address(y) + at * y_row + 4 * head * width, y_row, out, rows, width, factors)
+            for r in range(rows):
+                lse[at + r, head] = logarithms[r]
+
+
+@jit
+def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, dropout, scratch):
+    threshold, scale = dropout[0], dropout[1]
+    row, y_row = 4 * qkv.shape[1], 4 * dy.shape[1]
+    width = dy.shape[1] // heads
+    root = np.float32(1) / np.sqrt(np.float32(width))
+    logarithms = stack_words(QUERIES).view(np.float32)
+    scales, roots = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
+    scales[:], roots[:] = scale, scale * root
+    for task in range(begin, end):
+        head, first, length = task_of(task, heads, offsets)
+        keys, depth, columns = _fours(length), _fours(width), (width + QUERIES - 1) // QUERIES
+        wide = columns * LINE
+        k, v, dk, dv, q, dout, qt, dout_t, dq, p, ds, bits = _places(address(scratch[worker]), length, width)
+        q_at = address(qkv) + first * row + 4 * head * width
+        dq_at = address(dqkv) + first * row + 4 * head * width
+        dy_at = address(dy) + first * y_row + 4 * head * width
+        _copy(k, q_at + y_row, row, length, keys, width, np.float32(1))
+        _copy(v, q_at + 2 * y_row, row, length, keys, width, np.float32(1))
         for start in range(0, length, QUERIES):
             rows = min(QUERIES, length - start)
-            used = (rows + 3) // 4 * 4
-            _copy(q[:used], qkv, first + start, rows, column, width, root)
-            _zero(p)
-            _product(p[:used], q[:used, :], kt)
-            for r in range(rows):
-                if r % 16 == 0:
-                    attention_words(words, drawn, start + r, head, examples[first], dropout)
-                total, logarithm = _softmax_row(p[r], length)
-                lse[first + start + r, head] = logarithm
-                row, row_bits = p[r], bits[r % 16]
-                for j in range(keys):
-                    row[j] *= total * scale if row_bits[j] >= threshold else np.float32(0)
-            _zero(out)
-            _product(out[:used], p[:used, :], v)
-            _copy_back(y, out, first + start, rows, column, width, np.float32(1))
-
-
-@jit
-def _backward(worker, begin, end, dqkv, dy, y, lse, qkv, offsets, examples, heads, dropout, floats):
-    threshold, scale = dropout[:2]
-    c = y.shape[1]
-    width = c // heads
-    root = np.float32(1) / np.sqrt(np.float32(width))
-    for task in range(begin, end):
-        sequence, head = task // heads, task % heads
-        first, length = np.intp(offsets[sequence]), np.intp(offsets[sequence + 1] - offsets[sequence])
-        column = head * width
-        keys, d = _padded(length, width)
-        k, kt, vt, dk, dv, q, dout, dq, p, ds, drawn, words = _arrays(floats[worker], keys, d)
-        bits = words.view(np.uint16)
-        _copy(k, qkv, first, length, c + column, width, np.float32(1))
-        _copy_transposed(kt, qkv, first, length, c + column, width)
-        _copy_transposed(vt, qkv, first, length, 2 * c + column, width)
-        _zero(dk)
-        _zero(dv)
+            _copy(q, q_at + start * row, row, rows, QUERIES, width, root)
+            _copy(dout, dy_at + start * y_row, y_row, rows, QUERIES, width, np.float32(1))
+            _transpose(qt, q, wide, columns)
+            _transpose(dout_t, dout, wide, columns)
+            for r in range(QUERIES):
+                logarithms[r] = lse[first + start + r, head] if r < rows else np.float32(0)
+            if threshold > 0:
+                draw(bits, start, length, head, examples[first], dropout)
+            _product(p, LINE, k, wide, 4, qt, LINE, keys, depth, 1, False)
+            _product(ds, LINE, v, wide, 4, dout_t, LINE, keys, depth, 1, False)
+            _hide(p, length)
+            _gradients(p, ds, keys, lanes.load(address(logarithms)), bits, threshold)
+            _product(dv, wide, p, LINE, 4, dout, wide, keys, QUERIES, columns, start > 0)
+            _product(dk, wide, ds, LINE, 4, q, wide, keys, QUERIES, columns, start > 0)
+            _product(dq, wide, ds, 4, LINE, k, wide, _fours(rows), keys, columns, False)
+            _copy_back(dq_at + start * row, row, dq, rows, width, roots)
         for start in range(0, length, QUERIES):
-            rows = min(QUERIES, length - start)
-            used = (rows + 3) // 4 * 4
-            _copy(q[:used], qkv, first + start, rows, column, width, root)
-            _copy(dout[:used], dy, first + start, rows, column, width, np.float32(1))
-            _zero(p)
-            _product(p[:used], q[:used, :], kt)
-            _zero(ds)
-            _product(ds[:used], dout[:used, :], vt)
-            for r in range(rows):
-                if r % 16 == 0:
-                    attention_words(words, drawn, start + r, head, examples[first], dropout)
-                _gradient_row(p[r], ds[r], bits[r % 16], lse[first + start + r, head], threshold, scale, length)
-            _product(dv, p.T[:, :used], dout[:used])
-            _product(dk, ds.T[:, :used], q[:used])
-            _zero(dq)
-            _product(dq[:used], ds[:used, :], k)
-            _copy_back(dqkv, dq, first + start, rows, column, width, root)
-        _copy_back(dqkv, dk, first, length, c + column, width, np.float32(1))
-        _copy_back(dqkv, dv, first, length, 2 * c + column, width, np.float32(1))
-
-
-@jit
-def _padded(length, d):
-    """(length up to a multiple of 16, d up to a multiple of 4)."""
-    return (length + 15) // 16 * 16, (d + 3) // 4 * 4
-
-
-@jit
-def _arrays(floats, keys, d):
-    """The arrays that a worker needs for one task, in its share of the scratch."""
-    whole = floats[: 5 * keys * d].reshape(5, keys * d)  # keys, values and their gradients
-    blocks = floats[whole.size :][: 3 * QUERIES * d].reshape(3, QUERIES, d)
-    scores = floats[whole.size + blocks.size :][: 2 * QUERIES * keys].reshape(2, QUERIES, keys)
-    words = floats[whole.size + blocks.size + scores.size :][: 9 * keys].view(np.uint32)
-    return (
-        whole[0].reshape(keys, d),
-        whole[1].reshape(d, keys),
-        whole[2].reshape(d, keys),
-        whole[3].reshape(keys, d),
-        whole[4].reshape(keys, d),
-        blocks[0],
-        blocks[1],
-        blocks[2],
-        scores[0],
-        scores[1],
-        words[:keys].reshape(4, keys // 4),
-        words[keys:].reshape(16, keys // 2),
-    )
-
-
-@jit
-def _zero(x):
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            x[row, i] = 0
-
-
-@jit
-def _copy(to, x, first, rows, column, width, factor):
-    """`rows` rows of x from `first` on, columns from `column` on, times factor; zeros around them."""
-    _zero(to)
-    for r in range(rows):
-        row, target = x[first + r][column : column + width], to[r]
-        for i in range(width):
-            target[i] = row[i] * factor
-
-
-@jit
-def _copy_transposed(to, x, first, rows, column, width):
-    _zero(to)
-    for r in range(rows):
-        row = x[first + r][column : column + width]
-        for i in range(width):
-            to[i, r] = row[i]
-
-
-@jit
-def _copy_back(x, block, first, rows, column, width, factor):
-    for r in range(rows):
-        row, source = x[first + r][column : column + width], block[r]
-        for i in range(width):
-            row[i] = source[i] * factor
+            rows, at = min(QUERIES, length - start), dq_at + y_row + start * row
+            _copy_back(at, row, dk + start * wide, rows, width, scales)
+            _copy_back(at + y_row, row, dv + start * wide, rows, width, scales)
 
 
 @inlined
-def _softmax_row(row, length):
-    """Scores to exponentials, zeros after `length`; returns 1 / their sum and the log-sum-exp."""
-    highest = row[0]
-    for j in range(length):
-        highest = row[j] if row[j] > highest else highest
-    total = np.float32(0)
-    for j in range(length):
-        x = row[j] - highest
-        e = np.float32(0) if x < LOWEST else exp_bounded(x)
-        row[j] = e
-        total += e
-    for j in range(length, row.size):
-        row[j] = 0
-    return np.float32(1) / total, highest + np.log(total)
+def _fours(n):
+    return (n + FOUR - 1) // FOUR * FOUR
 
 
 @inlined
-def _gradient_row(p, ds, bits, lse, threshold, scale, length):
-    """Scores to mask * p, and dy vT to ds; zeros after `length`.
-
-    The whole row is at hand. So it is normalised again, for the rounding of a large lse makes a factor of all p;
-    and rowsum(p * dp) is summed from what it is subtracted from: where both cancel, as for a single key, they do.
+def _places(at, length, width):
+    """Where a task's matrices are in a worker's share: k, v, dk and dv (keys, D); q, dout, both transposed and dq
+    (QUERIES, D); scores and dP (keys, QUERIES); the mask's bits, two keys a line.
     """
-    total = np.float32(0)
-    moment = np.float32(0)
-    for j in range(length):
-        x = p[j] - lse
-        e = np.float32(0) if x < LOWEST else exp_bounded(x)
-        dp = ds[j] * (scale if bits[j] >= threshold else np.float32(0))
-        p[j] = e
-        ds[j] = dp
-        total += e
-        moment += e * dp
-    inverse = np.float32(1) / total
-    moment *= inverse
-    for j in range(length):
-        e = p[j] * inverse
-        ds[j] = e * (ds[j] - moment)
-        p[j] = e * (scale if bits[j] >= threshold else np.float32(0))
-    for j in range(length, p.size):
-        p[j] = 0
-        ds[j] = 0
+    keys, wide = _fours(length), (width + QUERIES - 1) // QUERIES * LINE
+    whole, part = keys * wide, QUERIES * wide
+    q = at + 4 * whole
+    p = q + 5 * part
+    return (
+        at, at + whole, at + 2 * whole, at + 3 * whole,
+        q, q + part, q + 2 * part, q + 3 * part, q + 4 * part,
+        p, p + keys * LINE, p + 2 * keys * LINE,
+    )  # fmt: skip
+
+
+@inlined
+def _columns(width, j):
+    """A bit for each of the 16 columns from j on that are there."""
+    return (1 << min(QUERIES, width - j)) - 1
+
+
+@inlined
+def _copy(to, x, row, rows, padded, width, factor):
+    """`padded` rows of whole lines = the first `rows` at x times factor, zeros around them."""
+    for r in range(padded):
+        for j in range(0, width, QUERIES):
+            mask = _columns(width, j) if r < rows else 0
+            lanes.store(to, masks.load_some(x + r * row + 4 * j, mask) * factor)
+            to += LINE
+
+
+@inlined
+def _copy_back(x, row, block, rows, width, factors):
+    """`rows` rows at x = rows of whole lines, each times its factor."""
+    for r in range(rows):
+        factor = factors[r]
+        for j in range(0, width, QUERIES):
+            masks.store_some(x + r * row + 4 * j, lanes.load(block) * factor, _columns(width, j))
+            block += LINE
+
+
+@inlined
+def _transpose(to, x, row, columns):
+    """16 rows of `columns` lines, in columns: as many rows of a line as x has columns."""
+    for j in range(columns):
+        for r in range(QUERIES):
+            lanes.store(to + j * TILE + r * LINE, lanes.load(x + r * row + j * LINE))
+        tiles.transpose(to + j * TILE)
+
+
+@inlined
+def _hide(scores, length):
+    """Keys that are not there get no share of any query."""
+    for key in range(length, _fours(length)):
+        lanes.store(scores + key * LINE, lanes.splat(np.float32(-np.inf)))
 
 
 @exact
-def _product(c, a, b):
-    """c += a b; c's rows and a's columns are multiples of 4.
-
-    Four rows of c lie on the stack while they are summed: what LLVM knows to overlap nothing, it vectorises. Four
-    products are added before c is, in this order: a quarter of the roundings that BLAS makes.
+def _softmax(p, keys, bits, threshold):
+    """For 16 queries: scores to exponentials, those that are kept. Returns each query's highest score and the sum of
+    all its exponentials.
     """
-    tile = stack_words(4 * STRIP).view(np.float32)
-    c0, c1, c2, c3 = tile[:STRIP], tile[STRIP : 2 * STRIP], tile[2 * STRIP : 3 * STRIP], tile[3 * STRIP :]
-    for left in range(0, c.shape[1], STRIP):
-        width = min(STRIP, c.shape[1] - left)
-        for i in range(0, c.shape[0], 4):
-            for j in range(width):
-                c0[j], c1[j] = c[i, left + j], c[i + 1, left + j]
-                c2[j], c3[j] = c[i + 2, left + j], c[i + 3, left + j]
-            for m in range(0, a.shape[1], 4):
-                a00, a01, a02, a03 = a[i, m], a[i, m + 1], a[i, m + 2], a[i, m + 3]
-                a10, a11, a12, a13 = a[i + 1, m], a[i + 1, m + 1], a[i + 1, m + 2], a[i + 1, m + 3]
-                a20, a21, a22, a23 = a[i + 2, m], a[i + 2, m + 1], a[i + 2, m + 2], a[i + 2, m + 3]
-                a30, a31, a32, a33 = a[i + 3, m], a[i + 3, m + 1], a[i + 3, m + 2], a[i + 3, m + 3]
-                b0, b1 = b[m][left : left + width], b[m + 1][left : left + width]
-                b2, b3 = b[m + 2][left : left + width], b[m + 3][left : left + width]
-                for j in range(width):
-                    c0[j] += a00 * b0[j] + a01 * b1[j] + a02 * b2[j] + a03 * b3[j]
-                    c1[j] += a10 * b0[j] + a11 * b1[j] + a12 * b2[j] + a13 * b3[j]
-                    c2[j] += a20 * b0[j] + a21 * b1[j] + a22 * b2[j] + a23 * b3[j]
-                    c3[j] += a30 * b0[j] + a31 * b1[j] + a32 * b2[j] + a33 * b3[j]
-            for j in range(width):
-                c[i, left + j], c[i + 1, left + j] = c0[j], c1[j]
-                c[i + 2, left + j], c[i + 3, left + j] = c2[j], c3[j]
+    top = lanes.load(p)
+    for key in range(1, keys):
+        top = lanes.maximum(lanes.load(p + key * LINE), top)
+    total = lanes.splat(np.float32(0))
+    for key in range(0, keys, FOUR):
+        at = p + key * LINE
+        e0, e1 = power(lanes.load(at) - top, LOG2E), power(lanes.load(at + LINE) - top, LOG2E)
+        e2, e3 = power(lanes.load(at + 2 * LINE) - top, LOG2E), power(lanes.load(at + 3 * LINE) - top, LOG2E)
+        total = total + ((e0 + e1) + (e2 + e3))
+        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
+        _store_four(at, lanes.where(keep0, e0), lanes.where(keep1, e1), lanes.where(keep2, e2), lanes.where(keep3, e3))
+    return top, total
+
+
+@inlined
+def _kept(bits, key, threshold):
+    """Which of 16 queries keep a key, and each of the three after it."""
+    if threshold == 0:
+        every = masks.all_lanes()
+        return every, every, every, every
+    least, low = np.uint32(np.uint32(threshold) << np.uint32(16)), np.uint32(16)
+    first, second = lanes.load_words(pair_at(bits, key // 2)), lanes.load_words(pair_at(bits, key // 2 + 1))
+    return first << low >= least, first >= least, second << low >= least, second >= least
+
+
+@exact
+def _gradients(p, ds, keys, log, bits, threshold):
+    """For 16 queries: scores to M P, dP to dS = P (M dP - rowsum(P M dP)).
+
+    All keys are at hand. So P is normalised again, for the rounding of a large lse makes a factor of all of it; and
+    the sum is of what it is subtracted from: where both cancel, as for a single key, they do.
+    """
+    moment = total = lanes.splat(np.float32(0))
+    for key in range(0, keys, FOUR):
+        at, dp_at = p + key * LINE, ds + key * LINE
+        e0, e1 = power(lanes.load(at) - log, LOG2E), power(lanes.load(at + LINE) - log, LOG2E)
+        e2, e3 = power(lanes.load(at + 2 * LINE) - log, LOG2E), power(lanes.load(at + 3 * LINE) - log, LOG2E)
+        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
+        dp0, dp1 = lanes.where(keep0, lanes.load(dp_at)), lanes.where(keep1, lanes.load(dp_at + LINE))
+        dp2, dp3 = lanes.where(keep2, lanes.load(dp_at + 2 * LINE)), lanes.where(keep3, lanes.load(dp_at + 3 * LINE))
+        _store_four(at, e0, e1, e2, e3)
+        _store_four(dp_at, dp0, dp1, dp2, dp3)
+        total = total + ((e0 + e1) + (e2 + e3))
+        moment = moment + (lanes.fma(e0, dp0, e1 * dp1) + lanes.fma(e2, dp2, e3 * dp3))
+    inverse = lanes.splat(np.float32(1)) / total
+    moment = moment * inverse
+    for key in range(0, keys, FOUR):
+        at, dp_at = p + key * LINE, ds + key * LINE
+        e0, e1 = lanes.load(at) * inverse, lanes.load(at + LINE) * inverse
+        e2, e3 = lanes.load(at + 2 * LINE) * inverse, lanes.load(at + 3 * LINE) * inverse
+        ds0, ds1 = e0 * (lanes.load(dp_at) - moment), e1 * (lanes.load(dp_at + LINE) - moment)
+        ds2, ds3 = e2 * (lanes.load(dp_at + 2 * LINE) - moment), e3 * (lanes.load(dp_at + 3 * LINE) - moment)
+        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
+        _store_four(at, lanes.where(keep0, e0), lanes.where(keep1, e1), lanes.where(keep2, e2), lanes.where(keep3, e3))
+        _store_four(dp_at, ds0, ds1, ds2, ds3)
+
+
+@inlined
+def _store_four(at, x0, x1, x2, x3):
+    lanes.store(at, x0)
+    lanes.store(at + LINE, x1)
+    lanes.store(at + 2 * LINE, x2)
+    lanes.store(at + 3 * LINE, x3)
+
+
+@exact
+def _product(c, c_row, a, a_row, a_step, b, b_row, rows, depth, columns, adds):
+    """c (rows, columns of 16) = a b, plus what it was where `adds`; rows and depth are multiples of FOUR. a's numbers
+    are `a_step` bytes apart.
+
+    Four products are added before c is, in this order: a quarter of the roundings that BLAS makes.
+    """
+    zero = lanes.splat(np.float32(0))
+    for j in range(0, columns * LINE, LINE):
+        for i in range(0, rows, FOUR):
+            c0, a0, b_at = c + i * c_row + j, a + i * a_row, b + j
+            c1, c2, c3 = c0 + c_row, c0 + 2 * c_row, c0 + 3 * c_row
+            sum0, sum1, sum2, sum3 = zero, zero, zero, zero
+            if adds:
+                sum0, sum1, sum2, sum3 = lanes.load(c0), lanes.load(c1), lanes.load(c2), lanes.load(c3)
+            for _ in range(0, depth, FOUR):
+                b0, b1 = lanes.load(b_at), lanes.load(b_at + b_row)
+                b2, b3 = lanes.load(b_at + 2 * b_row), lanes.load(b_at + 3 * b_row)
+                sum0 = sum0 + _four(a0, a_step, b0, b1, b2, b3)
+                sum1 = sum1 + _four(a0 + a_row, a_step, b0, b1, b2, b3)
+                sum2 = sum2 + _four(a0 + 2 * a_row, a_step, b0, b1, b2, b3)
+                sum3 = sum3 + _four(a0 + 3 * a_row, a_step, b0, b1, b2, b3)
+                a0 += FOUR * a_step
+                b_at += FOUR * b_row
+            lanes.store(c0, sum0)
+            lanes.store(c1, sum1)
+            lanes.store(c2, sum2)
+            lanes.store(c3, sum3)
+
+
+@exact
+def _four(a, step, b0, b1, b2, b3):
+    """Four numbers from a on times four lines."""
+    rest = lanes.fma(b2, lanes.repeat(a + 2 * step), b3 * lanes.repeat(a + 3 * step))
+    return lanes.fma(b0, lanes.repeat(a), lanes.fma(b1, lanes.repeat(a + step), rest))

@@ -21,7 +21,6 @@ import numpy as np
 from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
 from minibert.kernels.common.philox_cpu import settings, stack_words
-from minibert.kernels.common.philox_lanes import philox4x32
 from minibert.kernels.devices.cpu import inlined, jit, run, threads
 
 from .blocks import (
@@ -39,6 +38,7 @@ from .blocks import (
     transpose_tiles,
     unpack,
 )  # fmt: skip
+from .queries import draw, pair_at, task_of
 
 QUERIES = SIDE
 ROW = 4 * QUERIES  # bytes of a row of scores
@@ -109,7 +109,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
     logarithms, factors = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
     unit = tiles.configure(address(config))
     for task in range(begin, end):
-        head, first, length = _task(task, heads, offsets)
+        head, first, length = task_of(task, heads, offsets)
         down, across = blocks(length), blocks(width)
         k = address(shares[worker])
         v = k + down * across * BLOCK
@@ -156,7 +156,7 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
     scales[:], roots[:] = scale, scale * root
     unit = tiles.configure(address(config))
     for task in range(begin, end):
-        head, first, length = _task(task, heads, offsets)
+        head, first, length = task_of(task, heads, offsets)
         down, across = blocks(length), blocks(width)
         places = _places(address(shares[worker]), down, across)
         k, v, k_right, dk, dv, q, dout, q_right, dout_right, p, ds, ds_left, dp, scores = places
@@ -205,13 +205,6 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
 
 
 @inlined
-def _task(task, heads, offsets):
-    """The head, the sequence's first row, and its length."""
-    first, end = np.intp(offsets[task // heads]), np.intp(offsets[task // heads + 1])
-    return task % heads, first, end - first
-
-
-@inlined
 def _places(at, down, across):
     """Where backward keeps what one task needs in a worker's share, which is that long (see `_share`).
 
@@ -238,7 +231,7 @@ def _pieces(queries, length):
 @inlined
 def _ahead(x, matrices, task, heads, offsets, length):
     """What `_fetch` has to know to bring the rows of a task out of x, `matrices` side by side, in a task this long."""
-    head, first, rows = _task(task, heads, offsets)
+    head, first, rows = task_of(task, heads, offsets)
     row, pieces = 2 * x.shape[1], _pieces(length, length)
     step = row // matrices
     size = step // heads
@@ -258,21 +251,9 @@ def _fetch(ahead, piece):
 
 @inlined
 def _draw(words, start, rows, length, head, example, dropout):
-    """For 32 queries from `start` on, to the places of pairs of keys in a right form: their bits, the even key's below.
-
-    One call of Philox has those of the queries q and q + 8 and of the keys k, k + 1, k + 8 and k + 9 (philox.py).
-    """
-    _, _, key0, key1, stream = dropout
-    example = lanes.longs(np.uint64(example), np.uint64(0))
-    stream = lanes.longs(np.uint64(stream), np.uint64(0))
+    """The bits of 32 queries from `start` on, to a right form's places."""
     for half in range((rows + 15) // 16):
-        queries = lanes.longs(np.uint64(head << 16 | start // 2 + 8 * half), np.uint64(1))
-        for call in range((length + 15) // 16 * 4):
-            keys = lanes.longs(np.uint64(call), np.uint64(0))
-            near, near8, far, far8 = philox4x32(keys, queries, example, stream, key0, key1)
-            to = _pair_at(words + half * TILE, call // 4 * 8 + call % 4)
-            lanes.store(to, lanes.lower_halves(near, near8))
-            lanes.store(to + 4 * LINE, lanes.lower_halves(far, far8))
+        draw(words + half * TILE, start + 16 * half, length, head, example, dropout)
 
 
 @inlined
@@ -295,8 +276,8 @@ def _softmax(p, scores, length, root, threshold, ahead, piece):
         total = total + (e0 + e1)
         units = halves.pairs(halves.to_row(e0, e1))
         if threshold > 0:
-            units = halves.kept(units, lanes.load_words(_pair_at(p, pair)), threshold)
-        lanes.store(_pair_at(p, pair), units)
+            units = halves.kept(units, lanes.load_words(pair_at(p, pair)), threshold)
+        lanes.store(pair_at(p, pair), units)
     return lanes.apart(top * root), total
 
 
@@ -339,7 +320,7 @@ def _probabilities(p, scores, dp, bits, length, root, log, threshold, ahead, pie
         total = total + (p0 + p1)
         dp0, dp1 = lanes.load(dp_at), lanes.load(dp_at + ROW)
         if threshold > 0:
-            word = lanes.load_words(_pair_at(bits, pair))
+            word = lanes.load_words(pair_at(bits, pair))
             keep0, keep1 = word << np.uint32(16) >= least, word >= least
             dp0, dp1 = lanes.where(keep0, dp0), lanes.where(keep1, dp1)
             lanes.store(dp_at, dp0)
@@ -360,20 +341,14 @@ def _differences(ds, ds_right, p, dp, length, moment):
         ds1 = lanes.load(at + ROW) * (lanes.load(dp_at + ROW) - moment)
         line = halves.to_row(ds0, ds1)
         halves.store_halves(ds + 2 * pair * LINE, ds + (2 * pair + 1) * LINE, line)
-        lanes.store(_pair_at(ds_right, pair), halves.pairs(line))
-
-
-@inlined
-def _pair_at(tile, pair):
-    """Where a pair of keys stands, in the tile at `tile` or in that of a later block."""
-    return tile + pair // 16 * BLOCK + pair % 16 * LINE
+        lanes.store(pair_at(ds_right, pair), halves.pairs(line))
 
 
 @inlined
 def _clear(tile, length, down):
     """Zeros for the pairs of keys from `length` on."""
     for pair in range((length + 1) // 2, down * SIDE // 2):
-        lanes.store(_pair_at(tile, pair), lanes.splat(np.uint32(0)))
+        lanes.store(pair_at(tile, pair), lanes.splat(np.uint32(0)))
 
 
 @inlined

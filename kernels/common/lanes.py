@@ -120,6 +120,16 @@ def load(typing, address):
 
 
 @intrinsic
+def repeat(typing, address):
+    """16 times the float32 at `address`."""
+
+    def generate(context, builder, sig, args):
+        return in_all(builder, builder.load(pointer(builder, args[0], FLOATS.element), align=4))
+
+    return FLOATS(types.int64), generate
+
+
+@intrinsic
 def load_words(typing, address):
     """The 16 words at `address`."""
     return _loader(WORDS)

@@ -12,9 +12,7 @@ from minibert.kernels.devices.cpu import inlined
 
 from . import halves, lanes, philox, philox_lanes
 
-_M0, _M1 = (np.uint64(m) for m in philox.MULTIPLIERS)
-_STEP0, _STEP1 = (np.uint32(step) for step in philox.KEY_STEPS)
-_HALF, _NONE, _ONE = np.uint64(32), np.uint64(0), np.uint64(1)
+_NONE, _ONE = np.uint64(0), np.uint64(1)
 
 
 def settings(rate: float, seed: int, stream: int) -> tuple:
@@ -45,17 +43,6 @@ def stack_words(typing, count):
 
 
 @inlined
-def philox4x32(c0, c1, c2, c3, key0, key1):
-    """Philox4x32-10; all uint32. A 64-bit product of 32-bit words becomes one vector instruction."""
-    for _ in range(philox.ROUNDS):
-        p, q = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
-        c0, c1 = np.uint32(q >> _HALF) ^ c1 ^ key0, np.uint32(q)
-        c2, c3 = np.uint32(p >> _HALF) ^ c3 ^ key1, np.uint32(p)
-        key0, key1 = np.uint32(key0 + _STEP0), np.uint32(key1 + _STEP1)
-    return c0, c1, c2, c3
-
-
-@inlined
 def hidden_room(c):
     """How many words `hidden_words` draws for c elements: whole lanes of blocks."""
     return (c + 63) // 64 * 32
@@ -82,27 +69,3 @@ def hidden_words(out, c, position, example, dropout):
 def dropped(x, bits, dropout):
     """Dropout of 16 elements, whose bits stand at address `bits`; NaN stays NaN, dropped or not."""
     return x * lanes.where(halves.load_halves(bits) >= dropout[0], lanes.splat(dropout[1]))
-
-
-@inlined
-def attention_words(out, drawn, first, head, example, dropout):
-    """The words of 16 queries from `first` on, of all keys: seen as uint16, `out` (16, keys / 2) holds a row of bits
-    per query. `keys` is a multiple of 16; drawn (4, keys / 4) is scratch. With rate 0 nothing is drawn.
-    """
-    threshold, _, key0, key1, stream = dropout
-    if threshold == 0:
-        return
-    for q in range(8):
-        c1 = np.uint32(head << 16 | first // 2 + q)
-        w0, w1, w2, w3 = drawn[0], drawn[1], drawn[2], drawn[3]
-        for block in range(drawn.shape[1]):
-            w0[block], w1[block], w2[block], w3[block] = philox4x32(
-                np.uint32(block), c1, np.uint32(example), stream, key0, key1
-            )
-        upper, lower = out[q], out[q + 8]
-        for block in range(drawn.shape[1] // 4):
-            for i in range(4):
-                upper[8 * block + i] = w0[4 * block + i]
-                lower[8 * block + i] = w1[4 * block + i]
-                upper[8 * block + 4 + i] = w2[4 * block + i]
-                lower[8 * block + 4 + i] = w3[4 * block + i]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minibert.kernels.common import philox, philox_cpu
+from minibert.kernels.attention import queries
+from minibert.kernels.common import lanes, philox, philox_cpu, philox_lanes
 from minibert.kernels.devices.cpu import jit
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "dropout.json").read_text())
@@ -18,13 +19,28 @@ def unpack(rows: list[str], length: int) -> np.ndarray:
     return np.array([np.unpackbits(np.frombuffer(bytes.fromhex(row), np.uint8))[:length] for row in rows], bool)
 
 
+def aligned(count: int) -> np.ndarray:
+    """So many words on a line."""
+    memory = np.zeros(count + 16, np.uint32)
+    return memory[-memory.ctypes.data % 64 // 4 :][:count]
+
+
+@jit
+def _words(out, c0, c1, c2, c3, key0, key1):
+    """The words of eight counters, all alike, in the first half of a line each."""
+    none = np.uint64(0)
+    counters = lanes.longs(c0, none), lanes.longs(c1, none), lanes.longs(c2, none), lanes.longs(c3, none)
+    words = philox_lanes.philox4x32(counters[0], counters[1], counters[2], counters[3], key0, key1)
+    for i in range(4):
+        lanes.store(np.intp(out.ctypes.data) + 64 * i, lanes.lower_halves(words[i], words[i]))
+
+
 @pytest.mark.parametrize("case", GOLDEN["words"])
 def test_words(case):
     assert philox.words(*case["counter"], case["seed"]).tolist() == case["words"]
-    drawn = philox_cpu.philox4x32(
-        *(np.uint32(w) for w in case["counter"]), *philox_cpu.settings(0, case["seed"], 0)[2:4]
-    )
-    assert list(drawn) == case["words"]
+    drawn = aligned(64)
+    _words(drawn, *(np.uint64(w) for w in case["counter"]), *philox_cpu.settings(0, case["seed"], 0)[2:4])
+    assert drawn.reshape(4, 16)[:, :8].T.tolist() == [case["words"]] * 8
 
 
 @pytest.mark.parametrize("case", GOLDEN["hidden"], ids=lambda case: f"{case['c']} {case['rate']}")
@@ -49,18 +65,16 @@ def _hidden(drawn, c, positions, examples, dropout):
 
 
 @jit
-def _attention(out, drawn, heads, example, dropout):
-    for head in range(heads):
-        for first in range(0, out.shape[1], 16):
-            philox_cpu.attention_words(out[head, first : first + 16], drawn, first, head, example, dropout)
+def _attention(out, length, head, example, dropout):
+    for block in range(out.shape[0]):
+        queries.draw(np.intp(out[block].ctypes.data), 16 * block, length, head, example, dropout)
 
 
 @pytest.mark.parametrize("c", [1, 8, 13, 24, 129, 768])
 def test_numba_draws_the_same_hidden_bits(c):
     positions, examples = np.array([0, 5, 511], np.int32), np.array([9, 2**31 - 1, 0], np.int32)
     room = philox_cpu.hidden_room(c)
-    memory = np.zeros(3 * room + 16, np.uint32)
-    drawn = memory[-memory.ctypes.data % 64 // 4 :][: 3 * room].reshape(3, room)
+    drawn = aligned(3 * room).reshape(3, room)
     _hidden(drawn, c, positions, examples, philox_cpu.settings(0.1, 2**63 + 5, 77))
     mask = philox.hidden_mask(positions, examples, c, 0.1, 2**63 + 5, 77)
     np.testing.assert_array_equal(drawn.view(np.uint16)[:, :c] >= philox.threshold(0.1), mask > 0)
@@ -68,12 +82,16 @@ def test_numba_draws_the_same_hidden_bits(c):
 
 @pytest.mark.parametrize("length", [1, 16, 37, 512])
 def test_numba_draws_the_same_attention_bits(length):
-    keys = -(-length // 16) * 16
-    drawn = np.zeros((2, keys, keys // 2), np.uint32)
-    _attention(drawn, np.zeros((4, keys // 4), np.uint32), 2, 31, philox_cpu.settings(0.1, 2**40 + 5, 77))
-    mask = philox.attention_mask(length, 2, 31, 0.1, 2**40 + 5, 77)
-    bits = drawn.view(np.uint16)[:, :length, :length]
-    np.testing.assert_array_equal(bits >= philox.threshold(0.1), mask > 0)
+    dropout, mask = philox_cpu.settings(0.1, 2**40 + 5, 77), philox.attention_mask(length, 2, 31, 0.1, 2**40 + 5, 77)
+    down, tall = -(-length // 16), -(-length // 32)
+    for head in range(2):
+        drawn = aligned(down * tall * 512).reshape(
+            down, tall, 2, 16, 16
+        )  # of a block of keys the first tile: pairs, queries
+        _attention(drawn.reshape(down, -1), length, head, 31, dropout)
+        bits = drawn[:, :, 0].view(np.uint16).reshape(down, tall * 16, 16, 2)
+        bits = bits.transpose(0, 2, 1, 3).reshape(16 * down, 32 * tall)[:length, :length]
+        np.testing.assert_array_equal(bits >= philox.threshold(0.1), mask[head] > 0)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
