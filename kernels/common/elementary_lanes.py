@@ -12,6 +12,7 @@ LOG2E = np.float32(1.44269504)
 LN2 = np.float32(0.693147181)
 ROUND = np.float32(1.5 * 2**23)  # adding it leaves the nearest integer in the low bits
 LOWEST = np.float32(ROUND - 115)  # 2^-115 times a gradient is still a normal number; below, powers are 0
+ONE = np.uint32(0x3F800000)  # the bits of 1
 ROOT_HALF = np.uint32(0x3F3504F3)  # the bits of sqrt(1/2)
 
 
@@ -25,9 +26,10 @@ def power(x, steepness):
     p = lanes.fma(p, f, np.float32(0.24022242))
     p = lanes.fma(p, f, np.float32(0.693147))
     p = lanes.fma(p, f, np.float32(1))
-    # The integer stands in the low bits of `shifted`: it is added to p's exponent.
-    power = lanes.floats_of(lanes.words(p) + (lanes.words(shifted) << np.uint32(23)))
-    return lanes.select(lanes.below(shifted, LOWEST), lanes.splat(np.float32(0)), power)
+    # The integer stands in the low bits of `shifted`: an exponent, for a factor. Added to p's it would turn some NaN
+    # into numbers.
+    factor = lanes.floats_of((lanes.words(shifted) << np.uint32(23)) + ONE)
+    return lanes.select(lanes.below(shifted, LOWEST), lanes.splat(np.float32(0)), p * factor)
 
 
 @exact

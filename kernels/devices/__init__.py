@@ -60,13 +60,12 @@ class Device:
 
     `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
     Freed blocks are kept for the next array of like size, so that a steady loop asks for no memory; blocks in use and
-    kept together exceed the most that were in use by no more than `spare`. `resident` is what of all these the system
-    has given, `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets
-    (kind, bytes) for each array handed out, and for each that dies the same with the bytes below zero.
+    kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
+    `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets (kind,
+    bytes) for each array handed out, and for each that dies the same with the bytes below zero.
     """
 
     process = PROCESS
-    spare = 0  # bytes, part of `process`
     ahead = 0  # training steps that the host may have asked for beyond the one whose result it waits for
     gives_blocks = False  # whether memory is taken by the block, and not by pages as they are touched
     host_apart = False  # whether the host has memory beside the device's
@@ -211,7 +210,7 @@ class Device:
         if self._kept.get(size):
             self._kept_bytes -= size
             return self._kept[size].pop()
-        self._drop(self._room)
+        self._drop(self._most_used - self._used_bytes)
         try:
             return Block(size, self._memory(size))
         except MemoryError:
@@ -221,11 +220,6 @@ class Device:
         except MemoryError:
             self._used_bytes -= size
             raise
-
-    @property
-    def _room(self) -> int:
-        """How many bytes may be kept."""
-        return self._most_used + self.spare - self._used_bytes
 
     def _drop(self, room: int) -> None:
         """Gives the largest kept blocks back to the system until no more than `room` bytes are kept."""

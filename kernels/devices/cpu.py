@@ -175,8 +175,6 @@ class Cpu(Device):
     bf16 attention's too; in fp32 on the unit itself only, with each number as the sum of three bf16.
     """
 
-    spare = 32 << 20  # without it holes that the next batch's arrays do not fit cost thousands of new pages a step
-
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if unit.mode() == "amx" else {})
         self.precision = precision
@@ -189,7 +187,7 @@ class Cpu(Device):
         return threads()
 
     def _block(self, nbytes: int, kind: str) -> Block:
-        """From its pages, if it is large."""
+        """From its pages, if it is large: kept and used together, they never exceed the most that were used either."""
         if nbytes < PAGED:
             return super()._block(nbytes, kind)
         self._collect()
@@ -201,8 +199,9 @@ class Cpu(Device):
         self.resident, block.touched = self.resident + block.size - block.touched, block.size
         self._used_bytes += block.size
         self._most_used = max(self._most_used, self._used_bytes)
-        if self._kept_bytes + self._pages.idle > self._room:
-            self._drop(self._room)
+        room = self._most_used - self._used_bytes
+        if self._kept_bytes + self._pages.idle > room:
+            self._drop(room)
         return block
 
     def _give_back(self, lease: Lease) -> None:

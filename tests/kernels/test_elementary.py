@@ -8,7 +8,8 @@ import numba
 import numpy as np
 import pytest
 
-from minibert.kernels.common import elementary
+from minibert.kernels.common import elementary, lanes
+from minibert.kernels.common.elementary_lanes import LOG2E, power
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-38, 3e38, -3e38], np.float32)
 EXACT = {
@@ -66,3 +67,28 @@ def test_loops_are_vectorised(name):
     loop(np.zeros(8, np.float32), np.zeros(8, np.float32))
     (code,) = loop.inspect_llvm().values()
     assert any(f"fmul contract <{lanes} x float>" in code for lanes in (4, 8, 16))
+
+
+def test_powers_on_lanes():
+    """2^(x steepness) as its docstring says, and NaN of any kind stays NaN."""
+
+    @numba.njit
+    def powers(y, x, steepness):
+        for i in range(0, x.size, 16):
+            lanes.store(np.intp(y.ctypes.data) + 4 * i, power(lanes.load(np.intp(x.ctypes.data) + 4 * i), steepness))
+
+    def over(x: np.ndarray, steepness: np.float32) -> np.ndarray:
+        memory = np.zeros(x.size + 16, np.float32)
+        y = memory[-memory.ctypes.data % 64 // 4 :][: x.size]
+        powers(y, x, steepness)
+        return y
+
+    x = np.linspace(-120, 87, 160_000, dtype=np.float32)
+    exact = np.exp2(x.astype(np.float64) * np.float64(LOG2E))
+    y, near = over(x, LOG2E), x > -1
+    assert (np.abs(y - exact) / exact)[near].max() <= 1e-5 and (np.abs(y - exact) / exact)[np.abs(x) < 1].max() <= 2e-7
+    assert (y[x < -80.1] == 0).all() and np.abs(y - exact)[x < 0].max() <= 2e-7
+    payloads = np.random.default_rng(0).integers(1, 1 << 22, 1600, np.uint32)
+    for sign in (np.uint32(0x7FC00000), np.uint32(0xFFC00000)):
+        assert np.isnan(over((payloads | sign).view(np.float32), LOG2E)).all()
+    assert (over(np.full(16, -np.inf, np.float32), LOG2E) == 0).all()
