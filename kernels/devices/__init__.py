@@ -60,9 +60,10 @@ class Device:
 
     `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
     Freed blocks are kept for the next array of like size, so that a steady loop asks for no memory; blocks in use and
-    kept together never exceed the most that were in use. `resident` is what of all these the system has given, and
-    `resident_peak` the most of it: what to compare with a process's own peak. While `log` is a list, it gets (kind,
-    bytes) for each array handed out, and for each that dies the same with the bytes below zero.
+    kept together never exceed the most that were in use, but for some pages that the CPU has to spare (devices/cpu.py).
+    `resident` is what of all these the system has given, and `resident_peak` the most of it: what to compare with a
+    process's own peak. While `log` is a list, it gets (kind, bytes) for each array handed out, and for each that dies
+    the same with the bytes below zero.
     """
 
     process = PROCESS

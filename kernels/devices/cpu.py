@@ -33,6 +33,7 @@ from .pages import Pages
 
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
+SPARE = 32 << 20  # bytes of holes that stay beyond the most that was used: part of what PROCESS allows
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -187,7 +188,9 @@ class Cpu(Device):
         return threads()
 
     def _block(self, nbytes: int, kind: str) -> Block:
-        """From its pages, if it is large: kept and used together, they never exceed the most that were used either."""
+        """From its pages, if it is large. Of these SPARE more are kept than of blocks: without it holes that the next
+        batch's arrays do not fit would cost it thousands of new pages.
+        """
         if nbytes < PAGED:
             return super()._block(nbytes, kind)
         self._collect()
@@ -200,7 +203,7 @@ class Cpu(Device):
         self._used_bytes += block.size
         self._most_used = max(self._most_used, self._used_bytes)
         room = self._most_used - self._used_bytes
-        if self._kept_bytes + self._pages.idle > room:
+        if self._kept_bytes + self._pages.idle > room + SPARE:
             self._drop(room)
         return block
 
@@ -220,7 +223,7 @@ class Cpu(Device):
     def _drop(self, room: int) -> None:
         super()._drop(room)
         self._collect()
-        self.resident -= self._pages.shrink(room - self._kept_bytes)
+        self.resident -= self._pages.shrink(room + SPARE - self._kept_bytes)
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
         if isinstance(block.memory, int):
@@ -229,7 +232,7 @@ class Cpu(Device):
 
     def release(self) -> None:
         super().release()
-        self.resident -= self._pages.unmap()
+        self.resident -= self._pages.shrink(0) + self._pages.unmap()
 
     def session(self) -> AbstractContextManager[None]:
         """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""
