@@ -1,9 +1,9 @@
 """Attention in float32 on the CPU: one task is a head of a sequence, in scratch that fits in cache.
 
 Queries go in blocks of QUERIES, a vector register of 16 lanes, against all keys, and **scores lie transposed**, (keys,
-QUERIES): sums over keys need no sum inside a register. cpu_bf16.py has the formulas; f, dropout's factor, is multiplied
-last here, too. Matrices in scratch have rows of whole lines, and what a product sums over comes in fours: keys and
-columns that are not there are zeros.
+QUERIES): sums over keys need no sum inside a register. cpu_bf16.py has the formulas, but here q is divided by sqrt(D)
+when it is copied, which dk then need not be. Matrices in scratch have rows of whole lines, and what a product sums over
+comes in fours: keys, queries and columns that are not there are zeros in k, v, q and dout, whatever stands in scores.
 
 Everything is named by its address and the bytes from a row to the next: views of arrays cost Numba seconds.
 """
@@ -18,7 +18,7 @@ from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.devices.cpu import exact, inlined, jit, run, threads
 
 from .blocks import BLOCK, LINE, SIDE, TILE, address
-from .queries import draw, pair_at, task_of
+from .queries import draw, longest_of, pair_at, shares, task_of
 
 QUERIES = 16
 FOUR = 4  # rows of a product, and numbers of its sum, that are computed together
@@ -47,9 +47,10 @@ def forward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
+    share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
         _forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream),
-        shares(scratch),
+        shares(scratch, share),
     )  # fmt: skip
 
 
@@ -67,17 +68,11 @@ def backward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
+    share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
         _backward, (len(offsets) - 1) * heads, dqkv, dy, lse, qkv, offsets, examples, heads,
-        settings(rate, seed, stream), shares(scratch),
+        settings(rate, seed, stream), shares(scratch, share),
     )  # fmt: skip
-
-
-def shares(scratch: np.ndarray) -> np.ndarray:
-    """The workers' shares, each on a line: uint8 (threads, ...)."""
-    lines = scratch[-scratch.ctypes.data % LINE :]
-    share = lines.size // (LINE * threads()) * LINE
-    return lines[: share * threads()].reshape(threads(), share)
 
 
 @jit
@@ -163,7 +158,7 @@ def _fours(n):
 @inlined
 def _places(at, length, width):
     """Where a task's matrices are in a worker's share: k, v, dk and dv (keys, D); q, dout, both transposed and dq
-    (QUERIES, D); scores and dP (keys, QUERIES); the mask's bits, two keys a line.
+    (QUERIES, D); scores and dP (keys, QUERIES); the mask's bits, two keys a line, in the first tile of each block.
     """
     keys, wide = _fours(length), (width + QUERIES - 1) // QUERIES * LINE
     whole, part = keys * wide, QUERIES * wide
@@ -213,7 +208,7 @@ def _transpose(to, x, row, columns):
 
 @inlined
 def _hide(scores, length):
-    """Keys that are not there get no share of any query."""
+    """Scores of keys that are not there: their exponentials are 0."""
     for key in range(length, _fours(length)):
         lanes.store(scores + key * LINE, lanes.splat(np.float32(-np.inf)))
 

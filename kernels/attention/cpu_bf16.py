@@ -38,7 +38,7 @@ from .blocks import (
     transpose_tiles,
     unpack,
 )  # fmt: skip
-from .queries import draw, pair_at, task_of
+from .queries import draw, longest_of, pair_at, shares, task_of
 
 QUERIES = SIDE
 ROW = 4 * QUERIES  # bytes of a row of scores
@@ -67,9 +67,10 @@ def forward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
+    share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
         _forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream),
-        _shares(scratch), tiles.configuration(),
+        shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
 
 
@@ -87,17 +88,11 @@ def backward(
     stream: int,
     scratch: np.ndarray,
 ) -> None:
+    share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
         _backward, (len(offsets) - 1) * heads, dqkv, dy, lse, qkv, offsets, examples, heads,
-        settings(rate, seed, stream), _shares(scratch), tiles.configuration(),
+        settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
-
-
-def _shares(scratch: np.ndarray) -> np.ndarray:
-    """The workers' shares, each on a line: uint8 (threads, ...)."""
-    lines = scratch[-scratch.ctypes.data % LINE :]
-    share = lines.size // (LINE * threads()) * LINE
-    return lines[: share * threads()].reshape(threads(), share)
 
 
 @jit

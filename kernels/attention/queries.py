@@ -1,4 +1,4 @@
-"""What attention on the CPU does alike in float32 and bf16: its tasks, and dropout's bits of 16 queries."""
+"""What attention on the CPU does alike in float32 and bf16: scratch, tasks, and dropout's bits of 16 queries."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import numpy as np
 
 from minibert.kernels.common import lanes
 from minibert.kernels.common.philox_lanes import philox4x32
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices.cpu import inlined, threads
 
 from .blocks import BLOCK, LINE
+
+
+def shares(scratch: np.ndarray, share: int) -> np.ndarray:
+    """Each worker's `share` bytes of the scratch, on a line: uint8 (threads, share). ValueError if there are fewer."""
+    lines = scratch[-scratch.ctypes.data % LINE :]
+    if lines.size < threads() * share:
+        raise ValueError(f"{lines.size} bytes of scratch, {threads() * share} needed: was `workspace` asked before?")
+    return lines[: threads() * share].reshape(threads(), share)
+
+
+def longest_of(offsets: np.ndarray) -> int:
+    """The longest sequence's tokens."""
+    return int(np.diff(offsets).max(initial=0))
 
 
 @inlined
@@ -21,6 +34,7 @@ def task_of(task, heads, offsets):
 @inlined
 def draw(words, first, length, head, example, dropout):
     """For 16 queries from `first` on a word each for every pair of keys, at `pair_at`, the even key's bits below.
+    `words` is on a line; as many blocks as keys take get their first tile filled, or part of it.
 
     One call of Philox has those of the queries q and q + 8 and of the keys k, k + 1, k + 8 and k + 9 (philox.py).
     """

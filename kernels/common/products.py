@@ -3,12 +3,12 @@
 A product is out (M, N) = a (M, K) b (K, N), its operands rounded to bf16 and packed as packing.py says.
 
 **Tasks.** A worker takes some panels of `a`, as many as leave room in its L2 cache and fewer towards the end, packed by
-itself or by whoever made them, and multiplies them by all of b, which is packed before, or by a part where `a` is
-short. It goes over b panel by panel and over K in chunks of about sixteen steps: a chunk of one of b's panels (32 KiB)
-stays in L1 while a's stream past it from L2, by loads that leave L1 to others. That alone makes 96 % of what the unit
-does from registers; sums that go to L2 and come back between chunks take it to 75 %, longer chunks, whose b has no room
-in L1, as far. Every step also asks for a few lines of b's next panel. Each element is summed over K in order by one
-worker, so the number of threads changes no bit.
+itself or by whoever made them, and multiplies them by all of b, which is packed before, or, where `a` is short and at
+the end, by a part. It goes over b panel by panel and over K in chunks of about sixteen steps: a chunk of one of b's
+panels (32 KiB) stays in L1 while a's stream past it from L2, by loads that leave L1 to others. That alone makes 96 % of
+what the unit does from registers; sums that go to L2 and come back between chunks take it to 75 %, longer chunks, whose
+b has no room in L1, as far. Every step also asks for a few lines of b's next panel. Each element is summed over K in
+order by one worker, so the number of threads changes no bit.
 
 **Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. It runs a row or
 two a step between the unit's instructions: half of a block's rows as soon as the block is done, half when b's next
@@ -42,7 +42,7 @@ from minibert.kernels.devices.cpu import inlined, jit
 
 TALL = 8  # panels of a that are worth packing
 FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memory for each
-LAST = 2  # tasks that are cut in parts, for each worker that may have to wait for them
+LAST = 2  # tasks that are cut in two, for each worker but one
 DEEP = 16  # steps of a chunk, about
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 
@@ -69,7 +69,7 @@ def multiply(
     own: np.ndarray,
 ) -> None:
     """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
-    and is told whether it is the only one to see them; None: source[0] is a, packed.
+    and is told whether it is the first to see them; None: source[0] is a, packed.
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
     parts = size // BLOCK
@@ -89,8 +89,8 @@ def multiply(
 
 @lru_cache(256)
 def _tasks(tall: int, wide: int, most: int, workers: int) -> tuple[tuple[int, int, int, int], ...]:
-    """From which to which of a's panels, and which part of b of how many: parts where `a` is short, and of the last
-    tasks, whose end the other workers wait for.
+    """(top, bottom, cut, cuts): the panels top to bottom of a times part number `cut` of b in so many. More than one
+    part where `a` is short, and of the last tasks, whose end the other workers wait for.
     """
     short = tall < TALL * workers
     fewest = max(1, min(FEWEST, tall // (FEWEST * workers)))

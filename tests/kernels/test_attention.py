@@ -7,7 +7,7 @@ import pytest
 
 from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
-from minibert.kernels.attention import cpu, reference
+from minibert.kernels.attention import cpu, cpu_bf16, reference
 from minibert.kernels.common.philox import attention_mask
 from packed import BATCHES, PRIMES, exact, floats, pack
 
@@ -84,3 +84,13 @@ def test_threads_and_packing_change_no_bit():
     alone = pack((127,), [batch.examples[-1]])
     for got, wanted in zip(compute(cpu, alone, 3, 0.1, qkv[-127:], dy[-127:]), whole, strict=True):
         np.testing.assert_array_equal(got, wanted[-127:])
+
+
+@pytest.mark.parametrize("backend", [cpu, cpu_bf16], ids=["fp32", "bf16"])
+def test_scratch_of_fewer_threads_is_refused(backend):
+    """Threads that were added after `workspace` was asked would write beyond it."""
+    batch = pack((5, 37))
+    qkv, dy = np.zeros((42, 72), np.float32), np.zeros((42, 24), np.float32)
+    scratch = np.zeros(backend.workspace(42, 37, 3, 24) // 2, np.uint8)
+    with pytest.raises(ValueError, match="bytes of scratch"):
+        backend.forward(dy, dy, qkv, batch.offsets, batch.examples, 3, 0.0, *KEY, scratch)

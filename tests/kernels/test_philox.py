@@ -27,7 +27,7 @@ def aligned(count: int) -> np.ndarray:
 
 @jit
 def _words(out, c0, c1, c2, c3, key0, key1):
-    """The words of eight counters, all alike, in the first half of a line each."""
+    """The words of eight counters, all alike, twice on a line each."""
     none = np.uint64(0)
     counters = lanes.longs(c0, none), lanes.longs(c1, none), lanes.longs(c2, none), lanes.longs(c3, none)
     words = philox_lanes.philox4x32(counters[0], counters[1], counters[2], counters[3], key0, key1)
@@ -40,7 +40,7 @@ def test_words(case):
     assert philox.words(*case["counter"], case["seed"]).tolist() == case["words"]
     drawn = aligned(64)
     _words(drawn, *(np.uint64(w) for w in case["counter"]), *philox_cpu.settings(0, case["seed"], 0)[2:4])
-    assert drawn.reshape(4, 16)[:, :8].T.tolist() == [case["words"]] * 8
+    assert drawn.reshape(4, 16).T.tolist() == [case["words"]] * 16
 
 
 @pytest.mark.parametrize("case", GOLDEN["hidden"], ids=lambda case: f"{case['c']} {case['rate']}")
@@ -87,7 +87,7 @@ def test_numba_draws_the_same_attention_bits(length):
     for head in range(2):
         drawn = aligned(down * tall * 512).reshape(
             down, tall, 2, 16, 16
-        )  # of a block of keys the first tile: pairs, queries
+        )  # blocks of keys have two tiles: pairs, queries
         _attention(drawn.reshape(down, -1), length, head, 31, dropout)
         bits = drawn[:, :, 0].view(np.uint16).reshape(down, tall * 16, 16, 2)
         bits = bits.transpose(0, 2, 1, 3).reshape(16 * down, 32 * tall)[:length, :length]
