@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 import minibert.cli
 from minibert import checkpoint
 from minibert.checkpoint import names
@@ -64,6 +66,19 @@ def minibert_in_process(*arguments: str | Path, stdin: bytes = b"") -> Done:
         for writer in writers:  # not the last to hold them: a stream that dies closes what is under it
             writer.detach()
     return Done(code, out.getvalue().decode(), err.getvalue().decode())
+
+
+def parsed(*arguments: str) -> click.Context:
+    """What `minibert ARGUMENTS` makes of them, before anything is done. A command keeps the help option that its first
+    context made: without its parents' settings the whole process would lack `-h`.
+    """
+    found: click.Command = minibert.cli.cli
+    context, name, rest = None, "minibert", list(arguments)
+    while isinstance(found, click.Group):
+        context = click.Context(found, parent=context, info_name=name, **found.context_settings)
+        name, *rest = rest
+        found = found.commands[name]
+    return found.make_context(name, rest, parent=context)
 
 
 def minibert_process(

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from commands import assert_one_line, environment, minibert_in_process, minibert_process
+from commands import assert_one_line, environment, minibert_in_process, minibert_process, parsed
 from minibert.cli import tpu
 from minibert.errors import BackendError, ConfigError
 
@@ -167,7 +167,7 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     done = minibert_in_process("tpu", name, "--help")
     example = re.search(rf"^ *Example:\n +.*?minibert tpu {name} (.*)$", done.out, re.M)
     assert done.code == 0 and example, done.out
-    tpu.commands[name].make_context(name, shlex.split(example[1]))
+    parsed("tpu", name, *shlex.split(example[1]))
     assert all(option.help for option in tpu.commands[name].params if isinstance(option, click.Option))
 
 

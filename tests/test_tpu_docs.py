@@ -8,11 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from commands import ROOT
-from minibert.cli import cli
+from commands import ROOT, parsed
 
 DOC = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
 
@@ -26,12 +24,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command: str) -> None:
-    found: click.Command = cli
-    arguments = shlex.split(command)
-    while isinstance(found, click.Group):
-        name, *arguments = arguments
-        found = found.commands[name]
-    found.make_context(name, arguments)
+    parsed(*shlex.split(command))
 
 
 def test_there_are_commands_and_none_of_the_chapter_s_flags_is_lost() -> None:
