@@ -222,25 +222,23 @@ def _softmax(p, keys, bits, threshold):
     for key in range(1, keys):
         top = lanes.maximum(lanes.load(p + key * LINE), top)
     total = lanes.splat(np.float32(0))
-    for key in range(0, keys, FOUR):
-        at = p + key * LINE
-        e0, e1 = power(lanes.load(at) - top, LOG2E), power(lanes.load(at + LINE) - top, LOG2E)
-        e2, e3 = power(lanes.load(at + 2 * LINE) - top, LOG2E), power(lanes.load(at + 3 * LINE) - top, LOG2E)
-        total = total + ((e0 + e1) + (e2 + e3))
-        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
-        _store_four(at, lanes.where(keep0, e0), lanes.where(keep1, e1), lanes.where(keep2, e2), lanes.where(keep3, e3))
+    for first in range(0, keys, FOUR):
+        four = lanes.splat(np.float32(0))
+        for key in range(first, first + FOUR):
+            e = power(lanes.load(p + key * LINE) - top, LOG2E)
+            lanes.store(p + key * LINE, lanes.where(_kept(bits, key, threshold), e))
+            four = four + e
+        total = total + four
     return top, total
 
 
 @inlined
 def _kept(bits, key, threshold):
-    """Which of 16 queries keep a key, and each of the three after it."""
+    """Which of 16 queries keep a key."""
     if threshold == 0:
-        every = masks.all_lanes()
-        return every, every, every, every
-    least, low = np.uint32(np.uint32(threshold) << np.uint32(16)), np.uint32(16)
-    first, second = lanes.load_words(pair_at(bits, key // 2)), lanes.load_words(pair_at(bits, key // 2 + 1))
-    return first << low >= least, first >= least, second << low >= least, second >= least
+        return masks.all_lanes()
+    half = lanes.load_words(pair_at(bits, key // 2)) << np.uint32(16 - key % 2 * 16)
+    return half >= np.uint32(np.uint32(threshold) << np.uint32(16))
 
 
 @exact
@@ -251,36 +249,21 @@ def _gradients(p, ds, keys, log, bits, threshold):
     the sum is of what it is subtracted from: where both cancel, as for a single key, they do.
     """
     moment = total = lanes.splat(np.float32(0))
-    for key in range(0, keys, FOUR):
-        at, dp_at = p + key * LINE, ds + key * LINE
-        e0, e1 = power(lanes.load(at) - log, LOG2E), power(lanes.load(at + LINE) - log, LOG2E)
-        e2, e3 = power(lanes.load(at + 2 * LINE) - log, LOG2E), power(lanes.load(at + 3 * LINE) - log, LOG2E)
-        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
-        dp0, dp1 = lanes.where(keep0, lanes.load(dp_at)), lanes.where(keep1, lanes.load(dp_at + LINE))
-        dp2, dp3 = lanes.where(keep2, lanes.load(dp_at + 2 * LINE)), lanes.where(keep3, lanes.load(dp_at + 3 * LINE))
-        _store_four(at, e0, e1, e2, e3)
-        _store_four(dp_at, dp0, dp1, dp2, dp3)
-        total = total + ((e0 + e1) + (e2 + e3))
-        moment = moment + (lanes.fma(e0, dp0, e1 * dp1) + lanes.fma(e2, dp2, e3 * dp3))
+    for first in range(0, keys, FOUR):
+        four = four_moment = lanes.splat(np.float32(0))
+        for key in range(first, first + FOUR):
+            e = power(lanes.load(p + key * LINE) - log, LOG2E)
+            dp = lanes.where(_kept(bits, key, threshold), lanes.load(ds + key * LINE))
+            lanes.store(p + key * LINE, e)
+            lanes.store(ds + key * LINE, dp)
+            four, four_moment = four + e, lanes.fma(e, dp, four_moment)
+        total, moment = total + four, moment + four_moment
     inverse = lanes.splat(np.float32(1)) / total
     moment = moment * inverse
-    for key in range(0, keys, FOUR):
-        at, dp_at = p + key * LINE, ds + key * LINE
-        e0, e1 = lanes.load(at) * inverse, lanes.load(at + LINE) * inverse
-        e2, e3 = lanes.load(at + 2 * LINE) * inverse, lanes.load(at + 3 * LINE) * inverse
-        ds0, ds1 = e0 * (lanes.load(dp_at) - moment), e1 * (lanes.load(dp_at + LINE) - moment)
-        ds2, ds3 = e2 * (lanes.load(dp_at + 2 * LINE) - moment), e3 * (lanes.load(dp_at + 3 * LINE) - moment)
-        keep0, keep1, keep2, keep3 = _kept(bits, key, threshold)
-        _store_four(at, lanes.where(keep0, e0), lanes.where(keep1, e1), lanes.where(keep2, e2), lanes.where(keep3, e3))
-        _store_four(dp_at, ds0, ds1, ds2, ds3)
-
-
-@inlined
-def _store_four(at, x0, x1, x2, x3):
-    lanes.store(at, x0)
-    lanes.store(at + LINE, x1)
-    lanes.store(at + 2 * LINE, x2)
-    lanes.store(at + 3 * LINE, x3)
+    for key in range(keys):
+        e = lanes.load(p + key * LINE) * inverse
+        lanes.store(ds + key * LINE, e * (lanes.load(ds + key * LINE) - moment))
+        lanes.store(p + key * LINE, lanes.where(_kept(bits, key, threshold), e))
 
 
 @exact
