@@ -34,6 +34,7 @@ from .pages import Pages
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
 SPARE = 32 << 20  # bytes of holes that stay beyond the most that was used: part of what PROCESS allows
+SPARE_IN_TRAINING = 8 << 20  # so that a plan is within three percent of what a process grows by
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -188,8 +189,8 @@ class Cpu(Device):
         return threads()
 
     def _block(self, nbytes: int, kind: str) -> Block:
-        """From its pages, if it is large. Of these SPARE more are kept than of blocks: without it holes that the next
-        batch's arrays do not fit would cost it thousands of new pages.
+        """From its pages, if it is large. Of these some to spare are kept beyond what blocks may be: without them holes
+        that the next batch's arrays do not fit would cost it thousands of new pages.
         """
         if nbytes < PAGED:
             return super()._block(nbytes, kind)
@@ -203,9 +204,13 @@ class Cpu(Device):
         self._used_bytes += block.size
         self._most_used = max(self._most_used, self._used_bytes)
         room = self._most_used - self._used_bytes
-        if self._kept_bytes + self._pages.idle > room + SPARE:
+        if self._kept_bytes + self._pages.idle > room + self._spare:
             self._drop(room)
         return block
+
+    @property
+    def _spare(self) -> int:
+        return SPARE_IN_TRAINING if self.in_use["moments"] else SPARE
 
     def _give_back(self, lease: Lease) -> None:
         if not isinstance(lease.block.memory, int):
@@ -223,7 +228,7 @@ class Cpu(Device):
     def _drop(self, room: int) -> None:
         super()._drop(room)
         self._collect()
-        self.resident -= self._pages.shrink(room + SPARE - self._kept_bytes)
+        self.resident -= self._pages.shrink(room + self._spare - self._kept_bytes)
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
         if isinstance(block.memory, int):
