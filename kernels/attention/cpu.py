@@ -92,7 +92,7 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
         _copy(v, q_at + 2 * y_row, row, length, keys, width, np.float32(1))
         for start in range(0, length, QUERIES):
             rows, at = min(QUERIES, length - start), first + start
-            _copy(out, q_at + start * row, row, rows, QUERIES, width, root)
+            _copy(out, q_at + start * row, row, rows, QUERIES, width, root)  # q, until there are sums
             _transpose(qt, out, wide, columns)
             if threshold > 0:
                 draw(bits, start, length, head, examples[first], dropout)

@@ -1,4 +1,4 @@
-"""exp and tanh over every kind of float32, against float64; the bounds are those of the docstrings."""
+"""exp, tanh and powers over every kind of float32, against float64; the bounds are those of the docstrings."""
 
 from __future__ import annotations
 

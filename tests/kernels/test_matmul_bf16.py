@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 import gpus
 from bits import FEW_ULPS, assert_same_bits, needs_amx, unwritten
 from checks import assert_as_accurate
-from minibert.kernels.common import packing, tiles
+from minibert.kernels.common import packing, products, tiles
 from minibert.kernels.devices import cpu as device
 from minibert.kernels.matmul import cpu_bf16, reference
 
@@ -362,3 +362,16 @@ def test_where_the_unit_is_out_of_reach_a_caller_gets_an_error_and_no_crash(envi
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "AMX" in done.stdout and done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 32])
+def test_tasks_cover_a_product_once(workers):
+    for tall in (0, 1, 15, 16, 24, 53, 300):
+        for wide in (1, 2, 24):
+            for most in (1, 5, 21):
+                done = np.zeros((tall, wide), int)
+                for top, bottom, cut, cuts in products._tasks(tall, wide, most, workers):
+                    part = done[top:bottom, cut * wide // cuts : (cut + 1) * wide // cuts]
+                    assert 0 < bottom - top <= most and part.size
+                    part += 1
+                assert (done == 1).all()

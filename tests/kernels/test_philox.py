@@ -85,9 +85,8 @@ def test_numba_draws_the_same_attention_bits(length):
     dropout, mask = philox_cpu.settings(0.1, 2**40 + 5, 77), philox.attention_mask(length, 2, 31, 0.1, 2**40 + 5, 77)
     down, tall = -(-length // 16), -(-length // 32)
     for head in range(2):
-        drawn = aligned(down * tall * 512).reshape(
-            down, tall, 2, 16, 16
-        )  # blocks of keys have two tiles: pairs, queries
+        # Queries in sixteens; keys in blocks of 32, whose bits are the first of two tiles: pairs of keys, queries.
+        drawn = aligned(down * tall * 512).reshape(down, tall, 2, 16, 16)
         _attention(drawn.reshape(down, -1), length, head, 31, dropout)
         bits = drawn[:, :, 0].view(np.uint16).reshape(down, tall * 16, 16, 2)
         bits = bits.transpose(0, 2, 1, 3).reshape(16 * down, 32 * tall)[:length, :length]
