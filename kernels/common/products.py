@@ -4,16 +4,16 @@ A product is out (M, N) = a (M, K) b (K, N), its operands rounded to bf16 and pa
 
 **Tasks.** A worker takes some panels of `a`, as many as leave room in its L2 cache and fewer towards the end, packed by
 itself or by whoever made them, and multiplies them by all of b, which is packed before, or, where `a` is short and at
-the end, by a part. It goes over b panel by panel and over K in chunks of about sixteen steps: a chunk of one of b's
-panels (32 KiB) stays in L1 while a's stream past it from L2, by loads that leave L1 to others. That alone makes 96 % of
-what the unit does from registers; sums that go to L2 and come back between chunks take it to 75 %, longer chunks, whose
-b has no room in L1, as far. Every step also asks for a few lines of b's next panel. Each element is summed over K in
-order by one worker, so the number of threads changes no bit.
+the end, by a part. It goes over b panel by panel, and a block's 32 x 32 sums stay in the unit's registers over all of
+K. The first 32 KiB of b's panel stay in L1, the rest of it and a's panels come from L2 each time, by loads that leave
+L1 to others: that is what L2 gives while the unit multiplies. (Chunks of K that have room in L1, their sums stored and
+loaded again between them, were 9 % slower at K = 768, 5 % at 1,700 and 4 % faster at 3,072.) Every step also asks for
+a few lines of b's next panel. Each element is summed over K in order by one worker, so the number of threads changes
+no bit.
 
-**Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. It runs a row or
-two a step between the unit's instructions: half of a block's rows as soon as the block is done, half when b's next
-panel has come to it, so that all steps but those of a long K's middle have some. Before that the block's place in the
-result is asked for: its rows lie in as many pages, and a store that finds its page's address untranslated waits. (With
+**Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. The rows of a block
+leave between the unit's instructions while the next block is multiplied. Before that the block's place in the result is
+asked for: its rows lie in as many pages, and a store that finds its page's address untranslated waits. (With
 one core, 1,681 x 768 by 768 x 3,072: 12.1 ms without asking, 6.2 with, 5.6 where blocks lie whole, 5.0 for no result.)
 """
 
@@ -43,7 +43,7 @@ from minibert.kernels.devices.cpu import inlined, jit
 TALL = 8  # panels of a that are worth packing
 FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memory for each
 LAST = 2  # tasks that are cut in two, for each worker but one
-DEEP = 16  # steps of a chunk, about
+NEAR = 1 << 15  # bytes of a panel of b that stay in L1
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 
 # Turns of a step: which parts of a and of b are multiplied, and whether each is another than before. Three parts take
@@ -76,7 +76,7 @@ def multiply(
 
     def work(worker: int, top: int, bottom: int, cut: int, cuts: int) -> None:
         room = Room(own[worker])
-        sums = room.floats(bottom - top, BLOCK)
+        sums = room.floats(1, BLOCK)
         if pack is None:
             a = source[0][top:bottom]
         else:
@@ -112,85 +112,76 @@ def own_bytes(t: int, f: int, c: int) -> int:
 
 def task_bytes(tall: int, steps: int) -> int:
     """What a worker needs for its panels of a and their sums."""
-    return min(tall, _most(steps)) * (STEP * steps + 4 * BLOCK)
+    return min(tall, _most(steps)) * STEP * steps + 4 * BLOCK
 
 
 def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
     """The kernel out = finish(a b): `finish(places, row, m, n, mask)` gets the address of 32 sums, on a line, which
-    are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before the
-    last steps of a 32 x 32 block and asks for what `finish` will read and write. `places`, a tuple, is theirs,
+    are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before a
+    32 x 32 block is multiplied and asks for what `finish` will read and write. `places`, a tuple, is theirs,
     places[0] being (M, N). `turns` are those of a step.
     """
     parts, count = 1 + max(turn[0] for turn in turns), len(turns)
     step_bytes = parts * STEP
+    near = NEAR // step_bytes
 
     @jit
     def multiply(places, top, left, right, a, b, sums, config):
         tall, steps = a.shape[0], a.shape[1]
-        panel, all_rows = step_bytes * steps, min(tall * SIDE, places[0].shape[0] - top * SIDE)
-        done, ready, n = 0, 0, left * SIDE  # of the sums of the columns from n on: rows that have left, that may leave
-        depth = max(1, (steps + DEEP // 2) // DEEP)
-        half = SIDE // 2 if depth > 1 else SIDE
-        lines = (parts * SIDE + count * tall - 1) // (count * tall)
+        panel, turns_here, lines = step_bytes * steps, count * steps, -(-parts * SIDE // (count * tall))
+        # The block before: its sums' address, its rows that have not left, the first of them, its columns.
+        done, rows, m, n, mask = address(sums), 0, 0, 0, 0
         unit = tiles.configure(address(config))
         for j in range(left, right):
-            for chunk in range(depth):
-                first, last = chunk * steps // depth, (chunk + 1) * steps // depth
-                b_chunk, turns_here = address(b) + j * panel + first * step_bytes, count * (last - first)
-                if chunk > 0 and chunk + 1 == depth:
-                    done, n = 0, j * SIDE
-                for i in range(tall):
-                    sum_at = address(sums) + i * 4 * BLOCK
-                    if chunk == 0:
-                        _zero_sums(unit)
-                    else:
-                        _load_sums(unit, sum_at)
-                    if chunk + 1 == depth:
-                        fetch(places, (top + i) * SIDE, j * SIDE)
-                    # How many rows leave meanwhile: in the first chunk those of b's panel before, at least down to
-                    # those that will be overwritten; in the last one, if it is another, those of a's panels before.
-                    leaving = 0
-                    if chunk == 0 and j > left:
-                        ready, leaving = all_rows, max((i + 1) * SIDE - done, half)
-                    elif chunk > 0 and chunk + 1 == depth:
-                        ready, leaving = i * SIDE, half
-                    a_at, b_at, due = address(a) + i * panel + first * step_bytes, b_chunk, 0
-                    ahead = b_at + panel + i * (last - first) * count * lines * LINE
-                    mask = columns(places[0], n // SIDE)
-                    for _ in range(first, last):
-                        for part_a, part_b, new_a, new_b in turns:
-                            a_part, b_part = a_at + part_a * STEP, b_at + part_b * STEP
-                            if new_a:
-                                tiles.load_once(unit, 4, a_part, LINE)
-                            if new_b:
-                                tiles.load(unit, 6, b_part, LINE)
-                            tiles.dot(unit, 0, 4, 6)
-                            due += leaving
-                            while due >= turns_here:
-                                due -= turns_here
-                                if done < ready:
-                                    finish(places, address(sums) + done * 4 * SIDE, top * SIDE + done, n, mask)
-                                    done += 1
-                            if new_b:
-                                tiles.load(unit, 7, b_part + TILE, LINE)
-                            tiles.dot(unit, 1, 4, 7)
-                            for line in range(lines):
-                                tiles.prefetch(ahead + line * LINE)
-                            if new_a:
-                                tiles.load_once(unit, 5, a_part + TILE, LINE)
-                            tiles.dot(unit, 2, 5, 6)
-                            tiles.dot(unit, 3, 5, 7)
-                            ahead += lines * LINE
-                        a_at += step_bytes
-                        b_at += step_bytes
-                    _store_sums(unit, sum_at)
-            if depth == 1:
-                done, n = 0, j * SIDE
-        for row in range(done, all_rows):
-            finish(places, address(sums) + row * 4 * SIDE, top * SIDE + row, n, columns(places[0], n // SIDE))
+            ahead = address(b) + (j + 1) * panel
+            for i in range(tall):
+                fetch(places, (top + i) * SIDE, j * SIDE)
+                _zero_sums(unit)
+                a_at, b_at, leaving, due = address(a) + i * panel, address(b) + j * panel, rows, 0
+                for step in range(steps):
+                    for part_a, part_b, new_a, new_b in turns:
+                        _turn(unit, a_at + part_a * STEP, b_at + part_b * STEP, new_a, new_b, step < near)
+                        due += leaving
+                        while due >= turns_here:
+                            due -= turns_here
+                            finish(places, done, m, n, mask)
+                            done, rows, m = done + 4 * SIDE, rows - 1, m + 1
+                        for line in range(lines):
+                            tiles.prefetch(ahead + line * LINE)
+                        ahead += lines * LINE
+                    a_at += step_bytes
+                    b_at += step_bytes
+                done, m, n, mask = address(sums), (top + i) * SIDE, j * SIDE, columns(places[0], j)
+                rows = min(SIDE, places[0].shape[0] - m)
+                _store_sums(unit, done)
+        for row in range(rows):
+            finish(places, done + row * 4 * SIDE, m + row, n, mask)
         tiles.release(unit)
 
     return multiply
+
+
+@inlined
+def _turn(unit, a, b, new_a, new_b, near):
+    """The sums += a block of a times a block of b, which are in tiles already unless new; b's stays in L1 if `near`."""
+    if new_a:
+        tiles.load_once(unit, 4, a, LINE)
+    if new_b:
+        if near:
+            tiles.load(unit, 6, b, LINE)
+        else:
+            tiles.load_once(unit, 6, b, LINE)
+    tiles.dot(unit, 0, 4, 6)
+    if new_b:
+        if near:
+            tiles.load(unit, 7, b + TILE, LINE)
+        else:
+            tiles.load_once(unit, 7, b + TILE, LINE)
+    tiles.dot(unit, 1, 4, 7)
+    if new_a:
+        tiles.load_once(unit, 5, a + TILE, LINE)
+    tiles.dot(unit, 2, 5, 6)
+    tiles.dot(unit, 3, 5, 7)
 
 
 @inlined
@@ -199,14 +190,6 @@ def _zero_sums(unit):
     tiles.zero(unit, 1)
     tiles.zero(unit, 2)
     tiles.zero(unit, 3)
-
-
-@inlined
-def _load_sums(unit, at):
-    tiles.load(unit, 0, at, 4 * SIDE)
-    tiles.load(unit, 1, at + LINE, 4 * SIDE)
-    tiles.load(unit, 2, at + STEP, 4 * SIDE)
-    tiles.load(unit, 3, at + STEP + LINE, 4 * SIDE)
 
 
 @inlined
