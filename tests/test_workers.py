@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from minibert.kernels.devices import cpu
+from minibert.kernels.devices.workers import Errand, Workers
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 53, 1000])
@@ -79,6 +81,7 @@ def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os
 from minibert.kernels.devices import cpu
+from minibert.kernels.devices.workers import Errand, Workers
 cpu.set_threads(2)
 done = []
 for take in range(2):
@@ -90,3 +93,48 @@ if not child:
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert not subprocess.run([sys.executable, "-c", code], timeout=60).returncode
+
+
+class Array:
+    """Something that a launch holds."""
+
+
+def test_what_a_launch_held_is_gone_when_it_is_over():
+    """Or what is in use would depend on when a thread gets round to letting go."""
+    workers = Workers(2)
+
+    def launch() -> weakref.ref[Array]:
+        array, barrier = Array(), threading.Barrier(2, timeout=10)
+        workers.share([(), ()], lambda worker: (array, barrier.wait()))
+        return weakref.ref(array)
+
+    assert not any(launch()() for _ in range(500))
+    workers.end()
+
+
+def test_not_even_an_interrupt_comes_before_kernels_are_done():
+    class Lock:
+        waits = 0
+
+        def acquire(self) -> None:
+            self.waits += 1
+            if self.waits == 1:
+                raise KeyboardInterrupt
+
+    errand = Errand(lambda worker: None, 1)
+    errand._done = lock = Lock()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        errand.wait()
+    assert lock.waits == 2
+
+
+def test_threads_begin_with_the_first_launch_and_end():
+    others, workers = set(threading.enumerate()), Workers(3)
+    assert set(threading.enumerate()) == others
+    workers.share([()] * 3, lambda worker: None)
+    threads = set(threading.enumerate()) - others
+    assert len(threads) == 2
+    workers.end()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -73,18 +73,20 @@ def multiply(
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
     parts = size // BLOCK
+    most = _most(parts * steps)
+    rooms = [Room(workers_own) for workers_own in own]
+    sums = [room.floats(1, BLOCK) for room in rooms]
+    packed = [room.packed(SIDE * min(tall, most), SIDE * steps, parts) for room in rooms] if pack else []
 
     def work(worker: int, top: int, bottom: int, cut: int, cuts: int) -> None:
-        room = Room(own[worker])
-        sums = room.floats(1, BLOCK)
-        if pack is None:
-            a = source[0][top:bottom]
-        else:
-            a = room.packed(SIDE * (bottom - top), SIDE * steps, parts)
+        if pack:
+            a = packed[worker][: bottom - top]
             pack(a, top, cut == 0, *source)
-        kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums, config)
+        else:
+            a = source[0][top:bottom]
+        kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums[worker], config)
 
-    cpu.share(_tasks(tall, wide, _most(parts * steps), cpu.threads()), work)
+    cpu.share(_tasks(tall, wide, most, cpu.threads()), work)
 
 
 @lru_cache(256)

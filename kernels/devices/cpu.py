@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from minibert.kernels.common import unit
 
 from . import Block, Device, Lease
 from .pages import Pages
+from .workers import Workers
 
 KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
@@ -94,14 +94,6 @@ def exact(function: Callable) -> Callable:
     return _compiled(function, fastmath={"contract"}, forceinline=True)
 
 
-class Workers:
-    """Threads that share out tasks; the caller's thread is worker 0."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.pool = ThreadPoolExecutor(count - 1, "minibert") if count > 1 else None
-
-
 _workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -112,8 +104,7 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     global _workers
-    if _workers.pool:
-        _workers.pool.shutdown()
+    _workers.end()
     _workers = Workers(count)
 
 
@@ -152,19 +143,7 @@ def helpings(count: int, workers: int, least: int = 1, most: int = sys.maxsize) 
 
 def share(tasks: Sequence[tuple], work: Callable[..., None]) -> None:
     """Calls work(worker, *task) for every task, on all threads; tasks begin in their order."""
-    rest = iter(tasks)  # next() is atomic under the interpreter's lock
-
-    def take(worker: int) -> None:
-        for task in rest:
-            work(worker, *task)
-
-    pool, others = _workers.pool, min(_workers.count, len(tasks)) - 1
-    begun = [pool.submit(take, worker) for worker in range(1, others + 1)] if pool else []
-    try:
-        take(0)
-    finally:
-        for other in begun:
-            other.result()
+    _workers.share(tasks, work)
 
 
 # Modules that operations have for products of tiles: in bf16, and in fp32 where these are faster than BLAS, on AMX.
