@@ -241,7 +241,7 @@ class Room:
         if x.dtype == np.uint16:
             return x
         out = self.halves(*x.shape)
-        run(_round, len(x), out, x)
+        run(_round, len(x), out, x, grain=SIDE)
         return out
 
 

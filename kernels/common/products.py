@@ -31,7 +31,6 @@ from minibert.kernels.common.packing import (
     SIDE,
     STEP,
     TILE,
-    Room,
     address,
     columns,
     finishing,
@@ -72,21 +71,17 @@ def multiply(
     and is told whether it is the first to see them; None: source[0] is a, packed.
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
-    parts = size // BLOCK
-    most = _most(parts * steps)
-    rooms = [Room(workers_own) for workers_own in own]
-    sums = [room.floats(1, BLOCK) for room in rooms]
-    packed = [room.packed(SIDE * min(tall, most), SIDE * steps, parts) for room in rooms] if pack else []
+    sums, packed = own[:, : 4 * BLOCK].view(np.float32), own[:, 4 * BLOCK :].view(np.uint16)
 
     def work(worker: int, top: int, bottom: int, cut: int, cuts: int) -> None:
         if pack:
-            a = packed[worker][: bottom - top]
+            a = packed[worker, : (bottom - top) * steps * size].reshape(bottom - top, steps, size)
             pack(a, top, cut == 0, *source)
         else:
             a = source[0][top:bottom]
         kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums[worker], config)
 
-    cpu.share(_tasks(tall, wide, most, cpu.threads()), work)
+    cpu.share(_tasks(tall, wide, _most(size // BLOCK * steps), cpu.threads()), work)
 
 
 @lru_cache(256)
