@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.workers import Errand, Workers
+from minibert.kernels.devices.workers import Errand, Workers, wait_for
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 53, 1000])
@@ -81,7 +83,7 @@ def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.workers import Errand, Workers
+from minibert.kernels.devices.workers import Errand, Workers, wait_for
 cpu.set_threads(2)
 done = []
 for take in range(2):
@@ -112,20 +114,44 @@ def test_what_a_launch_held_is_gone_when_it_is_over():
     workers.end()
 
 
-def test_not_even_an_interrupt_comes_before_kernels_are_done():
-    class Lock:
-        waits = 0
+def test_an_error_holds_a_launch_no_longer_than_its_caller_does():
+    workers = Workers(2)
 
-        def acquire(self) -> None:
-            self.waits += 1
-            if self.waits == 1:
+    def launch() -> weakref.ref[Array]:
+        array, barrier = Array(), threading.Barrier(2, timeout=10)
+
+        def work(worker: int) -> None:
+            barrier.wait()
+            if worker == 1:
+                raise ValueError(array)
+
+        with contextlib.suppress(ValueError):
+            workers.share([(), ()], work)
+        return weakref.ref(array)
+
+    gc.disable()
+    try:
+        gone = [launch() for _ in range(50)]
+        workers.share([(), ()], lambda worker: None)  # the other thread has let go before it takes this
+    finally:
+        gc.enable()
+    assert not any(array() for array in gone)
+    workers.end()
+
+
+def test_not_even_an_interrupt_comes_before_kernels_are_done():
+    waits = []
+
+    class Waits(Errand):
+        def wait(self) -> None:
+            waits.append(self)
+            if len(waits) == 2:
                 raise KeyboardInterrupt
 
-    errand = Errand(lambda worker: None, 1)
-    errand._done = lock = Lock()  # type: ignore[assignment]
+    errands = [Waits(lambda worker: None, worker) for worker in (1, 2, 3)]
     with pytest.raises(KeyboardInterrupt):
-        errand.wait()
-    assert lock.waits == 2
+        wait_for(errands)
+    assert waits[2:] == errands
 
 
 def test_threads_begin_with_the_first_launch_and_end():

@@ -13,34 +13,28 @@ from threading import Thread
 
 
 class Errand:
-    """A thread's part in a launch: to take tasks until none is left."""
+    """A thread's part in a launch: to take tasks until none is left. `error` is what it ended with, if not well."""
 
     def __init__(self, take: Callable[[int], None], worker: int):
         self._take: Callable[[int], None] | None = take
         self._worker = worker
-        self._error: BaseException | None = None
-        self._done = allocate_lock()
-        self._done.acquire()
+        self.error: BaseException | None = None
+        self._open = allocate_lock()
+        self._open.acquire()
 
     def run(self) -> None:
         assert self._take is not None
         try:
             self._take(self._worker)
         except BaseException as error:
-            self._error = error
+            self.error = error
         self._take = None  # which has the launch's arrays, and whoever waits may count on them to die
-        self._done.release()
+        self._open.release()
 
-    def wait(self) -> BaseException | None:
-        """Until it has run; its error, if it had one. Not even an interrupt comes before: kernels write on meanwhile,
-        into arrays that would be gone.
-        """
-        try:
-            self._done.acquire()
-        except BaseException:
-            self._done.acquire()
-            raise
-        return self._error
+    def wait(self) -> None:
+        """Until it has run; any number of times."""
+        with self._open:
+            pass
 
 
 class Workers:
@@ -68,10 +62,11 @@ class Workers:
         try:
             take(0)
         finally:
-            errors = [errand.wait() for errand in errands]
-        for error in errors:
-            if error is not None:
-                raise error
+            wait_for(errands)
+        errors = [errand.error for errand in errands if errand.error is not None]
+        del errands[:]
+        if errors:
+            raise errors.pop(0)  # which no name here keeps, and with it the arrays of all frames that it passed
 
     def end(self) -> None:
         """Lets the threads go."""
@@ -82,3 +77,15 @@ class Workers:
 def _serve(errands: SimpleQueue[Errand | None]) -> None:
     while (errand := errands.get()) is not None:
         errand.run()
+        del errand  # and with it an error's frames
+
+
+def wait_for(errands: Sequence[Errand]) -> None:
+    """Until all have run. Not even an interrupt comes before: kernels write on, into arrays that would be gone."""
+    try:
+        for errand in errands:
+            errand.wait()
+    except BaseException:
+        for errand in errands:
+            errand.wait()
+        raise
