@@ -13,12 +13,12 @@ from threading import Thread
 
 
 class Errand:
-    """A thread's part in a launch: to take tasks until none is left. `error` is what it ended with, if not well."""
+    """A thread's part in a launch: to take tasks until none is left."""
 
     def __init__(self, take: Callable[[int], None], worker: int):
         self._take: Callable[[int], None] | None = take
         self._worker = worker
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self._open = allocate_lock()
         self._open.acquire()
 
@@ -27,7 +27,7 @@ class Errand:
         try:
             self._take(self._worker)
         except BaseException as error:
-            self.error = error
+            self._error = error
         self._take = None  # which has the launch's arrays, and whoever waits may count on them to die
         self._open.release()
 
@@ -35,6 +35,11 @@ class Errand:
         """Until it has run; any number of times."""
         with self._open:
             pass
+
+    def outcome(self) -> BaseException | None:
+        """Its error, if it ended with one, which is forgotten here: its frames know this errand."""
+        error, self._error = self._error, None
+        return error
 
 
 class Workers:
@@ -63,10 +68,9 @@ class Workers:
             take(0)
         finally:
             wait_for(errands)
-        errors = [errand.error for errand in errands if errand.error is not None]
-        del errands[:]
+        errors = [error for error in map(Errand.outcome, errands) if error is not None]
         if errors:
-            raise errors.pop(0)  # which no name here keeps, and with it the arrays of all frames that it passed
+            raise errors.pop(0)  # nothing here keeps it, and with it the arrays of all frames that it has passed
 
     def end(self) -> None:
         """Lets the threads go."""
@@ -77,7 +81,6 @@ class Workers:
 def _serve(errands: SimpleQueue[Errand | None]) -> None:
     while (errand := errands.get()) is not None:
         errand.run()
-        del errand  # and with it an error's frames
 
 
 def wait_for(errands: Sequence[Errand]) -> None:
