@@ -60,8 +60,8 @@ class Workers:
 
         errands = [Errand(take, worker) for worker in range(1, min(self.count, len(tasks)))]
         while self._begun < len(errands):
-            self._begun += 1
             Thread(target=_serve, args=(self._errands,), name="minibert", daemon=True).start()
+            self._begun += 1
         for errand in errands:
             self._errands.put(errand)
         try:
