@@ -83,7 +83,6 @@ def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.workers import Errand, Workers, wait_for
 cpu.set_threads(2)
 done = []
 for take in range(2):
