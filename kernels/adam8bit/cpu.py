@@ -68,7 +68,7 @@ def _move(stack, p, m, root, largest, g, block, size, scalars):
         inside = storage.inside(i, size)
         gradient = storage.load(g, first + i, inside) * scale
         moment = _signed(storage.load_bytes(m, first + i)) * (keep1 * m_unit) + gradient * new1
-        r = _unsigned(storage.load_bytes(root, first + i)) * root_unit
+        r = lanes.apart(_unsigned(storage.load_bytes(root, first + i)) * root_unit)  # root_unit**2 may be 0
         r = lanes.root(r * r * keep2 + gradient * gradient * new2)
         at = storage.load(p, first + i, inside)
         step = moment * unbias1 / (r * unbias2 + eps) + at * decay

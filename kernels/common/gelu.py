@@ -21,8 +21,7 @@ ZERO, HALF, ONE, THREE = (np.float32(x) for x in (0, 0.5, 1, 3))
 ROOT = np.float32(2 * np.sqrt(2 / np.pi))  # slope of 2 s at 0
 CUBIC = np.float32(0.044715)
 DENSITY = np.float32(1 / np.sqrt(2 * np.pi))  # phi(0)
-HIGH = np.float32(88)  # e^88 is nearly the largest number
-FAR = np.float32(14)  # e^(-98) is 0 here
+FAR = np.float32(14)  # where both slopes are 0 or 1; further out a's powers would be infinite
 L = tuple(
     np.float32(c)
     for c in (
@@ -70,36 +69,32 @@ def gelu_tanh(h):
 @exact
 def gelu_tanh_slope(h):
     a = abs(h)
+    a = FAR if a > FAR else a
     e = exp_bounded(-ROOT * (a + CUBIC * a * a * a))
     high = ONE / (ONE + e)  # sigmoid(2 s(a)), and e * high = 1 - high without cancellation
-    p = e * high if h < ZERO else high
-    return p + h * (high * (e * high)) * (ROOT * (ONE + THREE * CUBIC * h * h))
+    below = e * high
+    d = below - a * (high * below) * (ROOT * (ONE + THREE * CUBIC * a * a))
+    return d if h < ZERO else ONE - d
 
 
 @exact
 def gelu_lanes(h, tanh):
     if tanh:
-        return h / (power(lanes.minimum(lanes.splat(HIGH), (h * h * CUBIC + ONE) * h * -ROOT), LOG2E) + ONE)
+        return gelu_and_slope_lanes(h, tanh)[0]
     a = lanes.absolute(h)
     return lanes.maximum(lanes.splat(ZERO), h) - a * power(_polynomial(a, L), LOG2E)
 
 
 @exact
 def gelu_and_slope_lanes(h, tanh):
-    """Both from one exponential: Phi(-a) = D(a) + a phi(a). gelu is within 2e-7 max(1, a) so."""
-    a = lanes.absolute(h)
+    """Both from one exponential: the share below -a is D(a) + a phi(a). gelu is within 2e-7 max(1, a) so."""
+    a = lanes.minimum(lanes.splat(FAR), lanes.absolute(h))
     if tanh:
         e = power((a * a * CUBIC + ONE) * a * -ROOT, LOG2E)
         high = lanes.splat(ONE) / (e + ONE)
-        p = lanes.select(lanes.negative(h), e * high, high)
-        return h * p, p + h * (high * (e * high)) * ((h * h * (THREE * CUBIC) + ONE) * ROOT)
-    a = lanes.minimum(lanes.splat(FAR), a)
-    e, p = power(a * a * -HALF, LOG2E), _polynomial(a, P)
-    d = e * p
-    value = lanes.maximum(lanes.splat(ZERO), h) - a * (e * (a * DENSITY + p))
-    return value, lanes.select(lanes.negative(h), d, lanes.splat(ONE) - d)
-
-
-@exact
-def gelu_slope_lanes(h, tanh):
-    return gelu_and_slope_lanes(h, tanh)[1]
+        below = e * high
+        d = below - a * (high * below) * ((a * a * (THREE * CUBIC) + ONE) * ROOT)
+    else:
+        e, p = power(a * a * -HALF, LOG2E), _polynomial(a, P)
+        below, d = e * (a * DENSITY + p), e * p
+    return lanes.maximum(lanes.splat(ZERO), h) - a * below, lanes.select(lanes.negative(h), d, lanes.splat(ONE) - d)

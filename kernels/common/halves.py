@@ -39,27 +39,6 @@ def load_halves(typing, address):
     )
 
 
-@intrinsic
-def load_bf16(typing, address):
-    """The 16 bf16 at `address`, as float32."""
-
-    def generate(context, builder, sig, args):
-        return _widened(builder, builder.load(pointer(builder, args[0], _HALVES), align=2))
-
-    return FLOATS(types.int64), generate
-
-
-@intrinsic
-def store_bf16(typing, address, x):
-    """The 16 bf16 at `address` = those nearest to x: see `rounded_to_bf16`."""
-
-    def generate(context, builder, sig, args):
-        builder.store(rounded_to_bf16(builder, args[1]), pointer(builder, args[0], _HALVES), align=2)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, FLOATS), generate
-
-
 def _widened(builder, halves):
     """16 bf16 as float32."""
     upper = ir.Constant(ir.VectorType(WORDS.element, 16), [16] * 16)

@@ -84,11 +84,10 @@ def _serve(errands: SimpleQueue[Errand | None]) -> None:
 
 
 def wait_for(errands: Sequence[Errand]) -> None:
-    """Until all have run. Not even an interrupt comes before: kernels write on, into arrays that would be gone."""
+    """Until all have run. No interrupt comes before, however many: kernels write on, into arrays that would be gone."""
     try:
         for errand in errands:
             errand.wait()
     except BaseException:
-        for errand in errands:
-            errand.wait()
+        wait_for(errands)
         raise

@@ -80,6 +80,14 @@ def test_codes_by_hand_and_what_the_next_step_makes_of_them(backend):
 
 
 @BACKENDS
+def test_a_root_stays_though_its_unit_squared_is_no_float32(backend):
+    p, state = np.zeros(1, np.float32), zeros(1)
+    for g in (1e-14, 0):
+        backend.update(p, *state, np.array([g], np.float32), scale=one(1.0), lr=0.0, decay=0.0, **BERT)
+    assert state[1][0, 0] == 255 and state[3][0] == pytest.approx(1e-14 * 0.001**0.5 * 0.999**0.5)
+
+
+@BACKENDS
 def test_the_root_is_0_only_where_it_is_and_the_moment_where_it_is_small(backend):
     """Shares 1e-7 and 1e-9, far below the smallest numbers of both."""
     p, state = np.zeros(3, np.float32), zeros(3)

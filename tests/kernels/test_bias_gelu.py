@@ -103,6 +103,15 @@ def test_nan_stays_visible(tanh, backend):
 
 
 @FORMS
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_however_far_out_gelu_is_h_or_0(tanh, backend):
+    x = np.array([[-3e38, -1e20, -2e19, -15, 15, 2e19, 1e20, 3e38]], np.float32)
+    y, dx, _ = both(backend, x, np.zeros(8, np.float32), np.ones_like(x), tanh)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    np.testing.assert_array_equal(dx, x > 0)
+
+
+@FORMS
 def test_same_bits_for_any_count_of_threads(tanh):
     x, bias, dy = inputs(700, 24)
     assert_same_bits(lambda: both(cpu, x, bias, dy, tanh))
@@ -129,17 +138,25 @@ def test_error_at_every_point(tanh, value, slope):
 
 @FORMS
 def test_gelu_beside_its_slope(tanh):
-    """For the feed-forward half's backward pass: within 2e-7 max(1, |h|), as its docstring says."""
+    """For the feed-forward half: within 2e-7 max(1, |h|), as its docstring says, and 5e-7; far out h or 0, 1 or 0."""
 
     @numba.njit
-    def over(y, h):
+    def over(y, slope, h):
         for i in range(0, h.size, 16):
-            value, _ = gelu_and_slope_lanes(lanes.load(np.intp(h.ctypes.data) + 4 * i), tanh)
-            lanes.store(np.intp(y.ctypes.data) + 4 * i, value)
+            both = gelu_and_slope_lanes(lanes.load(np.intp(h.ctypes.data) + 4 * i), tanh)
+            lanes.store(np.intp(y.ctypes.data) + 4 * i, both[0])
+            lanes.store(np.intp(slope.ctypes.data) + 4 * i, both[1])
 
     device = devices.Device("cpu")
-    h = device.array(np.linspace(-20, 20, 160_000, dtype=np.float32))
-    y, wanted = device.empty_like(h), np.empty((1, h.size))
-    over(y, h)
-    reference.forward(wanted, h[None].astype(np.float64), np.zeros(h.size), tanh)
-    assert (np.abs(y - wanted[0]) / np.maximum(1, np.abs(h))).max() < 2e-7
+    far = np.float32([15, 2e19, 1e20, 3e38] * 2)
+    h = device.array(np.concatenate([-far, far, np.linspace(-20, 20, 160_000, dtype=np.float32)]))
+    y, slope = device.empty_like(h), device.empty_like(h)
+    over(y, slope, h)
+    near, size = h[None, 16:].astype(np.float64), h.size - 16
+    wanted, slopes = np.empty((1, size)), np.empty((1, size))
+    reference.forward(wanted, near, np.zeros(size), tanh)
+    reference.backward(slopes, np.zeros(size), np.ones((1, size)), near, np.zeros(size), tanh, np.empty(0, np.uint8))
+    assert (np.abs(y[16:] - wanted[0]) / np.maximum(1, np.abs(near[0]))).max() < 2e-7
+    assert np.abs(slope[16:] - slopes[0]).max() < 5e-7
+    np.testing.assert_array_equal(y[:16], np.maximum(h[:16], 0))
+    np.testing.assert_array_equal(slope[:16], h[:16] > 0)
