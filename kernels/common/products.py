@@ -7,9 +7,12 @@ itself or by whoever made them, and multiplies them by all of b, which is packed
 the end, by a part. It goes over b panel by panel, and a block's 32 x 32 sums stay in the unit's registers over all of
 K. The first 32 KiB of b's panel stay in L1, the rest of it and a's panels come from L2 each time, by loads that leave
 L1 to others: that is what L2 gives while the unit multiplies. (Chunks of K that have room in L1, their sums stored and
-loaded again between them, were 9 % slower at K = 768, 5 % at 1,700 and 4 % faster at 3,072.) Every step also asks for
-a few lines of b's next panel. Each element is summed over K in order by one worker, so the number of threads changes
-no bit.
+loaded again between them, were 9 % slower at K = 768 and 5 % at 1,700.) Every step also asks for a few lines of b's
+next panel. Each element is summed over K in order by one worker, so the number of threads changes no bit.
+
+**A long K** is taken in portions, one after the other over all of a task's blocks, whose sums are kept between: L2
+then has room for the portions of more panels, and b, which comes from L3 for every task, does so less often. L3 adds
+its time to the unit's, whatever is asked for ahead: K = 3,072 in halves takes 0.79 of the time, 1,700 as long as whole.
 
 **Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. The rows of a block
 leave between the unit's instructions while the next block is multiplied. Before that the block's place in the result is
@@ -44,6 +47,7 @@ FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memo
 LAST = 2  # tasks that are cut in two, for each worker but one
 NEAR = 1 << 15  # bytes of a panel of b that stay in L1
 KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
+DEEP = 144 << 10  # bytes of a panel in a portion of K
 
 # Turns of a step: which parts of a and of b are multiplied, and whether each is another than before. Three parts take
 # this path because every turn but the first then loads one operand only; tiles from L2 cost as much time as products.
@@ -71,7 +75,9 @@ def multiply(
     and is told whether it is the first to see them; None: source[0] is a, packed.
     """
     (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
-    sums, packed = own[:, : 4 * BLOCK].view(np.float32), own[:, 4 * BLOCK :].view(np.uint16)
+    most = min(tall, _most(size // BLOCK * steps))
+    kept = _sums_bytes(most, wide, size // BLOCK * steps)
+    sums, packed = own[:, :kept].view(np.float32), own[:, kept:].view(np.uint16)
 
     def work(worker: int, top: int, bottom: int, cut: int, cuts: int) -> None:
         if pack:
@@ -81,7 +87,7 @@ def multiply(
             a = source[0][top:bottom]
         kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums[worker], config)
 
-    cpu.share(_tasks(tall, wide, _most(size // BLOCK * steps), cpu.threads()), work)
+    cpu.share(_tasks(tall, wide, most, cpu.threads()), work)
 
 
 @lru_cache(256)
@@ -97,19 +103,30 @@ def _tasks(tall: int, wide: int, most: int, workers: int) -> tuple[tuple[int, in
     return tuple((*piece, cut, many) for piece, many in zip(pieces, cuts, strict=True) for cut in range(many))
 
 
+def _portions(steps: int) -> int:
+    """How many K is taken in."""
+    return max(1, -(-steps * STEP // DEEP))
+
+
 def _most(steps: int) -> int:
     """How many panels of a make a task at most."""
-    return max(1, KEPT // (STEP * max(steps, 1)))
+    return max(1, KEPT * _portions(steps) // (STEP * max(steps, 1)))
+
+
+def _sums_bytes(tall: int, wide: int, steps: int) -> int:
+    """What a worker needs for sums: those of one block, or, between portions of K, of all."""
+    return 4 * BLOCK * (1 if _portions(steps) == 1 else tall * wide)
 
 
 def own_bytes(t: int, f: int, c: int) -> int:
     """What a worker needs for a layer's products."""
-    return max(task_bytes(panels(m), panels(k)) for m, k in ((t, c), (t, f), (f, t)))
+    return max(task_bytes(*map(panels, sizes)) for sizes in ((t, f, c), (t, c, f), (f, c, t)))
 
 
-def task_bytes(tall: int, steps: int) -> int:
+def task_bytes(tall: int, wide: int, steps: int) -> int:
     """What a worker needs for its panels of a and their sums."""
-    return min(tall, _most(steps)) * STEP * steps + 4 * BLOCK
+    most = min(tall, _most(steps))
+    return most * STEP * steps + _sums_bytes(most, wide, steps)
 
 
 def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
@@ -125,32 +142,44 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
     @jit
     def multiply(places, top, left, right, a, b, sums, config):
         tall, steps = a.shape[0], a.shape[1]
-        panel, turns_here, lines = step_bytes * steps, count * steps, -(-parts * SIDE // (count * tall))
+        panel, lines = step_bytes * steps, -(-parts * SIDE // (count * tall))
+        portions = max(1, -(-panel // DEEP))
         # The block before: its sums' address, its rows that have not left, the first of them, its columns.
         done, rows, m, n, mask = address(sums), 0, 0, 0, 0
         unit = tiles.configure(address(config))
-        for j in range(left, right):
-            ahead = address(b) + (j + 1) * panel
-            for i in range(tall):
-                fetch(places, (top + i) * SIDE, j * SIDE)
-                _zero_sums(unit)
-                a_at, b_at, leaving, due = address(a) + i * panel, address(b) + j * panel, rows, 0
-                for step in range(steps):
-                    for part_a, part_b, new_a, new_b in turns:
-                        _turn(unit, a_at + part_a * STEP, b_at + part_b * STEP, new_a, new_b, step < near)
-                        due += leaving
-                        while due >= turns_here:
-                            due -= turns_here
-                            finish(places, done, m, n, mask)
-                            done, rows, m = done + 4 * SIDE, rows - 1, m + 1
-                        for line in range(lines):
-                            tiles.prefetch(ahead + line * LINE)
-                        ahead += lines * LINE
-                    a_at += step_bytes
-                    b_at += step_bytes
-                done, m, n, mask = address(sums), (top + i) * SIDE, j * SIDE, columns(places[0], j)
-                rows = min(SIDE, places[0].shape[0] - m)
-                _store_sums(unit, done)
+        for portion in range(portions):
+            first, last = portion * steps // portions, (portion + 1) * steps // portions
+            at, turns_here = address(sums), count * (last - first)
+            for j in range(left, right):
+                b_from = address(b) + j * panel + first * step_bytes
+                ahead = b_from + panel
+                for i in range(tall):
+                    if last == steps:
+                        fetch(places, (top + i) * SIDE, j * SIDE)
+                    if first == 0:
+                        _zero_sums(unit)
+                    else:
+                        _load_sums(unit, at)
+                    a_at, b_at, leaving, due = address(a) + i * panel + first * step_bytes, b_from, rows, 0
+                    for step in range(last - first):
+                        for part_a, part_b, new_a, new_b in turns:
+                            _turn(unit, a_at + part_a * STEP, b_at + part_b * STEP, new_a, new_b, step < near)
+                            due += leaving
+                            while due >= turns_here:
+                                due -= turns_here
+                                finish(places, done, m, n, mask)
+                                done, rows, m = done + 4 * SIDE, rows - 1, m + 1
+                            for line in range(lines):
+                                tiles.prefetch(ahead + line * LINE)
+                            ahead += lines * LINE
+                        a_at += step_bytes
+                        b_at += step_bytes
+                    _store_sums(unit, at)
+                    if last == steps:
+                        done, m, n, mask = at, (top + i) * SIDE, j * SIDE, columns(places[0], j)
+                        rows = min(SIDE, places[0].shape[0] - m)
+                    if portions > 1:
+                        at += 4 * BLOCK
         for row in range(rows):
             finish(places, done + row * 4 * SIDE, m + row, n, mask)
         tiles.release(unit)
@@ -187,6 +216,14 @@ def _zero_sums(unit):
     tiles.zero(unit, 1)
     tiles.zero(unit, 2)
     tiles.zero(unit, 3)
+
+
+@inlined
+def _load_sums(unit, at):
+    tiles.load(unit, 0, at, 4 * SIDE)
+    tiles.load(unit, 1, at + LINE, 4 * SIDE)
+    tiles.load(unit, 2, at + STEP, 4 * SIDE)
+    tiles.load(unit, 3, at + STEP + LINE, 4 * SIDE)
 
 
 @inlined

@@ -19,7 +19,7 @@ from minibert.kernels.matmul.cpu_split import PARTS, pack_pairs, pack_rows, pack
 
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch: gelu and the gradient of h, (T, F) each, and what a product needs."""
-    fused = packing.packed_bytes(f, c, PARTS) + cpu.threads() * _own_bytes(t, c) + LINE
+    fused = packing.packed_bytes(f, c, PARTS) + cpu.threads() * _own_bytes(t, f, c) + LINE
     parts = matmul.workspace(t, f, c), matmul.workspace(t, c, f)
     return 2 * packing.whole_lines(4 * t * f) + max(fused, *parts) + LINE
 
@@ -70,15 +70,15 @@ def backward(
 
 
 def _operands(scratch: np.ndarray, t: int, f: int, c: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the parts of a weight, b of h and of its gradient, and the workers' own: K is summed in one portion,
+    """Room for the parts of a weight, b of h and of its gradient, and the workers' own: K is not cut as matmul's,
     because GELU wants the whole sum.
     """
     room = Room(scratch)
-    return room.packed(f, c, PARTS), room.own(_own_bytes(t, c))
+    return room.packed(f, c, PARTS), room.own(_own_bytes(t, f, c))
 
 
-def _own_bytes(t: int, c: int) -> int:
-    return products.task_bytes(panels(t), PARTS * panels(c))
+def _own_bytes(t: int, f: int, c: int) -> int:
+    return products.task_bytes(panels(t), panels(f), PARTS * panels(c))
 
 
 @finishing

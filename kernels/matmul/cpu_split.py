@@ -49,8 +49,8 @@ def workspace(t: int, f: int, c: int) -> int:
 
 def _own_bytes(t: int, f: int, c: int) -> int:
     """What a worker needs."""
-    products_of = ((m, portion) for m, k in ((t, c), (t, f), (f, t)) for portion in _portions(k))
-    return max(products.task_bytes(panels(m), PARTS * (last - first)) for m, (first, last) in products_of)
+    products_of = ((m, n, portion) for m, n, k in ((t, f, c), (t, c, f), (f, c, t)) for portion in _portions(k))
+    return max(products.task_bytes(panels(m), panels(n), PARTS * (last - first)) for m, n, (first, last) in products_of)
 
 
 def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:

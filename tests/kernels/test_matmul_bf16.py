@@ -24,9 +24,10 @@ from minibert.kernels.matmul import cpu_bf16, reference
 
 SHAPES = [
     (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),
-    (64, 200, 1700),  # all rows of the last panel, a K of three chunks
+    (64, 200, 1700), (70, 40, 2400),  # all rows of the last panel; a K of two portions
 ]  # fmt: skip
-SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300, 520)  # about tiles, panels, chunks, blocks
+SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300, 520)  # about tiles, panels, tasks
+LONG = (2305, 2400, 4700)  # a K of two portions, the first panel of the second; of three
 GUARD = 32  # elements on either side of an array, at least
 
 
@@ -98,11 +99,14 @@ def guarded(values: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(36))
 def test_small_integers_come_out_exactly_and_nothing_else_is_touched(seed, threads):
     """Sums of products of small integers have no rounding: any wrong index shows, and so does any stray byte."""
     rng = np.random.default_rng(seed)
-    t, f, c = (int(rng.choice(SIDES)) for _ in range(3))
+    sides = [int(rng.choice(SIDES)) for _ in range(3)]
+    if seed >= 30:
+        sides[seed % 3] = int(rng.choice(LONG))
+    t, f, c = sides
     activation = to_bits if seed % 3 else np.float32
     shapes = {"y": (t, f), "dx": (t, c), "dw": (f, c), "dbias": (f,), "x": (t, c), "w": (f, c), "dy": (t, f), "b": (f,)}
     values = {name: rng.integers(-4, 5, shape).astype(np.float32) for name, shape in shapes.items()}
