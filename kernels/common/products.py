@@ -182,6 +182,7 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                         at += 4 * BLOCK
         for row in range(rows):
             finish(places, done + row * 4 * SIDE, m + row, n, mask)
+        tiles.fence()  # for what has left past the caches
         tiles.release(unit)
 
     return multiply

@@ -4,7 +4,8 @@ Forward: h and g = gelu(h + b1) leave the first product together. Backward: g, c
 together with dh = (dy w2) gelu'(h + b1). So there is no pass over (T, F) but those of products.
 
 All three leave as the next product takes them, in blocks of 32 x 32, and h, which none takes, too (`_of_h`): rows of
-(T, F) lie a page apart or more, and to write 64 bytes into each of a block's pages took as long as to multiply it.
+(T, F) lie a page apart or more, and to write 64 bytes into each of a block's pages took as long as to multiply it. h,
+which is not read again before the backward pass, leaves past the caches: 0.92 of that product's time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, packing, products, tiles
 from minibert.kernels.common.gelu import gelu_and_slope_lanes, gelu_lanes
-from minibert.kernels.common.packing import LINE, SIDE, Room, address, finishing, packed_row, panels, store_pairs
+from minibert.kernels.common.packing import ALL, LINE, SIDE, Room, address, finishing, packed_row, panels, store_pairs
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.cpu import run
 from minibert.kernels.matmul.cpu_bf16 import forms
@@ -89,6 +90,20 @@ def _of_h(h, m, n):
 
 
 @finishing
+def _stream(at, row, mask):
+    """32 numbers of a row, past the caches where they are a line of memory."""
+    if mask == ALL and at % LINE == 0:
+        lanes.stream(at, row)
+    else:
+        halves.store_some_bf16(at, row, mask)
+
+
+@finishing
+def _fetch_nothing(places, m, n):
+    pass
+
+
+@finishing
 def _fetch_h(places, m, n):
     at, row = _of_h(places[0], m, n)
     for i in range(SIDE):
@@ -100,7 +115,7 @@ def _gelu_row(places, row, m, n, mask):
     """h[m, n] = sum, g[m, n] = gelu(sum + b1[n])"""
     h, g, b1, tanh = places
     lower, upper, plus = lanes.load(row), lanes.load(row + LINE), address(b1) + 4 * n
-    halves.store_some_bf16(_of_h(h, m, n)[0], halves.to_row(lower, upper), mask)
+    _stream(_of_h(h, m, n)[0], halves.to_row(lower, upper), mask)
     lower = gelu_lanes(lower + masks.load_some(plus, mask), tanh)
     upper = gelu_lanes(upper + masks.load_some(plus + LINE, mask >> 16), tanh)
     lanes.store(packed_row(g, m, n), halves.to_row(lower, upper))
@@ -117,5 +132,5 @@ def _slope_row(places, row, m, n, mask):
     store_pairs(g, m, n, halves.to_row(g0, g1))
 
 
-_gelu_product = products.product(_fetch_h, _gelu_row)
+_gelu_product = products.product(_fetch_nothing, _gelu_row)
 _slope_product = products.product(_fetch_h, _slope_row)
