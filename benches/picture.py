@@ -1,11 +1,12 @@
 """Pictures, SVG, from what other commands print.
 
-    python benches/picture.py times "A training step of BERT-Base, ms" < rows.md > step.svg
+    python benches/picture.py times "A training step of BERT-Base beside minibert's in bf16" < rows.md > docs/step.svg
     minibert plan --checkpoint large --task squad --memory 12GB --precision fp32 --json > plan.json
     python benches/picture.py batches < plan.json > docs/batches.svg
 
-`times` draws rows that compare_step.py or compare_inference.py printed, as bars; `batches` the largest micro-batches of
-a plan, as dots on a logarithmic scale.
+`times` draws rows that compare_step.py or compare_inference.py printed, as bars: how many times as long as the first
+side, both in turns, because a shared machine is not as fast in one minute as in the next; `batches` the largest
+micro-batches of a plan, as dots on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -21,23 +22,21 @@ OURS, THEIRS = "#d9541e", "#8a93a0"
 STYLE = "font-family:sans-serif;font-size:13px;fill:#777"  # readable on light and on dark pages
 
 
-def times(lines: list[str]) -> list[tuple[str, float]]:
-    """Side and milliseconds of each row of the table, the fastest first."""
+def times(lines: list[str]) -> list[tuple[str, str, float]]:
+    """Side, milliseconds and ratio to the first side of each row of the table, the fastest first."""
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in lines if line.startswith("|")]
-    found = [
-        (row[1], float(row[2].replace(",", ""))) for row in cells if row[2].replace(",", "").replace(".", "").isdigit()
-    ]
-    return sorted(found, key=lambda bar: bar[1])
+    found = [(row[1], row[2], float(row[4])) for row in cells if row[4].replace(".", "").isdigit()]
+    return sorted(found, key=lambda bar: bar[2])
 
 
-def bars(title: str, found: list[tuple[str, float]]) -> str:
-    """Bars whose lengths are times; each with its own figure and how many times the first's it is."""
-    longest, first = max(ms for _, ms in found), found[0][1]
+def bars(title: str, found: list[tuple[str, str, float]]) -> str:
+    """Bars whose lengths are ratios; each with its own, and its milliseconds."""
+    longest = max(ratio for *_, ratio in found)
     rows = []
-    for i, (name, ms) in enumerate(found):
-        y, length = TOP + ROW * i, max(1, BAR * ms / longest)
+    for i, (name, ms, ratio) in enumerate(found):
+        y, length = TOP + ROW * i, max(1, BAR * ratio / longest)
         colour = OURS if name.startswith("minibert") else THEIRS
-        label = f"{ms:,.0f}" if ms == first else f"{ms:,.0f}  ({ms / first:.1f} x)"
+        label = f"{ms} ms" if ratio == 1 else f"{ratio:.1f} x  ({ms} ms)"
         rows += [
             _text(LEFT - 8, y + 14, name, "end"),
             f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="18" rx="2" fill="{colour}"/>',

@@ -118,6 +118,7 @@ def _sums_bytes(tall: int, wide: int, steps: int) -> int:
     return 4 * BLOCK * (1 if _portions(steps) == 1 else tall * wide)
 
 
+@lru_cache(256)
 def own_bytes(t: int, f: int, c: int) -> int:
     """What a worker needs for a layer's products."""
     return max(task_bytes(*map(panels, sizes)) for sizes in ((t, f, c), (t, c, f), (f, c, t)))
