@@ -80,7 +80,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start", more: str = "") 
 
 
 def _svg(title: str, height: int, rows: list[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + 130}" height="{height}" role="img">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + BAR + 150}" height="{height}" role="img">'
     heading = _text(10, 24, title, more=";font-weight:bold")
     return "\n".join([head, f"<title>{escape(title)}</title>", heading, *rows, "</svg>"]) + "\n"
 
