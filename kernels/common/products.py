@@ -12,7 +12,7 @@ next panel. Each element is summed over K in order by one worker, so the number 
 
 **A long K** is taken in portions, one after the other over all of a task's blocks, whose sums are kept between: L2
 then has room for the portions of more panels, and b, which comes from L3 for every task, does so less often. L3 adds
-its time to the unit's, whatever is asked for ahead: K = 3,072 in halves takes 0.79 of the time, 1,700 as long as whole.
+its time to the unit's, whatever is asked for ahead: K = 3,072 in halves takes 0.85 of the time, 1,700 as long as whole.
 
 **Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. The rows of a block
 leave between the unit's instructions while the next block is multiplied. Before that the block's place in the result is

@@ -53,7 +53,9 @@ def test_reference_gradients(tanh):
 
 @FORMS
 @pytest.mark.parametrize("backend", [cpu, cpu_split, *gpus.backends("feed_forward")])
-@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70), (40, 70, 800)], ids=str
+)
 def test_float32_is_as_accurate_as_numpy(shape, backend, tanh):
     arrays = inputs(*shape)
     got, naive = (both(which, *arrays, tanh) for which in (backend, reference))
@@ -107,7 +109,9 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
 @FORMS
 @pytest.mark.parametrize("backend", [cpu_bf16, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize("storage", [np.uint16, np.float32])
-@pytest.mark.parametrize("shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160), (64, 800, 200)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160), (64, 800, 200), (70, 2400, 40)], ids=str
+)
 def test_as_accurate_as_bf16_allows(shape, storage, tanh, backend):
     x, w1, b1, w2, b2, dy = inputs(*shape)
     arrays = rounded(x), rounded(w1 / 4), b1, rounded(w2 / 4), b2, rounded(dy)

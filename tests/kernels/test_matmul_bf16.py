@@ -27,7 +27,7 @@ SHAPES = [
     (64, 200, 1700), (70, 40, 2400),  # all rows of the last panel; a K of two portions
 ]  # fmt: skip
 SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 300, 520)  # about tiles, panels, tasks
-LONG = (2305, 2400, 4700)  # a K of two portions, the first panel of the second; of three
+LONG = (2305, 2400, 4700)  # a K of two portions, as short as that may be and longer; of three
 GUARD = 32  # elements on either side of an array, at least
 
 
