@@ -203,7 +203,7 @@ def _products(make: _Make) -> Iterator[Case]:
         name = _name("matmul", "forward", (t, into, out))
         yield Case(name, "matmul", "forward", 1, (make.rows(out), x, w, b), work, room=room)
         name = _name("matmul", "backward", (t, into, out))
-        yield Case(name, "matmul", "backward", 3, (make.rows(into), dw, db, dy, x, w), 2 * work, room=room)
+        yield Case(name, "matmul", "backward", 3, (make.rows(into), dw, db, dy, x, w, False), 2 * work, room=room)
     x, dy, w1, b1, w2, b2 = make.rows(c), make.rows(c), make(f, c) / 30, make(f), make(c, f) / 60, make(c)
     work, room, h = 4.0 * t * c * f, (t, f, c), make.rows(f)
     weights = Weight(w1), b1, Weight(w2)
@@ -211,7 +211,7 @@ def _products(make: _Make) -> Iterator[Case]:
     forward = make.rows(c), h, x, *weights, b2, False
     yield Case(name, "feed_forward", "forward", 1, forward, work, room=room)
     grads = tuple(np.zeros_like(p) for p in (w1, b1, w2, b2))
-    inputs = make.rows(c), *grads, dy, x, h, *weights, False
+    inputs = make.rows(c), *grads, dy, x, h, *weights, False, False
     name = _name("feed_forward", "backward", (t, c, f))
     before = "forward", forward  # h is as the backend likes it
     yield Case(name, "feed_forward", "backward", 5, inputs, 2 * work, room=room, before=before)
@@ -281,16 +281,16 @@ def _adam8bit(make: _Make, p: np.ndarray, g: np.ndarray) -> Case:
     m, root = make.rng.integers(0, 256, (2, blocks, BLOCK), np.uint8)
     m_largest = np.abs(make(blocks))
     inputs = p, m, root, m_largest, m_largest / 2, g, *GOOGLE
-    return Case(_name("adam8bit", "update", p.shape), "adam8bit", "update", 6, inputs, moved=5 * p.nbytes)
+    return Case(_name("adam8bit", "update", p.shape), "adam8bit", "update", 5, inputs, moved=4 * p.nbytes)
 
 
 def _optimizer(make: _Make) -> Iterator[Case]:
     p, m, g = (make(12 * make.c**2) for _ in range(3))
     v = np.abs(make(p.size))
-    yield Case(_name("adam", "update", p.shape), "adam", "update", 4, (p, m, v, g, *GOOGLE), moved=8 * p.nbytes)
+    yield Case(_name("adam", "update", p.shape), "adam", "update", 3, (p, m, v, g, *GOOGLE), moved=7 * p.nbytes)
     yield _adam8bit(make, p, g)
     rows, columns = np.abs(make(12 * make.c)), np.abs(make(make.c))
     matrices = p.reshape(-1, make.c), rows, columns, g.reshape(-1, make.c)
     scalars, name = (UNCLIPPED, 1e-4, 0.9, 1e-30, 1.0, 0.01), _name("adafactor", "update", matrices[0].shape)
-    yield Case(name, "adafactor", "update", 4, (*matrices, *scalars), moved=6 * p.nbytes, room=matrices[0].shape)
+    yield Case(name, "adafactor", "update", 3, (*matrices, *scalars), moved=5 * p.nbytes, room=matrices[0].shape)
     yield Case(_name("sum_squares", "forward", g.shape), "sum_squares", "forward", 1, (np.zeros(1), g), room=(g.size,))

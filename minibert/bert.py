@@ -60,10 +60,10 @@ class Bert:
                 "output.dense.bias": (c,),
                 "output.LayerNorm.weight": (c,),
                 "output.LayerNorm.bias": (c,),
-            })
+            }, products=True)
             for i in range(config.num_hidden_layers)
         ]  # fmt: skip
-        self.head = Group(device, "head", self._head_shapes())
+        self.head = Group(device, "head", self._head_shapes(), products=True)
         # Called with a group before the forward pass uses it (False), and when the backward pass has completed its
         # gradients (True): not with the embeddings, which are the first and the last.
         self.watchers: list[Callable[[Group, bool], None]] = []

@@ -1,7 +1,8 @@
 """Differentiable operations: each allocates its result, calls one kernel and records how to go back.
 
 T tokens, S sequences, C hidden, F features out, H heads, K classes. What a `vjp` captures is what is stored.
-Gradients of parameters are added where they live (`Param.grad`); those of activations are returned.
+Gradients of parameters are added where they live (`Param.grad`), or overwrite what is there; those of activations are
+returned.
 """
 
 from __future__ import annotations
@@ -54,6 +55,17 @@ def _two(parts: list[Any]) -> tuple[Any, Any]:
     return dy, parts.pop() if parts else None
 
 
+def _gradients(*weights: Param) -> tuple[list[Any], bool]:
+    """The gradients of weights for the product that they come from, and whether it is to add to them; else it
+    overwrites them.
+    """
+    add = not all(w.fresh for w in weights)
+    grads = [w.grad if add else w.raw_grad for w in weights]
+    for w in weights:
+        w.fresh = False
+    return grads, add
+
+
 def embedding(
     device: Device, batch: Batch, word: Param, position: Param, segment: Param, gamma: Param, beta: Param,
     eps: float, rate: float, key: Key | None,
@@ -92,7 +104,8 @@ def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None) -> Tensor:
     def vjp(dy: Any) -> tuple[Any]:
         dx = device.empty_like(x.data)
         db = None if b is None else b.grad
-        op.backward(dx, w.grad, db, dy, x.data, w.operand, device.scratch(room))
+        (dw,), add = _gradients(w)
+        op.backward(dx, dw, db, dy, x.data, w.operand, add, device.scratch(room))
         return (dx,)
 
     return record(device, y, (x,), vjp)
@@ -132,9 +145,11 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
 
     def vjp(dy: Any) -> tuple[Any]:
         dx = device.empty_like(x.data)
-        grads, weights = (w1.grad, b1.grad, w2.grad, b2.grad), (w1.operand, b1.data, w2.operand)
+        weights = w1.operand, b1.data, w2.operand
         for r in _pieces(t):
-            op.backward(dx[r], *grads, dy[r], x.data[r], h[r], *weights, tanh, device.scratch(room))
+            (dw1, dw2), add = _gradients(w1, w2)
+            grads = dw1, b1.grad, dw2, b2.grad
+            op.backward(dx[r], *grads, dy[r], x.data[r], h[r], *weights, tanh, add, device.scratch(room))
         return (dx,)
 
     return record(device, y, (x,), vjp)

@@ -82,12 +82,13 @@ class Optimizer:
         self.groups[0].device.clip.forward(self.scale, self.norm, self._totals, losses, MAX_NORM)
 
     def update(self, step: int, rate: float) -> None:
-        """Update number `step` (from 0) with the gradients times `scale`; they are zero afterwards."""
-        for i in range(len(self.groups)):
+        """Update number `step` (from 0) with the gradients times `scale`, which begin from nothing afterwards."""
+        for i, group in enumerate(self.groups):
             self.update_group(i, step, rate)
+            group.renew_gradients()
 
     def update_group(self, i: int, step: int, rate: float) -> None:
-        """The same of group number i alone."""
+        """Group number i alone, whose gradients stay as they are."""
         raise NotImplementedError
 
     def corrections(self, step: int) -> tuple[float, float]:

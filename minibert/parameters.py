@@ -19,19 +19,35 @@ def is_decayed(name: str) -> bool:
 
 
 class Param:
-    """A named view of its group's buffers: `data` and `grad` have the parameter's shape."""
+    """A named view of its group's buffers: `data` and `grad` have the parameter's shape.
 
-    __slots__ = ("_prepared", "data", "group", "name", "offset", "shape", "stale")
+    `fresh`: nothing has come to its gradient yet, and what stands there is of no meaning: see Group.
+    """
+
+    __slots__ = ("_prepared", "data", "fresh", "group", "name", "offset", "shape", "stale")
 
     def __init__(self, group: Group, name: str, shape: tuple[int, ...], offset: int):
         self.group, self.name, self.shape, self.offset = group, name, shape, offset
         self.data: Any = None
         self._prepared: Any = None
-        self.stale = True
+        self.stale, self.fresh = True, False
 
     @property
     def grad(self) -> Any:
-        return self.group.gradients[self.span].reshape(self.shape)
+        """To be read or added to."""
+        self.clear_if_fresh()
+        return self.raw_grad
+
+    @property
+    def raw_grad(self) -> Any:
+        """The same, to be overwritten if it is `fresh`."""
+        return self.group.raw_gradients[self.span].reshape(self.shape)
+
+    def clear_if_fresh(self) -> None:
+        """Zeros, where there is nothing else."""
+        if self.fresh:
+            self.group.device.clear(self.raw_grad)
+            self.fresh = False
 
     @property
     def operand(self) -> Any:
@@ -61,11 +77,14 @@ class Group:
     """Parameters that are kept, updated and communicated together.
 
     `weights` and `gradients` are flat; `decayed` is how many leading elements weight decay applies to. Every
-    parameter starts on a 64-byte line; the padding between holds zeros, which no optimizer moves. Gradients are
-    allocated, as zeros, when they are first asked for: inference never does.
+    parameter starts on a 64-byte line; the padding between holds zeros, which no optimizer moves.
+
+    Gradients are allocated when they are first asked for: inference never does. They begin as zeros, and do so again
+    after an update, but for those of `products`, the weights of products: the first product that has something for them
+    overwrites what it finds, so that nobody has to write and to read zeros in the place of most of a model's gradients.
     """
 
-    def __init__(self, device: Device, name: str, shapes: dict[str, tuple[int, ...]]):
+    def __init__(self, device: Device, name: str, shapes: dict[str, tuple[int, ...]], products: bool = False):
         self.device, self.name = device, name
         line = ALIGNMENT // device.float_type.itemsize
         names = sorted(shapes, key=lambda name: not is_decayed(name))  # stable: keeps the order within each half
@@ -82,6 +101,8 @@ class Group:
         self._stale = True
         for p in self:
             p.data = self.weights[p.span].reshape(p.shape)
+        self.products = tuple(p for p in self if products and is_decayed(p.name))
+        self.renew_gradients()
 
     def __getitem__(self, name: str) -> Param:
         return self.params[name]
@@ -116,11 +137,34 @@ class Group:
             self._stale = False
 
     @property
-    def gradients(self) -> Any:
+    def raw_gradients(self) -> Any:
+        """The gradients, those that are fresh as they are."""
         if self._gradients is None:
-            self._gradients = self.device.zeros(self.weights.shape, self.weights.dtype, "gradients")
+            self._gradients = self.device.empty(self.weights.shape, self.weights.dtype, "gradients")
+            self._clear_padding()
+            self.renew_gradients()
         return self._gradients
+
+    @property
+    def gradients(self) -> Any:
+        for p in self.products:
+            p.clear_if_fresh()
+        return self.raw_gradients
+
+    def renew_gradients(self) -> None:
+        """They have been used: what comes next begins from nothing."""
+        if self._gradients is not None:
+            self.device.clear(self._gradients[self.decayed if self.products else 0 :])
+        for p in self.products:
+            p.fresh = True
 
     def free_gradients(self) -> None:
         """Gives their memory back; what was in them is lost."""
         self._gradients = None
+        self.renew_gradients()
+
+    def _clear_padding(self) -> None:
+        ends = [*(p.offset for p in self), self.weights.size]
+        for p, end in zip(self, ends[1:], strict=True):
+            if p.span.stop < end:
+                self.device.clear(self._gradients[p.span.stop : end])

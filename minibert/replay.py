@@ -9,7 +9,7 @@ another size may be rounded otherwise.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from minibert.batch import Batch, Layout, lay_out, on_device
 from minibert.bert import Bert
 from minibert.kernels.common import cuda
 from minibert.kernels.devices.recording import Recorder, Recording, Refused
+from minibert.parameters import Param
 from minibert.random import Key
 from minibert.tokenizer import Features
 
@@ -31,7 +32,7 @@ Pass = Callable[[Batch, Key | None, Any], Any]
 @dataclass
 class Recorded:
     """One size: the batch and the shares that a pass reads in their places; the pass itself, once there has been one to
-    record."""
+    record, and the parameters whose fresh gradients it overwrites."""
 
     batch: Batch
     integers: Any
@@ -40,6 +41,7 @@ class Recorded:
     passes: int = 0
     recording: Recording | None = None
     generation: int = 0
+    overwritten: Sequence[Param] = ()
 
 
 class Replay:
@@ -47,7 +49,8 @@ class Replay:
 
     def __init__(self, bert: Bert, device: Recorder, run: Pass, record: bool = True):
         self.bert, self.device, self.run = bert, device, run
-        self.sizes: dict[tuple[int, int, bool], Recorded] = {}
+        self.products = [p for group in bert.groups for p in group.products]
+        self.sizes: dict[tuple[int, int, bool, bool], Recorded] = {}
         self.given_up = not record  # batches are filled all the same, for the same roundings
 
     @staticmethod
@@ -61,7 +64,7 @@ class Replay:
         """
         tokens = int((features.offsets[numbers + 1] - features.offsets[numbers]).sum())
         layout = lay_out(features, numbers, labels, filling=STEP - tokens % STEP)
-        size = len(layout.integers), len(numbers), key is not None
+        size = len(layout.integers), len(numbers), key is not None, self._first()
         found = self.sizes.get(size)
         if found is None:
             found = self.sizes[size] = self._place(layout)
@@ -79,6 +82,13 @@ class Replay:
         """Makes no more recordings: memory has run out, or the device refuses."""
         self.given_up = True
 
+    def _first(self) -> bool:
+        """Whether a pass finds all gradients of products fresh, which it overwrites; else it adds to all of them."""
+        first = all(p.fresh for p in self.products)
+        for p in () if first else self.products:
+            p.clear_if_fresh()
+        return first
+
     def _losses(self, found: Recorded, key: Key | None) -> Any:
         for group in self.bert.groups:
             group.refresh()  # here, because a recording would do it each time or never
@@ -95,14 +105,19 @@ class Replay:
         if self._watched() or (found.recording is None and (found.passes == 1 or not self._room())):
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
         if found.recording is None:
+            fresh = [p for p in self.products if p.fresh]
             try:
                 found.recording = self.device.record(lambda: self.run(found.batch, key, found.shares))
             except Refused as error:
                 warnings.warn(f"no recordings, small batches will be slower: {error}", stacklevel=2)
                 self.give_up()
+                for p in fresh:  # nothing has been done
+                    p.fresh = True
                 return self.run(found.batch, key, found.shares)
-            found.generation = self.device.generation
+            found.generation, found.overwritten = self.device.generation, [p for p in fresh if not p.fresh]
         found.recording.launch()
+        for p in found.overwritten:
+            p.fresh = False
         return found.recording.result
 
     def _watched(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from minibert.config import BertConfig
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.optim import Optimizer
+from minibert.parameters import Group
 from minibert.random import truncated_normal
 from minibert.settings import TrainConfig
 from minibert.tokenizer import Features
@@ -69,3 +71,21 @@ def clip(optimizer: Optimizer) -> None:
     """Finds what clips the gradients of all groups, as a training step does."""
     optimizer.measure()
     optimizer.clip(np.zeros(1, np.float32))
+
+
+def spoil(trainer: Trainer) -> Trainer:
+    """A trainer, whatever is meant to be overwritten being NaN."""
+
+    def spoiled(group: Group) -> Callable[[], None]:
+        renew = group.renew_gradients
+
+        def renewed() -> None:
+            renew()
+            for param in group.products if group._gradients is not None else ():
+                param.raw_grad.fill(np.nan)
+
+        return renewed
+
+    for group in trainer.bert.groups:
+        group.renew_gradients = spoiled(group)
+    return trainer

@@ -17,12 +17,13 @@ from minibert.bert import Bert
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
+from minibert.kernels.devices.recording import Refused
 from minibert.memory_report import observed
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
 from minibert.tokenizer import Features
 from minibert.training import Trainer
-from models import CONFIG, bert, mean, split, trainer, weights
+from models import CONFIG, bert, mean, split, spoil, trainer, weights
 
 PLACES = [
     pytest.param("emulated", marks=gpus.needs_compiler), pytest.param("device", marks=pytest.mark.gpu),
@@ -198,6 +199,44 @@ def test_recorded_steps_have_the_bits_of_steps_launched_one_by_one(place):
         return found, [array.tobytes() for array in weights(t).values()]
 
     assert trained(True) == trained(False)
+
+
+def test_what_stands_in_fresh_gradients_changes_no_bit(place):
+    """Recorded passes that overwrite, and others that add: three of one size a step."""
+    found = []
+    for spoilt in (False, True):
+        t = trainer(place.open("bf16"), batch_size=3, micro_batch=1)
+        found.append((losses(spoil(t) if spoilt else t, 5), [array.tobytes() for array in weights(t).values()]))
+        assert {size.recording is not None for size in t.replay.sizes.values()} == {True}
+        assert len({len(size.overwritten) for size in t.replay.sizes.values()}) == 2
+    assert found[0] == found[1]
+
+
+def test_gradients_that_some_have_looked_at_are_added_to(place):
+    found = []
+    for looked_at in (False, True):
+        t = trainer(place.open(), batch_size=3, micro_batch=1)
+        losses(t, 2)
+        for group in t.bert.groups[1:2] if looked_at else ():
+            _ = group.gradients
+        spoil(t)
+        found.append((losses(t, 3), [array.tobytes() for array in weights(t).values()]))
+    assert found[0] == found[1]
+
+
+def test_a_pass_that_cannot_be_recorded_overwrites_all_the_same(place, monkeypatch):
+    t, plain = (trainer(place.open(), batch_size=1) for _ in range(2))  # all of one size
+
+    def refuse(call, record=t.bert.device.record):
+        record(call)
+        raise Refused("not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(t.bert.device, "record", refuse)
+        with pytest.warns(UserWarning, match="not here"):
+            got = losses(spoil(t), 3)
+    plain.replay.give_up()
+    assert got == losses(plain, 3)
 
 
 def test_a_step_that_is_watched_has_the_same_bits(place):

@@ -36,7 +36,7 @@ ALLOWED = {
     "loop": "training evaluation runs tasks progress errors",
     "training": "replay evaluation bert batch optim optimizers parameters policies settings random autograd tpu "
     "kernels errors",
-    "replay": "bert batch random tokenizer kernels",
+    "replay": "bert batch parameters random tokenizer kernels",
     "model": "bert batch checkpoint config hub runs settings tasks tokenizer autograd tpu kernels remote errors",
     "runs": "checkpoint mirror remote files optim tpu errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",

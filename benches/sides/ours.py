@@ -52,7 +52,7 @@ class Training(Model):
         """Without dropout."""
         losses = self.trainer.gradients(self.examples.training_batch(number), key=None)
         for group in self.bert.groups:
-            group.gradients.fill(0)
+            group.renew_gradients()
         return float(self.bert.device.numpy(losses).mean())
 
     def warm(self, calls: list[Call]) -> None:

@@ -1,5 +1,4 @@
-"""One update of Adafactor without momentum, in place, for p and g (F, C), rows (F,) and columns (C,); g is zero
-afterwards.
+"""One update of Adafactor without momentum, in place, for p and g (F, C), rows (F,) and columns (C,).
 
     g' = scale g                      scale (1,): what clips the gradients (kernels/clip); NaN: nothing is done
     rows    = beta2 rows    + (1 - beta2) (mean of g'^2 over columns + eps)

@@ -1,4 +1,4 @@
-"""Adafactor in Numba: three passes over the gradients; the last moves the parameters and zeroes the gradients."""
+"""Adafactor in Numba: three passes over the gradients; the last moves the parameters."""
 
 from __future__ import annotations
 
@@ -93,4 +93,3 @@ def _move(worker, begin, end, p, g, rows, factors, rate, decay, mean):
             to, row, step = p[f], g[f], rate * np.sqrt(mean / rows[f])
             for c in range(row.size):
                 to[c] -= step * row[c] * factors[c] + decay * to[c]
-                row[c] = 0

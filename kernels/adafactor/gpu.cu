@@ -1,4 +1,4 @@
-// Adafactor: g is read for its squares, once more for the length of the update, and once more to move p: 24 bytes move an
+// Adafactor: g is read for its squares, once more for the length of the update, and once more to move p: 20 bytes move an
 // element. Blocks have COLUMNS columns, four a lane, and rows that their warps share; what they sum is added in order.
 #include "storage.cuh"
 #include "reduce.cuh"
@@ -44,7 +44,7 @@ __device__ __forceinline__ float clipped(float lr, float clip, double length, do
 
 // All of it in one launch by one block for a matrix of one row, whose factor is 1: of a model's arrays most are vectors.
 extern "C" __global__ void __launch_bounds__(1024) update_vector(
-    float* p, float* rows, float* columns, float* g, const float* clipping, float lr, float keep, float fresh, float eps,
+    float* p, float* rows, float* columns, const float* g, const float* clipping, float lr, float keep, float fresh, float eps,
     float clip, float decay, int c) {
     __shared__ double room[32];
     float scale = *clipping;
@@ -63,7 +63,6 @@ extern "C" __global__ void __launch_bounds__(1024) update_vector(
     float rate = scale * clipped(lr, clip, length, c);
     for (int i = threadIdx.x; i < c; i += blockDim.x) {
         p[i] -= rate * g[i] / sqrtf(columns[i]) + decay * p[i];
-        g[i] = 0.0f;
     }
 }
 
@@ -159,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) lengths(
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) move(
-    float* p, float* g, const float* rows, const float* factors, const double* rows_total, const double* lengths,
+    float* p, const float* g, const float* rows, const float* factors, const double* rows_total, const double* lengths,
     const float* clipping, float lr, float clip, float decay, int f, int c) {
     __shared__ double room[32];
     float scale = *clipping;
@@ -180,6 +179,5 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) move(
         to.z -= step * by.z * shares.z + decay * to.z;
         to.w -= step * by.w * shares.w + decay * to.w;
         columns.store(p + at, to);
-        columns.store(g + at, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
     }
 }

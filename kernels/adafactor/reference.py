@@ -30,4 +30,3 @@ def update(
     # Root by root: the product of a row and a column without gradients is no float32.
     u = scaled * np.sqrt(rows.mean() / rows)[:, None] / np.sqrt(columns)
     p -= lr * (u / max(1, np.sqrt((u**2).mean()) / clip) + decay * p)
-    g[...] = 0

@@ -1,5 +1,4 @@
-"""One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape; g is zero
-afterwards.
+"""One update of Adam with decoupled weight decay, in place, for p, m, v, g of one shape.
 
     g' = scale g                      scale (1,): what clips the gradients (kernels/clip); NaN: nothing is done
     m  = beta1 m + (1 - beta1) g'     v = beta2 v + (1 - beta2) g'^2

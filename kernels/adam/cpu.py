@@ -1,4 +1,4 @@
-"""Adam in Numba: one pass over the four arrays, 32 bytes of traffic a parameter, zeroing the gradient included."""
+"""Adam in Numba: one pass over the four arrays, 28 bytes of traffic a parameter."""
 
 from __future__ import annotations
 
@@ -51,4 +51,3 @@ def _update(worker, begin, end, p, m, v, g, scale, lr, keep1, new1, keep2, new2,
         storage.store(m, i, moment, inside)
         storage.store(v, i, square, inside)
         storage.store(p, i, at - step * lr, inside)
-        storage.store(g, i, lanes.splat(np.float32(0)), inside)

@@ -27,6 +27,5 @@ def update(
     m[...] = beta1 * m + (1 - beta1) * scaled
     v[...] = beta2 * v + (1 - beta2) * scaled * scaled
     p -= lr * (m / correction1 / (np.sqrt(v / correction2) + eps) + decay * p)
-    g[...] = 0
     if copy is not None:
         copy[...] = p.astype(ml_dtypes.bfloat16).view(np.uint16)

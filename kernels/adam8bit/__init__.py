@@ -1,4 +1,4 @@
-"""One update of Adam (kernels/adam) in place, for p and g (N,) whose moments are kept in 8 bits; g is zero afterwards.
+"""One update of Adam (kernels/adam) in place, for p and g (N,) whose moments are kept in 8 bits.
 
 m and root (blocks, 256), uint8, hold codes of the first moment and of the square root of the second, for 256 elements a
 block, the last one filled up with zeros; m_largest and root_largest (blocks,) are what a block's numbers are shares of.

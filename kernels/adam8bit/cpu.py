@@ -73,7 +73,6 @@ def _move(stack, p, m, root, largest, g, block, size, scalars):
         at = storage.load(p, first + i, inside)
         step = moment * unbias1 / (r * unbias2 + eps) + at * decay
         storage.store(p, first + i, at - step * lr, inside)
-        storage.store(g, first + i, lanes.splat(zero), inside)
         lanes.store(stack + 4 * i, moment)
         lanes.store(stack + 4 * (BLOCK + i), r)
         most = lanes.maximum(lanes.absolute(moment), most)

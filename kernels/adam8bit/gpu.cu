@@ -1,5 +1,5 @@
 // Adam with moments of 8 bits: a warp a block of 256 elements, eight a lane, whose moments stay in registers until the
-// block's largest are known. 20 bytes move an element: p and g both ways, and two codes. codes.py has their numbers, which
+// block's largest are known. 16 bytes move an element: p and two codes both ways, and g. codes.py has their numbers, which
 // are computed here, as in cpu.py: a table that each lane reads elsewhere would be slower.
 #include "storage.cuh"
 #include "reduce.cuh"
@@ -42,7 +42,7 @@ __device__ __forceinline__ unsigned int byte_of(uint2 eight, int e) {
 }
 
 extern "C" __global__ void update(
-    float* p, unsigned char* m, unsigned char* root, float* m_largest, float* root_largest, float* g,
+    float* p, unsigned char* m, unsigned char* root, float* m_largest, float* root_largest, const float* g,
     const float* clipping, float lr, float keep1, float new1, float keep2, float new2, float eps, float decay,
     float unbias1, float unbias2, long long n) {
     float scale = *clipping;
@@ -78,17 +78,14 @@ extern "C" __global__ void update(
         weights[e] -= step * lr;
         most = fmaxf(most, fabsf(moments[e]));
         most_root = fmaxf(most_root, roots[e]);
-        gradients[e] = 0.0f;
     }
     if (vectors) {
         put8(p + first, weights);
-        put8(g + first, gradients);
     } else {
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             if (e >= size) break;
             p[first + e] = weights[e];
-            g[first + e] = 0.0f;
         }
     }
     most = warp_max(most);

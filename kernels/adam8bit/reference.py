@@ -37,7 +37,6 @@ def update(
     m[...] = nearest(share, POSITIVE) + 128 * (m_now < 0)
     root_largest[...], share = shares(np.sqrt(v_now))
     root[...] = np.maximum(nearest(share, UNSIGNED), share > 0)
-    g[...] = 0
 
 
 def shares(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

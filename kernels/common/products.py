@@ -29,6 +29,7 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, tiles
 from minibert.kernels.common.packing import (
+    ALL,
     BLOCK,
     LINE,
     SIDE,
@@ -61,6 +62,17 @@ SPLIT = (
 def linear(out: np.ndarray) -> Callable:
     """The kernel of out (M, N) = a b + addend[m * stride + n]; places: (out, addend, stride)."""
     return _rounded_product if out.dtype == np.uint16 else _float_product
+
+
+def gradient(dw: np.ndarray, add: bool) -> tuple[Callable, tuple]:
+    """The kernel of dw += a b or dw = a b, and its places."""
+    return (_float_product, (dw, dw.reshape(-1), dw.shape[1])) if add else (_streamed_product, (dw,))
+
+
+def clear(add: bool, *gradients: np.ndarray) -> None:
+    """These without a token: as they are, or zero."""
+    for dw in () if add else gradients:
+        dw.fill(0)
 
 
 def multiply(
@@ -247,6 +259,11 @@ def fetch_block(x, m, n):
 
 
 @finishing
+def fetch_nothing(places, m, n):
+    pass
+
+
+@finishing
 def fetch_result(places, m, n):
     fetch_block(places[0], m, n)
 
@@ -278,5 +295,19 @@ def float_row(places, row, m, n, mask):
     masks.store_some(at + LINE, upper, mask >> 16)
 
 
+@finishing
+def _stream_row(places, row, m, n, mask):
+    """out[m, n] = sum, past the caches where these are lines of memory: nobody reads it soon"""
+    out = places[0]
+    at = address(out) + 4 * (m * out.shape[1] + n)
+    if mask == ALL and at % LINE == 0:
+        lanes.stream(at, lanes.load_words(row))
+        lanes.stream(at + LINE, lanes.load_words(row + LINE))
+    else:
+        masks.store_some(at, lanes.load(row), mask)
+        masks.store_some(at + LINE, lanes.load(row + LINE), mask >> 16)
+
+
 _rounded_product = product(fetch_result, _round_row)
 _float_product = product(fetch_result, float_row)
+_streamed_product = product(fetch_nothing, _stream_row)

@@ -113,8 +113,12 @@ class Device:
 
     def zeros(self, shape: tuple[int, ...], dtype: Any, kind: str) -> np.ndarray:
         array = self.empty(shape, dtype, kind)
-        array.fill(0)
+        self.clear(array)
         return array
+
+    def clear(self, array: Any) -> None:
+        """Zeros for all that is in a contiguous array."""
+        array.fill(0)
 
     def scratch(self, nbytes: int) -> np.ndarray:
         """Bytes for a kernel that told its need by `workspace`."""

@@ -36,8 +36,8 @@ class Dry(Device):
     def threads(self) -> int:
         return self._threads
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any, kind: str) -> np.ndarray:
-        return self.empty(shape, dtype, kind)  # filling one element as often as there are any would take its time
+    def clear(self, array: np.ndarray) -> None:
+        """Nothing: to fill one element as often as there are any would take its time."""
 
     def array(self, host: np.ndarray, kind: str = "activations") -> np.ndarray:
         return self.empty(host.shape, host.dtype, kind)

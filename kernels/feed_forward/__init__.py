@@ -6,5 +6,7 @@ gelu(h + b1), the largest array of a layer, is computed again in the backward pa
     g = gelu(h + b1),   dh = (dy w2) gelu'(h + b1),   dx = dh w1
     dw2 += dyᵀ g,   db2 += sum over T of dy,   dw1 += dhᵀ x,   db1 += sum over T of dh
 
+Without `add` dw1 and dw2 are overwritten.
+
 w1 and w2 are as the device's matmul takes them (`prepare`); which GELU is meant says `tanh`, see bias_gelu.
 """

@@ -45,13 +45,14 @@ def backward(
     b1: np.ndarray,
     w2: np.ndarray,
     tanh: bool,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     g, dg, rest = _cut(scratch, *h.shape)
     bias_gelu.forward(g, h, b1, tanh)
-    matmul.backward(dg, dw2, db2, dy, g, w2, rest)
+    matmul.backward(dg, dw2, db2, dy, g, w2, add, rest)
     bias_gelu.backward(dg, db1, dg, h, b1, tanh, rest)
-    matmul.backward(dx, dw1, None, dg, x, w1, rest)
+    matmul.backward(dx, dw1, None, dg, x, w1, add, rest)
 
 
 def _bytes(t: int, f: int) -> int:

@@ -59,11 +59,13 @@ def backward(
     b1: np.ndarray,
     w2: np.ndarray,
     tanh: bool,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = h.shape, x.shape[1], Room(scratch)
     if t == 0:
+        products.clear(add, dw1, dw2)
         return
     own, dh, pairs = room.own(_own(t, f, c)), room.packed(t, f), room.packed(max(f, c), t)
     g, x_pairs = pairs[: panels(f)], pairs[: panels(c)]  # one after the other
@@ -71,11 +73,10 @@ def backward(
     products.multiply(_slope_product, (h, dh, g, b1, tanh), packing.pack_rows, (dy,), forms(w2, c, f)[1], own)
     packing.clear_rows(dh, t)
     packing.clear_pairs(g, t)
-    products.multiply(products.linear(dw2), (dw2, dw2.reshape(-1), f), packing.pack_columns, (dy, db2), g, own)
+    products.multiply(*products.gradient(dw2, add), packing.pack_columns, (dy, db2), g, own)
     products.multiply(products.linear(dx), (dx, room.zeros(c), 0), None, (dh,), forms(w1, f, c)[1], own)
     run(packing.pack_pairs, panels(t), x_pairs, x)
-    pack = packing.pack_packed_columns
-    products.multiply(products.linear(dw1), (dw1, dw1.reshape(-1), c), pack, (dh, db1), x_pairs, own)
+    products.multiply(*products.gradient(dw1, add), packing.pack_packed_columns, (dh, db1), x_pairs, own)
 
 
 def _own(t: int, f: int, c: int) -> int:
@@ -96,11 +97,6 @@ def _stream(at, row, mask):
         lanes.stream(at, row)
     else:
         halves.store_some_bf16(at, row, mask)
-
-
-@finishing
-def _fetch_nothing(places, m, n):
-    pass
 
 
 @finishing
@@ -132,5 +128,5 @@ def _slope_row(places, row, m, n, mask):
     store_pairs(g, m, n, halves.to_row(g0, g1))
 
 
-_gelu_product = products.product(_fetch_nothing, _gelu_row)
+_gelu_product = products.product(products.fetch_nothing, _gelu_row)
 _slope_product = products.product(_fetch_h, _slope_row)

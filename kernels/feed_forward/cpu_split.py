@@ -57,6 +57,7 @@ def backward(
     b1: np.ndarray,
     w2: np.ndarray,
     tanh: bool,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
@@ -65,8 +66,8 @@ def backward(
     b, own = _operands(rest, t, f, c)
     run(pack_pairs, panels(c), b, w2, 0)
     products.multiply(_slope_product, (dh, g, h, b1, tanh), pack_rows, (dy, 0), b, own)
-    matmul.backward(None, dw2, db2, dy, g, w2, rest)
-    matmul.backward(dx, dw1, db1, dh, x, w1, rest)
+    matmul.backward(None, dw2, db2, dy, g, w2, add, rest)
+    matmul.backward(dx, dw1, db1, dh, x, w1, add, rest)
 
 
 def _operands(scratch: np.ndarray, t: int, f: int, c: int) -> tuple[np.ndarray, np.ndarray]:

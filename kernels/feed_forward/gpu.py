@@ -25,7 +25,7 @@ def forward(y: Any, h: Any, x: Any, w1: Any, b1: Any, w2: Any, b2: Any, tanh: bo
 
 def backward(
     dx: Any, dw1: Any, db1: Any, dw2: Any, db2: Any, dy: Any, x: Any, h: Any, w1: Any, b1: Any, w2: Any, tanh: bool,
-    scratch: Any,
+    add: bool, scratch: Any,
 ) -> None:  # fmt: skip
     g, scratch = _half(scratch, h)
     dh, scratch = _half(scratch, h)
@@ -34,9 +34,9 @@ def backward(
     add_rows(db2, dy, sums)
     multiply(dh, rounded, w2)
     bias_gelu.differentiate(dh, g, db1, dh, h, b1, tanh, sums)
-    multiply(dw2, rounded, g, transposed="a", add=True)
+    multiply(dw2, rounded, g, transposed="a", add=add)
     multiply(dx, dh, w1)
-    multiply(dw1, dh, x, transposed="a", add=True)
+    multiply(dw1, dh, x, transposed="a", add=add)
 
 
 def _half(scratch: Any, h: Any) -> tuple[Any, Any]:

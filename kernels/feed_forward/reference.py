@@ -42,10 +42,11 @@ def backward(
     b1: np.ndarray,
     w2: np.ndarray,
     tanh: bool,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     g, dg = np.empty_like(h), np.empty_like(h)
     bias_gelu.forward(g, h, b1, tanh)
-    matmul.backward(dg, dw2, db2, dy, g, w2, scratch)
+    matmul.backward(dg, dw2, db2, dy, g, w2, add, scratch)
     bias_gelu.backward(dg, db1, dg, h, b1, tanh, scratch)
-    matmul.backward(dx, dw1, None, dg, x, w1, scratch)
+    matmul.backward(dx, dw1, None, dg, x, w1, add, scratch)

@@ -48,6 +48,7 @@ def backward(
     dy: np.ndarray,
     x: np.ndarray,
     w: np.ndarray,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     (t, f), c = dy.shape, x.shape[1]
@@ -58,9 +59,10 @@ def backward(
 
     def block_of_dw(worker: int, rows: slice, columns: slice) -> None:
         shape = rows.stop - rows.start, columns.stop - columns.start
-        product = products[worker, : shape[0] * shape[1]].reshape(shape)
+        product = products[worker, : shape[0] * shape[1]].reshape(shape) if add else dw[rows, columns]
         np.matmul(dy[:, rows].T, x[:, columns], out=product)
-        _accumulate(dw, product, rows.start, columns.start)
+        if add:
+            _accumulate(dw, product, rows.start, columns.start)
 
     if dx is not None:
 

@@ -60,11 +60,13 @@ def backward(
     dy: np.ndarray,
     x: np.ndarray,
     w: np.ndarray,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = dy.shape, x.shape[1], Room(scratch)
     if t == 0:
+        products.clear(add, dw)
         return
     own, dy, x, pairs = room.own(products.own_bytes(t, f, c)), room.bf16(dy), room.bf16(x), room.packed(c, t)
     if dx is not None:
@@ -72,7 +74,7 @@ def backward(
         products.multiply(products.linear(dx), places, packing.pack_rows, (dy,), forms(w, f, c)[1], own)
     run(packing.pack_pairs, panels(t), pairs, x)
     sums = room.zeros(0) if dbias is None else dbias
-    products.multiply(products.linear(dw), (dw, dw.reshape(-1), c), packing.pack_columns, (dy, sums), pairs, own)
+    products.multiply(*products.gradient(dw, add), packing.pack_columns, (dy, sums), pairs, own)
 
 
 @jit

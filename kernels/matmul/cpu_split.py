@@ -72,10 +72,14 @@ def backward(
     dy: np.ndarray,
     x: np.ndarray,
     w: np.ndarray,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
     (t, f), c, room = dy.shape, x.shape[1], Room(scratch)
+    if t == 0:
+        products.clear(add, dw)
+        return
     own, zeros = room.own(_own_bytes(t, f, c)), room.zeros(c)
     if dx is not None:
         places = dx, zeros, 0
@@ -85,10 +89,12 @@ def backward(
             products.multiply(split_product, places, pack_rows, (dy, first), b, own)
             places = dx, dx.reshape(-1), c
     sums = zeros[:0] if dbias is None else dbias
+    places = (dw, dw.reshape(-1), c) if add else (dw, zeros, 0)
     for first, last in _portions(t):
         b = Room(room.rest).packed(c, SIDE * (last - first), PARTS)
         run(pack_pairs, last - first, b, x, first)
-        products.multiply(split_product, (dw, dw.reshape(-1), c), pack_columns, (dy, first, sums), b, own)
+        products.multiply(split_product, places, pack_columns, (dy, first, sums), b, own)
+        places = dw, dw.reshape(-1), c
 
 
 def _portions(k: int) -> list[tuple[int, int]]:

@@ -36,7 +36,7 @@ def forward(y: Any, x: Any, w: Any, bias: Any, scratch: Any) -> None:
         multiply(y[r], like(w, x[r], scratch), w, transposed="b", add=bias is not None)
 
 
-def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, scratch: Any) -> None:
+def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, add: bool, scratch: Any) -> None:
     rows = min(len(x), MOST)
     room = scratch[rounded_bytes(rows, x.shape[1]) :]
     if dbias is not None:
@@ -45,7 +45,8 @@ def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, scratch: Any
         slopes, inputs = like(w, dy[r], room), like(w, x[r], scratch)
         if dx is not None:
             multiply(dx[r], slopes, w)
-        multiply(dw, slopes, inputs, transposed="a", add=True)
+        multiply(dw, slopes, inputs, transposed="a", add=add)
+        add = True
 
 
 def _pieces(w: Any, *operands: Any) -> list[slice]:

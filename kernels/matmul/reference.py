@@ -30,10 +30,11 @@ def backward(
     dy: np.ndarray,
     x: np.ndarray,
     w: np.ndarray,
+    add: bool,
     scratch: np.ndarray,
 ) -> None:
     if dx is not None:
         dx[...] = dy @ w
-    dw += dy.T @ x
+    dw[...] = dw + dy.T @ x if add else dy.T @ x
     if dbias is not None:
         dbias += dy.sum(0)

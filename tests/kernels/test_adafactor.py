@@ -30,7 +30,7 @@ def test_first_step_by_hand(backend):
     np.testing.assert_allclose(rows, [2.5, 10], rtol=1e-6)
     np.testing.assert_allclose(columns, [2.5, 10], rtol=1e-6)
     np.testing.assert_allclose(p, 3 - 0.1 * (1 + 0.03), rtol=1e-6)
-    assert not g.any()
+    np.testing.assert_array_equal(g, [[2, 4], [4, 8]])
 
 
 @BACKENDS
@@ -90,7 +90,6 @@ def steps(update_, shape, dtype=np.float32):
     for step in range(1, 7):
         g = (rng.standard_normal(shape) * size).astype(np.float32).astype(dtype)
         update_(p, rows, columns, g, scale=one(0.37, dtype), lr=0.01, beta2=1 - step**-0.8, decay=0.1)
-        assert not g.any()
     return p, rows, columns
 
 

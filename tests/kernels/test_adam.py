@@ -30,7 +30,7 @@ def test_first_step_by_hand(backend):
     """g' = 0.5 * 4 = 2; m = 0.2, v = 0.004; u = 0.2 / (sqrt 0.004 + 1e-6) + 0.01 * 3."""
     p, m, v, g = (np.array([number], np.float32) for number in (3, 0, 0, 4))
     backend.update(p, m, v, g, scale=one(0.5), lr=0.1, decay=0.01, **BERT)
-    assert (m[0], v[0], g[0]) == (pytest.approx(0.2), pytest.approx(0.004), 0)
+    assert (m[0], v[0], g[0]) == (pytest.approx(0.2), pytest.approx(0.004), 4)
     assert p[0] == pytest.approx(3 - 0.1 * (0.2 / (0.004**0.5 + 1e-6) + 0.03), rel=1e-6)
 
 
@@ -51,7 +51,6 @@ def ten_steps(backend, n: int, dtype=np.float32):
         g = (rng.standard_normal(n) * 10.0 ** rng.integers(-6, 3, n)).astype(np.float32).astype(dtype)
         corrections = {"correction1": 1 - 0.9**step, "correction2": 1 - 0.999**step}
         backend.update(p, m, v, g, scale=one(0.37, dtype), lr=0.01, decay=0.1, **{**BERT, **corrections})
-        assert not g.any()
     return p, m, v
 
 

@@ -15,6 +15,7 @@ from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_split, reference
 from minibert.kernels.matmul import cpu_bf16 as matmul
 
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
+ADDS = pytest.mark.parametrize("add", [True, False], ids=["adding", "overwriting"])
 NAMES = ("y", "dx", "dw1", "db1", "dw2", "db2")
 
 
@@ -25,15 +26,20 @@ def inputs(t: int, c: int, f: int):
     return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
 
 
-def both(backend, x, w1, b1, w2, b2, dy, tanh):
-    """All results; gradients of parameters start from 0.5, because kernels must add."""
+def starts(parameters, add):
+    """Gradients that are 0.5 to begin with, because kernels must add; or, to be overwritten, those of weights NaN."""
+    return [np.full_like(p, 0.5 if add or p.ndim == 1 else np.nan) for p in parameters]
+
+
+def both(backend, x, w1, b1, w2, b2, dy, tanh, add=True):
+    """All results."""
     t, f, c = len(x), len(w1), x.shape[1]
     scratch = np.full(backend.workspace(t, f, c), 255, np.uint8)
     y, h, dx = unwritten((t, c), x.dtype), unwritten((t, f), x.dtype), unwritten((t, c), x.dtype)
     backend.forward(y, h, x, w1, b1, w2, b2, tanh, scratch)
-    grads = [np.full_like(p, 0.5) for p in (w1, b1, w2, b2)]
+    grads = starts((w1, b1, w2, b2), add)
     scratch[:] = 255
-    backend.backward(dx, *grads, dy, x, h, w1, b1, w2, tanh, scratch)
+    backend.backward(dx, *grads, dy, x, h, w1, b1, w2, tanh, add, scratch)
     return y, dx, *grads
 
 
@@ -56,10 +62,11 @@ def test_reference_gradients(tanh):
 @pytest.mark.parametrize(
     "shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70), (40, 70, 800)], ids=str
 )
-def test_float32_is_as_accurate_as_numpy(shape, backend, tanh):
+@ADDS
+def test_float32_is_as_accurate_as_numpy(add, shape, backend, tanh):
     arrays = inputs(*shape)
-    got, naive = (both(which, *arrays, tanh) for which in (backend, reference))
-    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
+    got, naive = (both(which, *arrays, tanh, add) for which in (backend, reference))
+    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh, add)
     for name, *three in zip(NAMES, got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=1e-6, what=name)
 
@@ -69,7 +76,7 @@ def rounded(a):
     return np.asarray(a, np.float32).astype(ml_dtypes.bfloat16).astype(a.dtype)
 
 
-def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage, backend=cpu_bf16):
+def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage, backend=cpu_bf16, add=True):
     """A backend on activations stored as `storage`, all results as float32."""
     (t, c), f, device = x.shape, len(w1), devices.Device("cpu")
 
@@ -89,13 +96,13 @@ def in_bf16(x, w1, b1, w2, b2, dy, tanh, storage, backend=cpu_bf16):
     scratch[:] = 255
     backend.forward(y, h, x, p1, b1, p2, b2, tanh, scratch)
     scratch[:] = 255
-    grads = [np.full_like(p, 0.5) for p in (w1, b1, w2, b2)]
-    backend.backward(dx, *grads, dy, x, h, p1, b1, p2, tanh, scratch)
+    grads = starts((w1, b1, w2, b2), add)
+    backend.backward(dx, *grads, dy, x, h, p1, b1, p2, tanh, add, scratch)
     y, dx = (a if a.dtype == np.float32 else a.view(ml_dtypes.bfloat16).astype(np.float32) for a in (y, dx))
     return y, dx, *grads
 
 
-def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
+def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh, add=True):
     """The definition in float32, whatever it stores rounded."""
     nothing, h = np.empty(0, np.uint8), rounded(x @ w1.T)
     g, dh, db1 = np.empty_like(h), np.empty_like(h), np.full_like(b1, 0.5)
@@ -103,7 +110,8 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
     bias_gelu.backward(dh, db1, rounded(dy @ w2), h, b1, tanh, nothing)
     g, dh = rounded(g), rounded(dh)
     y, dx = rounded(g @ w2.T + b2), rounded(dh @ w1)
-    return y, dx, dh.T @ x + 0.5, dh.sum(0) + 0.5, dy.T @ g + 0.5, dy.sum(0) + 0.5
+    start = 0.5 * add
+    return y, dx, dh.T @ x + start, dh.sum(0) + 0.5, dy.T @ g + start, dy.sum(0) + 0.5
 
 
 @FORMS
@@ -112,11 +120,12 @@ def naive_in_bf16(x, w1, b1, w2, b2, dy, tanh):
 @pytest.mark.parametrize(
     "shape", [(0, 8, 24), (1, 7, 3), (70, 33, 65), (130, 64, 160), (64, 800, 200), (70, 2400, 40)], ids=str
 )
-def test_as_accurate_as_bf16_allows(shape, storage, tanh, backend):
+@ADDS
+def test_as_accurate_as_bf16_allows(add, shape, storage, tanh, backend):
     x, w1, b1, w2, b2, dy = inputs(*shape)
     arrays = rounded(x), rounded(w1 / 4), b1, rounded(w2 / 4), b2, rounded(dy)
-    got, naive = in_bf16(*arrays, tanh, storage, backend), naive_in_bf16(*arrays, tanh)
-    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh)
+    got, naive = in_bf16(*arrays, tanh, storage, backend, add), naive_in_bf16(*arrays, tanh, add)
+    exact = both(reference, *(a.astype(np.float64) for a in arrays), tanh, add)
     for name, *three in zip(NAMES, got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=1e-6, what=name)
 

@@ -13,6 +13,7 @@ from checks import assert_as_accurate, assert_gradients
 from minibert.kernels.devices import cpu as device
 from minibert.kernels.matmul import cpu, reference
 
+STARTS = pytest.mark.parametrize("start", [0.5, None], ids=["adding", "overwriting"])
 SHAPES = [
     (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),
 ]  # fmt: skip
@@ -30,11 +31,12 @@ def forward(backend, x, w, bias):
     return y
 
 
-def backward(backend, dy, x, w, start: float = 0.0):
-    """dx, dw, dbias; the last two start from `start`, because kernels must add."""
+def backward(backend, dy, x, w, start: float | None = None):
+    """dx, dw, dbias; the last two start from `start`, because kernels must add; None: dw is to be overwritten."""
     scratch = np.full(backend.workspace(*dy.shape, x.shape[1]), 255, np.uint8)
-    dx, dw, dbias = unwritten(x.shape, x.dtype), np.full_like(w, start), np.full(len(w), start, x.dtype)
-    backend.backward(dx, dw, dbias, dy, x, w, scratch)
+    add, dx, dbias = start is not None, unwritten(x.shape, x.dtype), np.full(len(w), start or 0, x.dtype)
+    dw = np.full_like(w, start) if add else unwritten(w.shape, w.dtype)
+    backend.backward(dx, dw, dbias, dy, x, w, add, scratch)
     return dx, dw, dbias
 
 
@@ -47,32 +49,34 @@ def test_reference_gradients():
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shift", [0, 100])
+@STARTS
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_cpu_is_as_accurate_as_numpy(shape, shift, threads):
+def test_cpu_is_as_accurate_as_numpy(shape, start, shift, threads):
     x, w, bias, dy = inputs(*shape, shift)
 
     x64, w64, bias64, dy64 = (a.astype(np.float64) for a in (x, w, bias, dy))
     before = device.threads()
     device.set_threads(threads)
     try:
-        got = forward(cpu, x, w, bias), *backward(cpu, dy, x, w, 0.5)
+        got = forward(cpu, x, w, bias), *backward(cpu, dy, x, w, start)
     finally:
         device.set_threads(before)
-    naive = forward(reference, x, w, bias), *backward(reference, dy, x, w, 0.5)
-    exact = forward(reference, x64, w64, bias64), *backward(reference, dy64, x64, w64, 0.5)
+    naive = forward(reference, x, w, bias), *backward(reference, dy, x, w, start)
+    exact = forward(reference, x64, w64, bias64), *backward(reference, dy64, x64, w64, start)
     for name, *three in zip(("y", "dx", "dw", "dbias"), got, naive, exact, strict=True):
         assert_as_accurate(*three, floor=FEW_ULPS, what=name)
 
 
 @pytest.mark.parametrize("backend", gpus.backends("matmul"))
+@STARTS
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_gpu_is_as_accurate_as_numpy(shape, backend):
+def test_gpu_is_as_accurate_as_numpy(shape, start, backend):
     arrays = inputs(*shape)
     three = []
     for which, (x, w, bias, dy) in (
         (backend, arrays), (reference, arrays), (reference, [a.astype(np.float64) for a in arrays])
     ):  # fmt: skip
-        three.append((forward(which, x, w, bias), *backward(which, dy, x, w, 0.5)))
+        three.append((forward(which, x, w, bias), *backward(which, dy, x, w, start)))
     for name, *results in zip(("y", "dx", "dw", "dbias"), *three, strict=True):
         assert_as_accurate(*results, floor=FEW_ULPS, what=name)
 
@@ -82,7 +86,7 @@ def test_no_bias_and_unwanted_dx(backend):
     x, w, bias, dy = inputs(17, 24, 7)
     np.testing.assert_allclose(forward(backend, x, w, None), forward(backend, x, w, bias) - bias, atol=1e-5)
     dw = np.zeros_like(w)
-    backend.backward(None, dw, None, dy, x, w, np.empty(backend.workspace(17, 24, 7), np.uint8))
+    backend.backward(None, dw, None, dy, x, w, True, np.empty(backend.workspace(17, 24, 7), np.uint8))
     np.testing.assert_array_equal(dw, backward(backend, dy, x, w)[1])
 
 
@@ -102,11 +106,12 @@ def test_blas_gets_views_and_no_copies():
     y, dx, dw, dbias = (np.zeros_like(a) for a in (dy, x, w, bias))
     scratch = np.empty(cpu.workspace(512, 256, 384), np.uint8)
     cpu.forward(y, x, w, bias, scratch)
-    cpu.backward(dx, dw, dbias, dy, x, w, scratch)  # compiled now
+    cpu.backward(dx, dw, dbias, dy, x, w, True, scratch)  # compiled now
     tracemalloc.start()
     try:
         cpu.forward(y, x, w, bias, scratch)
-        cpu.backward(dx, dw, dbias, dy, x, w, scratch)
+        for add in (True, False):
+            cpu.backward(dx, dw, dbias, dy, x, w, add, scratch)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -21,6 +21,7 @@ from checks import assert_as_accurate
 from minibert.kernels.common import packing, products, tiles
 from minibert.kernels.devices import cpu as device
 from minibert.kernels.matmul import cpu_bf16, reference
+from test_matmul import STARTS
 
 SHAPES = [
     (0, 24, 7), (1, 1, 1), (3, 7, 24), (17, 1, 96), (257, 96, 7), (20, 384, 96), (300, 2, 768), (129, 768, 384),
@@ -80,12 +81,14 @@ def forward(x, w, bias, backend=cpu_bf16):
     return y
 
 
-def backward(dy, x, w, start: float = 0.0, backend=cpu_bf16):
-    """dx of x's type, dw, dbias; the last two start from `start`, because kernels must add."""
+def backward(dy, x, w, start: float | None = None, backend=cpu_bf16):
+    """dx of x's type, dw, dbias; the last two start from `start`, because kernels must add; None: dw is overwritten."""
     scratch = np.full(backend.workspace(*dy.shape, x.shape[1]), 255, np.uint8)
     dx = np.full(x.shape, 65535, np.uint16) if x.dtype == np.uint16 else unwritten(x.shape)
-    dw, dbias = np.full_like(w, start), np.full(len(w), start, np.float32)
-    backend.backward(dx, dw, dbias, dy, x, prepared(backend, w), scratch)
+    dw, dbias = unwritten(w.shape), np.full(len(w), start or 0, np.float32)
+    if start is not None:
+        dw.fill(start)
+    backend.backward(dx, dw, dbias, dy, x, prepared(backend, w), start is not None, scratch)
     return dx, dw, dbias
 
 
@@ -112,7 +115,9 @@ def test_small_integers_come_out_exactly_and_nothing_else_is_touched(seed, threa
     values = {name: rng.integers(-4, 5, shape).astype(np.float32) for name, shape in shapes.items()}
     values |= {name: activation(values[name]) for name in ("x", "dy", "y", "dx")}
     pairs = {name: guarded(value, int(rng.integers(0, 2)) * seed % 16) for name, value in values.items()}
-    a = {name: pair[0] for name, pair in pairs.items()}
+    a, add = {name: pair[0] for name, pair in pairs.items()}, seed % 4 < 2
+    if not add:
+        a["dw"][...] = np.nan
     room, needed = aligned(cpu_bf16.prepared_bytes(f, c) + 64), cpu_bf16.workspace(t, f, c)
     scratch = np.full(needed + 128, 255, np.uint8)
 
@@ -121,12 +126,12 @@ def test_small_integers_come_out_exactly_and_nothing_else_is_touched(seed, threa
         scratch = np.full(needed + 128, 255, np.uint8)
         cpu_bf16.prepare(room[:-64], a["w"])
         cpu_bf16.forward(a["y"], a["x"], room[:-64], a["b"], scratch[64:-64])
-        cpu_bf16.backward(a["dx"], a["dw"], a["dbias"], a["dy"], a["x"], room[:-64], scratch[64:-64])
+        cpu_bf16.backward(a["dx"], a["dw"], a["dbias"], a["dy"], a["x"], room[:-64], add, scratch[64:-64])
 
     v = {name: numbers(value) for name, value in values.items()}
     wanted = {name: values[name] for name in ("x", "w", "dy", "b")}
     wanted |= {"y": activation(v["x"] @ v["w"].T + v["b"]), "dx": activation(v["dy"] @ v["w"])}
-    wanted |= {"dw": v["dw"] + v["dy"].T @ v["x"], "dbias": v["dbias"] + v["dy"].sum(0)}
+    wanted |= {"dw": add * v["dw"] + v["dy"].T @ v["x"], "dbias": v["dbias"] + v["dy"].sum(0)}
     for name, (array, memory) in pairs.items():
         np.testing.assert_array_equal(array, wanted[name], err_msg=f"{name} of {t, f, c}")
         array.view(np.uint8)[...] = 255
@@ -147,20 +152,23 @@ def on_threads(count: int):
 @pytest.mark.parametrize("backend", [cpu_bf16, *gpus.backends("matmul")])
 @pytest.mark.parametrize("activation", [to_bits, np.asarray], ids=["bf16", "float32"])
 @pytest.mark.parametrize("shift", [0, 100])
+@STARTS
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_as_accurate_as_bf16_allows(shape, shift, activation, backend):
+def test_as_accurate_as_bf16_allows(shape, start, shift, activation, backend):
     """Against float64 on the rounded operands, beside NumPy in float32 on them; y and dx rounded in bf16."""
     x, w, bias, dy = inputs(*shape, shift)
     x, dy = activation(numbers(x)), activation(numbers(dy))
-    got = numbers(forward(x, w, bias, backend)), *backward(dy, x, w, 0.5, backend)
+    got = numbers(forward(x, w, bias, backend)), *backward(dy, x, w, start, backend)
     got = got[0], numbers(got[1]), *got[2:]
+
+    nothing = np.empty(0, np.uint8)
 
     def both(dtype):
         rx, rw, rdy = (a.astype(dtype) for a in (numbers(x), rounded(w), numbers(dy)))
         y, dx = np.empty_like(rdy), np.empty_like(rx)
-        dw, dbias, room = np.full(rw.shape, 0.5, dtype), np.full(len(rw), 0.5, dtype), np.empty(0, np.uint8)
-        reference.forward(y, rx, rw, bias.astype(dtype), room)
-        reference.backward(dx, dw, dbias, rdy, rx, rw, room)
+        dw, dbias = (np.full(shape, start or 0, dtype) for shape in (rw.shape, len(rw)))
+        reference.forward(y, rx, rw, bias.astype(dtype), nothing)
+        reference.backward(dx, dw, dbias, rdy, rx, rw, True, nothing)
         return y, dx, dw, dbias
 
     naive = [numbers(activation(a)) for a in both(np.float32)[:2]] + list(both(np.float32)[2:])
@@ -189,7 +197,7 @@ def test_no_bias_and_unwanted_gradients():
     x, w, bias, dy = inputs(70, 24, 300)
     np.testing.assert_array_equal(forward(x, w, None), forward(x, w, np.zeros_like(bias)))
     dw = np.zeros_like(w)
-    cpu_bf16.backward(None, dw, None, dy, x, on_unit(w), np.empty(cpu_bf16.workspace(70, 24, 300), np.uint8))
+    cpu_bf16.backward(None, dw, None, dy, x, on_unit(w), True, np.empty(cpu_bf16.workspace(70, 24, 300), np.uint8))
     np.testing.assert_array_equal(dw, backward(dy, x, w)[1])
 
 
@@ -215,9 +223,10 @@ def test_same_bits_compiled_and_from_the_cache(tmp_path):
         "p, scratch = device.scratch(k.prepared_bytes(70, 300)), device.scratch(k.workspace(90, 70, 300))\n"
         "k.prepare(p, w)\n"
         "k.forward(y, x, p, b, scratch)\n"
-        "k.backward(dx, dw, db, dy, x, p, scratch)\n"
+        "for add in (False, True): k.backward(dx, dw, db, dy, x, p, add, scratch)\n"
         "packers = packing.pack_rows, packing.pack_columns, packing.pack_pairs\n"
-        "kernels = (k._prepare, *packers, products._rounded_product, products._float_product)\n"
+        "finished = products._rounded_product, products._float_product, products._streamed_product\n"
+        "kernels = (k._prepare, *packers, *finished)\n"
         "hits = [sum(f.stats.cache_hits.values()) for f in kernels]\n"
         "print(min(hits), max(hits), hashlib.sha256(b''.join(a.tobytes() for a in (y, dx, dw, db))).hexdigest())"
     )

@@ -10,7 +10,7 @@ from checks import assert_as_accurate
 from minibert.kernels import devices
 from minibert.kernels.common import packing
 from minibert.kernels.matmul import cpu_split, reference
-from test_matmul import SHAPES, backward, forward, inputs
+from test_matmul import SHAPES, STARTS, backward, forward, inputs
 from test_matmul_bf16 import SIDES, guarded, on_threads, unpacked
 
 LONG = [(40, 33, 3072), (40, 3072, 33), (3072, 40, 33)]  # K of y, dx and dw in four portions
@@ -18,11 +18,11 @@ TALL = [(640, 33, 1080), (640, 1080, 33), (1080, 640, 33)]  # in two, short ones
 LARGEST, SMALLEST = np.finfo(np.float32).max, np.finfo(np.float32).tiny
 
 
-def all_three(x, w, bias, dy, what):
+def all_three(x, w, bias, dy, what, start=0.5):
     """y, dx, dw and dbias against float64, beside NumPy in float32."""
     arrays64 = tuple(a.astype(np.float64) for a in (x, w, bias, dy))
     got, naive, exact = (
-        (forward(backend, x, w, bias), *backward(backend, dy, x, w, 0.5))
+        (forward(backend, x, w, bias), *backward(backend, dy, x, w, start))
         for backend, (x, w, bias, dy) in (
             (cpu_split, (x, w, bias, dy)), (reference, (x, w, bias, dy)), (reference, arrays64),
         )
@@ -32,9 +32,10 @@ def all_three(x, w, bias, dy, what):
 
 
 @pytest.mark.parametrize("shift", [0, 100])
+@STARTS
 @pytest.mark.parametrize("shape", SHAPES + LONG + TALL, ids=str)
-def test_as_accurate_as_numpy(shape, shift):
-    all_three(*inputs(*shape, shift), shape)
+def test_as_accurate_as_numpy(shape, start, shift):
+    all_three(*inputs(*shape, shift), shape, start)
 
 
 def test_a_long_sum_is_made_of_short_ones():
@@ -101,14 +102,16 @@ def test_integers_come_out_exactly_and_nothing_else_is_touched(seed):
     for name in ("x", "w", "dy"):
         v[name][:, :: 1 + seed % 3] += np.float32(1024 if name == "x" else 0)
     pairs = {name: guarded(value, int(rng.integers(0, 2)) * seed % 16) for name, value in v.items()}
-    a = {name: pair[0] for name, pair in pairs.items()}
+    a, add = {name: pair[0] for name, pair in pairs.items()}, seed % 4 < 2
+    if not add:
+        a["dw"][...] = np.nan
     with on_threads(1 + seed % 2):
         scratch = np.full(cpu_split.workspace(t, f, c) + 128, 255, np.uint8)
         cpu_split.forward(a["y"], a["x"], a["w"], a["b"], scratch[64:-64])
-        cpu_split.backward(a["dx"], a["dw"], a["dbias"], a["dy"], a["x"], a["w"], scratch[64:-64])
+        cpu_split.backward(a["dx"], a["dw"], a["dbias"], a["dy"], a["x"], a["w"], add, scratch[64:-64])
     wanted = {name: v[name] for name in ("x", "w", "dy", "b")}
     wanted |= {"y": v["x"] @ v["w"].T + v["b"], "dx": v["dy"] @ v["w"]}
-    wanted |= {"dw": v["dw"] + v["dy"].T @ v["x"], "dbias": v["dbias"] + v["dy"].sum(0)}
+    wanted |= {"dw": add * v["dw"] + v["dy"].T @ v["x"], "dbias": v["dbias"] + v["dy"].sum(0)}
     for name, (array, memory) in pairs.items():
         np.testing.assert_array_equal(array, wanted[name], err_msg=f"{name} of {t, f, c}")
         array.view(np.uint8)[...] = 255
@@ -121,7 +124,7 @@ def test_no_bias_and_unwanted_gradients():
     np.testing.assert_array_equal(forward(cpu_split, x, w, None), forward(cpu_split, x, w, np.zeros_like(bias)))
     dw = np.zeros_like(w)
     scratch = np.empty(cpu_split.workspace(70, 24, 300), np.uint8)
-    cpu_split.backward(None, dw, None, dy, x, w, scratch)
+    cpu_split.backward(None, dw, None, dy, x, w, True, scratch)
     np.testing.assert_array_equal(dw, backward(cpu_split, dy, x, w)[1])
 
 

@@ -1,0 +1,68 @@
+"""Gradients that begin from nothing: what stands there before the first product overwrites it is read by nobody."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minibert.kernels import devices
+from minibert.parameters import Group
+from minibert.random import Key
+from models import spoil, trainer, weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"micro_batch": 3}, {"recompute": "segments:2"}, {"layerwise_update": True}, {"optimizer": "adafactor"}],
+    ids=str,
+)
+def test_what_stands_in_fresh_gradients_changes_no_bit(settings, precision):
+    found = []
+    for spoilt in (False, True):
+        t = trainer(devices.open("cpu", precision=precision), precision=precision, **settings)
+        with t.bert.device.session():
+            done = [(spoil(t) if spoilt else t).step(step) for step in range(3)]
+        found.append((done, [array.tobytes() for array in weights(t).values()]))
+    assert found[0] == found[1]
+
+
+def test_what_no_product_has_written_is_zero():
+    t = spoil(trainer())
+    head, layer = t.bert.head, t.bert.layers[0]
+    assert not head["classifier.weight"].grad.any()
+    assert not head.gradients.any()
+    _ = layer["output.dense.weight"].raw_grad
+    assert np.isnan(layer["output.dense.weight"].raw_grad).all() and layer["output.dense.weight"].fresh
+    assert not layer.gradients.any() and not layer["output.dense.weight"].fresh
+
+
+@pytest.mark.parametrize("looked_at", ["intermediate.dense.weight", "output.dense.weight", "attention.self.qkv.weight"])
+def test_a_gradient_that_somebody_has_looked_at_is_added_to(looked_at):
+    """Also where the other weight of the same operation is fresh."""
+    found = []
+    for look in (False, True):
+        t = spoil(trainer())
+        with t.bert.device.session():
+            if look:
+                t.bert.layers[1][looked_at].grad[...] = 3
+            t.gradients(np.arange(8), Key(1, 0))
+        found.append({(group.name, p.name): p.grad.copy() for group in t.bert.groups for p in group})
+    for name, wanted in found[0].items():
+        before = 3 * (name == ("encoder.layer.1", looked_at))
+        np.testing.assert_allclose(found[1][name] - before, wanted, rtol=1e-5, atol=1e-5, err_msg=str(name))
+
+
+def test_padding_is_zero_whatever_memory_held():
+    class Used(devices.Device):
+        def empty(self, shape, dtype, kind):
+            array = super().empty(shape, dtype, kind)
+            array.fill(np.nan)
+            return array
+
+    group = Group(Used("reference"), "g", {"a.weight": (3, 5), "b.weight": (1, 1), "a.bias": (7,)}, products=True)
+    inside = np.zeros(group.weights.size, bool)
+    for param in group.products:
+        inside[param.span] = True
+    assert np.isnan(group.raw_gradients[inside]).all() and not group.raw_gradients[~inside].any()
+    assert not group.gradients.any()
