@@ -95,11 +95,14 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     tokenizer = tokenizer_of(flags, report)
     device = open_device(settings.device, None)
     limit = planning.budget(None, device)  # before weights are loaded
+    data = None
+    if flags.do_train:
+        data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
+        training.count_steps(len(data.features), settings.epochs, settings)  # before weights are read
     bert = _build(flags, task, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, bert, mirror)
     step = directory.step() or 0
-    if flags.do_train:
-        data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
+    if data is not None:
         step = train(flags, data, settings, directory, tokenizer, limit, report)
     results: dict[str, str] = {}
     if flags.do_eval:
@@ -240,7 +243,7 @@ def train(
 ) -> int:  # fmt: skip
     """Trains from the step that the output directory has reached to the last, within `limit` bytes; returns that."""
     done, bert, spans = directory.step() or 0, directory.bert, data.labels.ndim == 2
-    total = training.Stage(data, settings.epochs, settings).total
+    total, _ = training.count_steps(len(data.features), settings.epochs, settings)
     if done >= total:
         report.say(
             f"TRAINING IS SKIPPED: {directory.name} holds a checkpoint after step {done}, and these flags ask for "

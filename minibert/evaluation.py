@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,7 +15,7 @@ from minibert.bert import Bert
 from minibert.errors import ConfigError, DataError
 from minibert.model import column_order, load, outputs
 from minibert.runs import read_description
-from minibert.tasks import Task
+from minibert.tasks import Example, Task
 from minibert.tasks.table import table
 from minibert.tokenizer import Features, Tokenizer
 
@@ -32,12 +33,22 @@ class Split:
 
 def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> Split:
     """Reads and encodes one part of a task, with labels."""
+    return encode(task, name, read_examples(task, name, folder), tokenizer, max_seq_length)
+
+
+def read_examples(task: Task, name: str, folder: Path) -> list[Example]:
+    """One part of a task, with labels; DataError where they are missing."""
     examples = task.read(name, folder)
-    labels = [e.label for e in examples]
-    if None in labels:
+    if any(e.label is None for e in examples):
         raise DataError(
             f"{task.name}: the data have no labels; predict works without them, training and evaluation do not"
         )
+    return examples
+
+
+def encode(task: Task, name: str, examples: Sequence[Example], tokenizer: Tokenizer, max_seq_length: int) -> Split:
+    """The labelled examples of one part of a task as a model takes them."""
+    labels = [e.label for e in examples]
     features = tokenizer.encode([(e.text_a, e.text_b) for e in examples], max_seq_length)
     return Split(name, features, np.array(labels, np.float32 if task.regression else np.int32))
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training
 from minibert.bert import Bert
-from minibert.checkpoint import Checkpoint, names
+from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError
-from minibert.evaluation import Split, evaluate, read_split
+from minibert.evaluation import Split, encode, evaluate, read_examples
 from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
 from minibert.model import Model, load, open_device, tokenizer_of
@@ -99,11 +99,14 @@ def finetune(
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
-    found = load_checkpoint(source, config, output, report)
-    tokenizer = tokenizer_of(found)
+    hub.check(str(source))  # before data are fetched
     folder = _data_folder(task, data_dir, sample, report)
-    train = read_split(task, "train", folder, tokenizer, config.max_seq_length)
-    devs = [read_split(task, name, folder, tokenizer, config.max_seq_length) for name in task.dev_splits]
+    examples = {name: read_examples(task, name, folder) for name in ("train", *task.dev_splits)}
+    training.count_steps(len(examples["train"]), config.epochs, config)  # before weights are fetched
+    found = find_checkpoint(source, config, output, report)
+    tokenizer = tokenizer_of(found)
+    train, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
+    del examples  # features hold what training needs of them
     data = [(train, config.epochs)]
     model = model_config(found.config, config, task.labels or ("score",), task.regression)
     config, told = fit(config, model, data, device, limit, old, recompute)
@@ -115,8 +118,7 @@ def finetune(
     }
     if (data_dir or sample) and not isinstance(task, TableTask):
         description["data_dir"] = remote.name(folder.absolute())
-    bert = _build(found, model, config.seed, device, report)
-    del found  # what its arrays hold is in the model now
+    bert = _build(found.read(), model, config.seed, device, report)
     trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
@@ -248,16 +250,16 @@ def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Ca
     return observe
 
 
-def load_checkpoint(
+def find_checkpoint(
     source: str | Path, config: TrainConfig, output: Path, report: Reporter, spans: bool = False
-) -> Checkpoint:
-    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.load.
+) -> Unread:
+    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.find.
 
     RunError where it stands in `output`, into which the run writes.
     """
     with report.transfer() as progress:
         path = hub.resolve(str(source), progress=progress)
-    found = checkpoint.load(path, seed=config.seed, spans=spans)
+    found = checkpoint.find(path, seed=config.seed, spans=spans)
     if config.max_seq_length > found.config.max_position_embeddings:
         raise ConfigError(
             f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
@@ -318,7 +320,7 @@ def say_start(
 
 
 def describe(
-    config: TrainConfig, source: str | Path, found: Checkpoint, device: Device, old: Mapping[str, Any] | None
+    config: TrainConfig, source: str | Path, found: Unread, device: Device, old: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What run.json says of every run; `old` is what it said before a resumed one went on."""
     return {

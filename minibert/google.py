@@ -87,6 +87,15 @@ def find(name: str) -> str | None:
     return short if name.startswith(PREFIX) and short in ZIPS else None
 
 
+def known(name: str) -> str:
+    """The table's name for google:NAME; CheckpointError where it has none."""
+    found = find(name)
+    if found is None:
+        choice = listed([*ZIPS, *NICKNAMES])
+        raise CheckpointError(f"{name[:200]}: Google has published no such checkpoint: after {PREFIX} give {choice}")
+    return found
+
+
 def fetch(name: str, progress: files.Progress | None = None) -> Path:
     """The folder of google:NAME, downloaded, checked and unpacked where it is not in the cache yet.
 
@@ -95,10 +104,7 @@ def fetch(name: str, progress: files.Progress | None = None) -> Path:
     Of several processes one downloads and the others wait for it. Raises CheckpointError for an unknown name or
     a damaged zip, DownloadError where the network or a checksum fails.
     """
-    found = find(name)
-    if found is None:
-        choice = listed([*ZIPS, *NICKNAMES])
-        raise CheckpointError(f"{name[:200]}: Google has published no such checkpoint: after {PREFIX} give {choice}")
+    found = known(name)
     folder = files.user_cache() / "google" / found
     with files.one_line(folder.parent, "use", DownloadError):
         if not _complete(folder):

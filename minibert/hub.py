@@ -74,11 +74,9 @@ def resolve(name: str, cache: Path | None = None, progress: files.Progress | Non
         return google.fetch(name, progress)
     if remote.is_address(name):
         return Path(remote.checkpoint(name, progress))
-    if name not in ALIASES and (name.startswith("random:") or os.path.exists(name) or os.path.exists(f"{name}.index")):
+    if _is_here(name):
         return Path(name)
-    source = ALIASES.get(name) or Source(name, {})
-    if not _HUB_ID.fullmatch(source.repository):
-        raise CheckpointError(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
+    source = _source(name)
     folder = _snapshot(source.repository, cache, _WANTED, local=True)
     if folder is None or not _complete(folder):
         try:
@@ -94,6 +92,29 @@ def resolve(name: str, cache: Path | None = None, progress: files.Progress | Non
                 f"{path}: SHA-256 {got} is not the published {known}: delete {folder.parent.parent} and try again"
             )
     return folder
+
+
+def check(name: str) -> None:
+    """CheckpointError where `name` means nothing to `resolve`, as far as can be told without a network."""
+    if name.startswith(google.PREFIX):
+        google.known(name)
+    elif not (remote.is_address(name) or _is_here(name)):
+        _source(name)
+
+
+def _is_here(name: str) -> bool:
+    """Whether it is random:SHAPE, or a path, which an alias comes before."""
+    return name not in ALIASES and (
+        name.startswith("random:") or os.path.exists(name) or os.path.exists(f"{name}.index")
+    )
+
+
+def _source(name: str) -> Source:
+    """The repository of an alias or a hub id."""
+    source = ALIASES.get(name) or Source(name, {})
+    if not _HUB_ID.fullmatch(source.repository):
+        raise CheckpointError(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
+    return source
 
 
 def config(name: str) -> BertConfig:

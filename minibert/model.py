@@ -14,7 +14,7 @@ import numpy as np
 from minibert import batch, checkpoint, hub, remote, tasks
 from minibert.autograd import untaped
 from minibert.bert import Bert
-from minibert.checkpoint import Checkpoint
+from minibert.checkpoint import Checkpoint, Unread
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.kernels import devices
@@ -156,7 +156,7 @@ def open_device(name: str, threads: int | None, precision: str = "auto") -> Devi
     return devices.open(name, threads=threads, precision=settled_precision(precision, name))
 
 
-def tokenizer_of(found: Checkpoint) -> Tokenizer:
+def tokenizer_of(found: Checkpoint | Unread) -> Tokenizer:
     """The tokenizer that belongs to a checkpoint; the embeddings must hold its whole vocabulary."""
     if found.path is not None:
         tokenizer = Tokenizer.load(found.path)

@@ -45,18 +45,24 @@ class NotFinite(Exception):
     """A loss or gradient that is NaN or infinite; nothing has been updated with it."""
 
 
+def count_steps(examples: int, epochs: float, settings: TrainConfig) -> tuple[int, int]:
+    """The updates on so many examples in all, and those of warm-up. ConfigError where the examples make no batch."""
+    total, warmup = optim.step_counts(examples, settings.batch_size, epochs, settings.warmup)
+    if not total:
+        raise ConfigError(
+            f"{examples} examples for {epochs:g} epochs make no batch of {settings.batch_size}; "
+            "give a smaller --batch-size or more --epochs"
+        )
+    return total, warmup
+
+
 class Stage:
     """A data set that a model is trained on for some epochs: which examples a step takes, and its learning rate."""
 
     def __init__(self, data: Split, epochs: float, settings: TrainConfig):
         self.data, self.settings = data, settings
         count = len(data.features)
-        self.total, self.warmup = optim.step_counts(count, settings.batch_size, epochs, settings.warmup)
-        if not self.total:
-            raise ConfigError(
-                f"{count} examples for {epochs:g} epochs make no batch of {settings.batch_size}; "
-                "give a smaller --batch-size or more --epochs"
-            )
+        self.total, self.warmup = count_steps(count, epochs, settings)
         self._order = lru_cache(maxsize=2)(lambda epoch: order(count, settings.seed, epoch))
 
     def numbers(self, step: int) -> np.ndarray:

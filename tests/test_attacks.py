@@ -80,7 +80,7 @@ def commands(checkpoint: Path, originals: Path, target: Path) -> dict[str, tuple
         "inspect": ("inspect", checkpoint),
         "convert": ("convert", checkpoint, target, "--to", "torch"),
         "finetune": ("finetune", "mrpc", "--checkpoint", checkpoint, "--data-dir", originals / "glue",
-                     "--output-dir", target),
+                     "--output-dir", target, "--max-seq-length", "32"),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )
+from minibert import datasets, hub
 from minibert.kernels.common import unit
 
 QUICK = ("--batch-size", "8", "--epochs", "1", "--max-seq-length", "32")
@@ -325,6 +327,20 @@ def test_settings(here: Path, option: tuple[str, ...], words: tuple[str, ...]) -
     before = contents(here)
     assert_one_line(finetune(here, *option, output="new"), 1, *words)
     assert contents(here) == before and not (here / "new").exists()
+
+
+def test_examples_that_make_no_batch_are_told_before_a_checkpoint_is_fetched(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "resolve", Mock(side_effect=AssertionError("fetched")))
+    words = ("24 examples for 1 epochs make no batch of 25", "--batch-size")
+    assert_one_line(finetune(here, "--batch-size", "25", output="new"), 1, *words)
+
+
+@pytest.mark.parametrize("name", ["bert-huge", "google:huge"])
+def test_a_name_that_means_nothing_is_told_before_data_are_fetched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "fetch_task", Mock(side_effect=AssertionError("fetched")))
+    assert_one_line(minibert_in_process("finetune", "mnli", "--checkpoint", name), 1, name, "base, large")
 
 
 def test_bf16_without_a_matrix_unit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,19 @@ def test_random_weights(tmp_path: Path) -> None:
     refused("random:huge", "random:huge", "base, large, tiny")
 
 
+def test_what_is_found_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Names and shapes are checked before, values then."""
+    arrays = weights()
+    arrays[QUERY][0, 0] = np.nan
+    found = checkpoint.find(folder(tmp_path, arrays))
+    assert found.config.hidden_size == SMALL.hidden_size and found.path == tmp_path
+    with pytest.raises(CheckpointError, match=f"{QUERY}.*NaN"):
+        found.read()
+    del arrays[QUERY]
+    with pytest.raises(CheckpointError, match=f"{QUERY} is missing"):
+        checkpoint.find(folder(tmp_path, arrays))
+
+
 # --- what must be refused
 
 

@@ -331,6 +331,13 @@ def test_bad_flags_get_one_line(here: Path, wrong: dict[str, object], words: lis
     assert last.startswith("minibert: ") and all(word in last for word in words), done.err
 
 
+def test_examples_that_make_no_batch_are_told_before_weights_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "load", Mock(side_effect=AssertionError("read")))
+    assert_one_line(classify(here, do_train="true", train_batch_size=1000), 1, "32 examples", "no batch of 1000")
+
+
 def test_from_random_weights(here: Path) -> None:
     done = classify(here, do_train="true", do_eval="true", init_checkpoint=None)
     assert done.code == 0 and "random weights" in done.err and block(done)["global_step"] == "12"

@@ -6,12 +6,13 @@ import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
-from minibert import checkpoint, files, loop, training
+from minibert import checkpoint, files, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names
@@ -339,6 +340,22 @@ def test_what_cannot_be_evaluated_is_told_before_training(small, tmp_path, monke
     for epochs in ("nan", "inf", "0"):
         bad = ["--first", f"{small['train']}:{epochs}", "--dev", small["dev"], *run]
         assert_one_line(minibert_in_process("finetune", "squad", *bad), 1, "a stage needs more than 0")
+
+
+def test_windows_that_make_no_batch_are_told_before_weights_are_read(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.Unread, "read", Mock(side_effect=AssertionError("read")))
+    monkeypatch.setattr(planning, "budget", lambda memory, device: None)  # so that no plan finds out
+    stages = ["--first", f"{small['train']}:1", "--then", f"{small['train']}:0.1", "--dev", small["dev"]]
+    done = minibert_in_process("finetune", "squad", *stages, *options(tmp_path / "run", small["base"]))
+    assert_stopped(done, 1, "24 examples for 0.1 epochs make no batch of 4")
+    given = {
+        "bert_config_file": small["base"] / "config.json", "vocab_file": small["base"] / "vocab.txt",
+        "init_checkpoint": small["base"] / "model.safetensors", "output_dir": tmp_path / "out", "do_train": True,
+        "train_file": small["train"], "train_batch_size": 25, "num_train_epochs": 0.5, "max_seq_length": 48,
+        "max_query_length": 12,
+    }  # fmt: skip
+    done = minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items()))
+    assert_stopped(done, 1, "24 examples for 0.5 epochs make no batch of 25")
 
 
 def test_a_checkpoint_of_squad2_is_told_so(small, tmp_path):

@@ -1,4 +1,5 @@
 """Checkpoints: `load` turns one of any known format, or random:SHAPE, into a config and arrays; `save` writes one.
+`find` is `load` up to the weights, for who has something to check before it waits for those.
 
 Strict about tensors: each parameter is filled exactly once with the right shape and finite values, each
 tensor of the file is used or listed as unused, and only the fine-tuning head may be missing.
@@ -7,8 +8,9 @@ tensor of the file is used or listed as unused, and only the fine-tuning head ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from minibert import files, models
 from minibert.checkpoint import huggingface, names, sources
 from minibert.checkpoint.sources import Source
-from minibert.checkpoint.tensors import of_array
+from minibert.checkpoint.tensors import Entry, of_array
 from minibert.config import BertConfig, ignored_keys, is_own
 from minibert.errors import CheckpointError, ConfigError
 
@@ -43,6 +45,23 @@ class Checkpoint:
         return names.HEAD[0] not in self.arrays and names.SPANS[0] not in self.arrays
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A checkpoint of which everything is known but the weights, which `read` reads or draws."""
+
+    config: BertConfig
+    weights: Callable[[], dict[str, np.ndarray]]  # what the arrays of the Checkpoint will be
+    unused: tuple[str, ...]
+    ignored: tuple[str, ...]
+    vocab: Path | None
+    path: Path | None
+    file: Path | None
+
+    def read(self) -> Checkpoint:
+        """The checkpoint; raises CheckpointError naming the tensor that is damaged or not finite."""
+        return Checkpoint(self.config, self.weights(), self.unused, self.ignored, self.vocab, self.path, self.file)
+
+
 def load(source: Path | str, seed: int = 0, config_file: Path | None = None, spans: bool = False) -> Checkpoint:
     """Reads the checkpoint that `source` is (see `sources.find`), or makes the weights of `random:base` from `seed`.
 
@@ -50,6 +69,11 @@ def load(source: Path | str, seed: int = 0, config_file: Path | None = None, spa
     there is one, in place of pooler and classifier. Raises CheckpointError naming the tensor that is
     missing, extra, twice there, misshapen or not finite, and ConfigError for a config that describes another model.
     """
+    return find(source, seed, config_file, spans).read()
+
+
+def find(source: Path | str, seed: int = 0, config_file: Path | None = None, spans: bool = False) -> Unread:
+    """As `load`, up to the weights: the errors are the same, but for those about values."""
     with files.one_line(source, "read", CheckpointError):
         if str(source).startswith(RANDOM):
             return _random(str(source).removeprefix(RANDOM), seed, spans)
@@ -58,9 +82,14 @@ def load(source: Path | str, seed: int = 0, config_file: Path | None = None, spa
         if path is None:
             raise CheckpointError(f"{found.folder}: has no {' or '.join(CONFIGS)}: put the model's own there")
         config, ignored = _read_config(path)
-        arrays, unused = _assign(found, config, spans)
+        entries, unused = _assign(found, config, spans)
         vocab = found.folder / "vocab.txt"
-        return Checkpoint(config, arrays, unused, ignored, vocab if vocab.is_file() else None, found.folder, found.file)
+
+    def weights() -> dict[str, np.ndarray]:
+        with files.one_line(source, "read", CheckpointError):
+            return {name: entry.read() for name, entry in entries.items()}
+
+    return Unread(config, weights, unused, ignored, vocab if vocab.is_file() else None, found.folder, found.file)
 
 
 def save(
@@ -92,8 +121,8 @@ def save_config(folder: Path, config: BertConfig, spans: bool) -> None:
     files.write_whole(folder / CONFIGS[0], json.dumps(config.to_dict(spans), indent=2).encode() + b"\n")
 
 
-def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays under our names, in the model's order, and the names of the tensors left unused."""
+def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, Entry], tuple[str, ...]]:
+    """The entries under our names, in the model's order, and the names of the tensors left unused."""
     entries = found.tensors
     heads = {kind: [name for name in head if name in entries] for kind, head in _HEADS.items()}
     for kind, head in heads.items():
@@ -124,7 +153,7 @@ def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, n
             raise CheckpointError(f"{found.path}: tensor {name} is missing: get a complete checkpoint")
         if entries[name].shape != shape:
             raise CheckpointError(f"{entries[name].where}: is {entries[name].shape}, the config says {shape}")
-    return {name: entries[name].read() for name in wanted}, tuple(sorted(unused))
+    return {name: entries[name] for name in wanted}, tuple(sorted(unused))
 
 
 def _check_labels(config: BertConfig, outputs: int | None, where: Path) -> None:
@@ -165,7 +194,7 @@ def config_path(folder: Path) -> Path | None:
     return next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
 
 
-def _random(shape: str, seed: int, spans: bool) -> Checkpoint:
+def _random(shape: str, seed: int, spans: bool) -> Unread:
     """Weights of a named shape, or of the config at a path, drawn from `seed`; no head."""
     from minibert.random import initial_weights
 
@@ -187,5 +216,5 @@ def _random(shape: str, seed: int, spans: bool) -> Checkpoint:
         elif config.vocab_size != models.config("base").vocab_size:
             vocab = None
     wanted = {name: shape for name, shape in names.shapes(config, spans=spans).items() if name not in names.SPANS}
-    arrays = initial_weights(wanted, config.initializer_range, seed)
-    return Checkpoint(config, arrays, (), ignored, vocab, None, None)
+    draw = partial(initial_weights, wanted, config.initializer_range, seed)
+    return Unread(config, draw, (), ignored, vocab, None, None)

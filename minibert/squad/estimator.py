@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import estimator, files, planning, remote
+from minibert import estimator, files, planning, remote, training
 from minibert.checkpoint import names
 from minibert.errors import ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
@@ -82,10 +82,13 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     tokenizer = estimator.tokenizer_of(flags, report)
     device = open_device(settings.device, None)
     limit = planning.budget(None, device)  # before weights are loaded
+    data: Split | None = None
+    if flags.do_train:
+        data = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
+        training.count_steps(len(data.features), settings.epochs, settings)  # before weights are read
     reader = _build(flags, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, reader, mirror)
-    if flags.do_train:
-        data: Split = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
+    if data is not None:
         estimator.train(flags, data, settings, directory, tokenizer, limit, report)
     if flags.do_predict:
         with files.one_line(flags.output_dir, "write", RunError):

@@ -97,16 +97,18 @@ def finetune_squad(
     finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
-    found = finetuning.load_checkpoint(checkpoint, config, output, report, spans=True)
+    found = finetuning.find_checkpoint(checkpoint, config, output, report, spans=True)
     tokenizer = tokenizer_of(found)
     data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
+    for made, part in zip(data, parts, strict=True):  # before weights are read
+        training.count_steps(len(made.features), part.epochs, config)
     dev_questions = reading.read(dev)
     if not config.negative:
         check_answers(dev_questions)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
     model = finetuning.model_config(found.config, config)
     config, told = finetuning.fit(config, model, trained, device, limit, old, recompute, spans=True)
-    reader = _build(found, model, config.seed, device)
+    reader = _build(found.read(), model, config.seed, device)
     trainer = training.trainer(reader, data[0], config, trained[1:])
     description = finetuning.describe(config, checkpoint, found, device, old) | {
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
@@ -115,7 +117,6 @@ def finetune_squad(
         "labels": [],
         "columns": None,
     }
-    del found  # what its arrays hold is in the model now
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
