@@ -7,6 +7,7 @@ where it has had all its steps. Source: google-research/bert, run_classifier.py.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -314,7 +315,9 @@ class ModelDirectory(RunDirectory):
 
         Nothing where somebody else's stand already, which is told.
         """
-        old = read_description(self.path)
+        old = None
+        with contextlib.suppress(RunError):  # of a run.json that is no run's
+            old = read_description(self.path)
         found = [name for name in GONE_BY if (self.path / name).exists()]
         if found and not (old and old.get("script")):
             return report.say(f"{self.name} has {found[0]} already: config and vocabulary are not written beside it")

@@ -126,7 +126,8 @@ def read_description(path: Path) -> dict[str, Any] | None:
         and isinstance(description.get("data_dir"), (str, NoneType))
         and _are_columns(description.get("columns"))
     ):
-        raise RunError(f"{path / DESCRIPTION}: is not a run's description; choose another --output-dir or --overwrite")
+        where = remote.name(path / DESCRIPTION)
+        raise RunError(f"{where}: is no description of a run, or a damaged one; restore it or choose another folder")
     return description
 
 

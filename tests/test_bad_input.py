@@ -276,6 +276,15 @@ def test_a_damaged_run_json(here: Path, command: str, damage: bytes) -> None:
     assert_one_line(COMMANDS[command][0](here), 1, str(here / "run" / "run.json"))
 
 
+@pytest.mark.parametrize("content", [b'{"name": "a run of somebody else\'s"}', b"{", b"[]"])
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_nobody_is_advised_to_overwrite_what_may_be_no_run(here: Path, more: tuple[str, ...], content: bytes) -> None:
+    write(here / "run" / "run.json", content)
+    before = contents(here)
+    said = assert_one_line(finetune(here, *more), 1, str(here / "run" / "run.json"))
+    assert "overwrite" not in said and contents(here) == before
+
+
 @pytest.mark.parametrize("data", [None, 5, {}, {"dev": []}, {"dev": {"path": 5}}])
 def test_a_run_on_own_files_that_does_not_say_where_they_were(here: Path, data: object) -> None:
     settings = {"task": "table", "max_seq_length": 32}

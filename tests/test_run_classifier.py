@@ -146,10 +146,16 @@ def test_what_is_beside_the_checkpoints_is_of_what_was_trained_last(here: Path) 
     assert not model.tokenizer.lowercase and model.pairs
 
 
-@pytest.mark.parametrize("theirs", ["vocab.txt", "config.json", "run.json"])
-def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: str) -> None:
+RUN = '{"finished": true, "settings": {"task": "mrpc", "max_seq_length": 9}}'
+
+
+@pytest.mark.parametrize(
+    ("theirs", "content"),
+    [("vocab.txt", RUN), ("config.json", RUN), ("run.json", RUN), ("run.json", "{}"), ("run.json", "no JSON")],
+)
+def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: str, content: str) -> None:
     (here / "out").mkdir()
-    (here / "out" / theirs).write_text('{"finished": true, "settings": {"task": "mrpc", "max_seq_length": 9}}')
+    (here / "out" / theirs).write_text(content)
     before = contents(here / "out")
     done = classify(here, do_train="true")
     assert done.code == 0 and f"has {theirs} already: config and vocabulary are not written" in done.err
