@@ -27,8 +27,9 @@ def convert(source: str, target: Path, form: str, optimizer: bool, overwrite: bo
 
     with Transfer() as progress:
         path = hub.resolve(source, progress=progress)
-    with mirror.output(target, overwrite) as folder:
-        done = conversion.convert(path, folder, form, optimizer, overwrite)
+    standing = remote.state(remote.address(target)).files if remote.is_address(target) else ()
+    with mirror.output(target, overwrite, conversion.TOKENIZER.__contains__) as folder:
+        done = conversion.convert(path, folder, form, optimizer, overwrite, standing)
     click.echo(f"{remote.name(done.folder)}: {done.tensors} tensors, {done.bytes / 1e6:,.1f} MB")
     if done.missing:
         click.echo(f"not in {source}: {', '.join(done.missing)}", err=True)

@@ -159,15 +159,20 @@ class Mirror:
 
 
 @contextlib.contextmanager
-def output(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
+def output(
+    path: str | Path, overwrite: bool = True, owns: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
     """A folder to write into: `path`, or for a gs:// address a local one, published when all has gone well.
 
-    Files of other names stay there. StorageError where one would be replaced without `overwrite`.
+    Files of other names stay there; with `overwrite` those that it `owns` are here from the beginning, and what is
+    removed of them here goes there. StorageError where one would be replaced without `overwrite`.
     """
     if not gcs.is_address(path):
         yield Path(path)
         return
-    mirror = Mirror(path, lambda name: False)
+    mirror = Mirror(path, owns)
+    if overwrite:
+        mirror.pull()
     yield mirror.path
     if not overwrite and (twice := [p.name for p in sorted(mirror.path.iterdir()) if p.name in mirror.state.files]):
         raise StorageError(f"{mirror.url}/{twice[0]}: is there already: choose another place or add --overwrite")

@@ -516,6 +516,34 @@ def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> 
     assert described[0] == described[1] and all(there[name] == here[name] for name in here)
 
 
+def test_a_conversion_treats_a_folder_in_a_bucket_as_a_local_one(storage: Storage, tmp_path: Path) -> None:
+    """What stands there may be a checkpoint of before, in another format and with another tokenizer."""
+    make_checkpoint(tmp_path / "new")
+    conversion.convert(make_checkpoint(tmp_path / "old", seed=1), tmp_path / "before", "torch")
+    (tmp_path / "before" / "added_tokens.json").write_text('{"[E1]": 9999}')
+    put_folder(storage, tmp_path / "before", "there")
+    for form, more in (("hf", ()), ("torch", ("--overwrite",)), ("hf", ("--overwrite",)), ("torch", ("--overwrite",))):
+        here, there = (
+            minibert_in_process("convert", tmp_path / "new", target, "--to", form, *more)
+            for target in (tmp_path / "before", "gs://bucket/there")
+        )
+        said = here.err.replace(str(tmp_path / "before"), "gs://bucket/there")
+        assert (there.code, there.err) == (here.code, said)
+        found = storage.objects("there/")
+        found.pop("manifest.json", None)
+        assert found == contents(tmp_path / "before")
+    assert "model.safetensors: would be read instead" in said and "added_tokens.json" not in found
+
+
+def test_a_checkpoint_in_a_bucket_is_converted_where_it_stands(storage: Storage, tmp_path: Path) -> None:
+    put_folder(storage, make_checkpoint(tmp_path / "one"), "one")
+    storage.put("one/added_tokens.json", b"{}")
+    for source in ("gs://bucket/one", "gs://bucket/one/model.safetensors"):
+        done = minibert_in_process("convert", source, "gs://bucket/one", "--to", "torch", "--overwrite")
+        assert done.code == 0, done.err
+    assert {"model.safetensors", "pytorch_model.bin", *conversion.TOKENIZER} <= storage.objects("one/").keys()
+
+
 def test_squad_and_conversions_with_paths_in_a_bucket(storage: Storage, tmp_path: Path) -> None:
     text = "In the city , on monday , anna sold 3 shares of the mill to the bank ."
     answer = {"text": "anna", "answer_start": text.index("anna")}
@@ -534,7 +562,7 @@ def test_squad_and_conversions_with_paths_in_a_bucket(storage: Storage, tmp_path
     succeeds("convert", tmp_path / "base", "gs://bucket/tf", "--to", "tensorflow")
     assert_one_line(
         minibert_in_process("convert", tmp_path / "base", "gs://bucket/tf", "--to", "tensorflow"), 1,
-        "gs://bucket/tf/bert_config.json: is there already",
+        "gs://bucket/tf/bert_model.ckpt.data-00000-of-00001: is there already",
     )  # fmt: skip
     assert "format tensorflow" in succeeds("inspect", "gs://bucket/tf").out
     small = ["--batch-size", "4", "--max-seq-length", "32", "--doc-stride", "8", "--max-query-length", "8"]

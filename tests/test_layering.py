@@ -57,7 +57,7 @@ ALLOWED = {
     "metrics": "errors",
     "tokenizer": "files errors",
     "tasks": "tasks models remote files errors",
-    "checkpoint": "checkpoint config files models random tokenizer errors",
+    "checkpoint": "checkpoint config files remote models random tokenizer errors",
     "models": "models config files errors",
     "hub": "checkpoint config datasets google models remote files errors",
     "google": "checkpoint files errors",

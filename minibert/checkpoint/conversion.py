@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minibert import files
+from minibert import files, remote
 from minibert.checkpoint import config_path, huggingface, names, pytorch, sources, tensorflow
 from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry
@@ -52,7 +52,10 @@ class Converted:
     missing: tuple[str, ...]
 
 
-def convert(source: Path, target: Path, form: str, optimizer: bool = False, overwrite: bool = False) -> Converted:
+def convert(
+    source: Path, target: Path, form: str, optimizer: bool = False, overwrite: bool = False,
+    standing: Collection[str] = (),
+) -> Converted:  # fmt: skip
     """Writes the checkpoint `source` into the folder `target` as `form`: hf, tensorflow or torch.
 
     Config and vocabulary come along; from a vocabulary alone, such as Google's, the tokenizer's settings are made that
@@ -60,7 +63,8 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
     TensorFlow's checkpoint beside the variables, else in a file of their own under the names NAME/adam_m and
     NAME/adam_v. Raises CheckpointError where tensors do not fit the config, where there is nothing to carry over, where
     a file would be replaced without `overwrite`, which also removes the rest of another tokenizer, or where other
-    weights in the folder would be read instead of these.
+    weights in the folder would be read instead of these. `standing`: of a target that will be published at gs://, what
+    stands there and is not in `target`.
     """
     found = sources.find(source)
     path = config_path(found.folder)
@@ -82,10 +86,11 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
     if form != "tensorflow" and VOCAB in copied and not copied.keys() & {WHOLE, SETTINGS}:
         with contextlib.suppress(CheckpointError):  # a vocabulary that is none is no reason to lose the weights
             tokenizer, copied = Tokenizer.load(found.folder), {}
-    _check_free(target, form, [*written, chosen.config, *(TOKENIZER if tokenizer else copied)], found, overwrite)
+    places = [*written, chosen.config, *(TOKENIZER if tokenizer else copied)]
+    _check_free(target, form, places, found, overwrite, standing)
     for name, entries in written.items():
         chosen.write(target / name, entries)
-    if overwrite and copied and target.resolve() != found.folder.resolve():
+    if overwrite and copied and remote.name(target.resolve()) != remote.name(found.folder.resolve()):
         for name in {*TOKENIZER} - copied.keys():  # no part of another's is to be left
             (target / name).unlink(missing_ok=True)
     text = json.dumps(raw if form == "tensorflow" else _described(raw, found.tensors), indent=2)
@@ -100,21 +105,32 @@ def convert(source: Path, target: Path, form: str, optimizer: bool = False, over
     return Converted(target, len(sizes), sum(sizes), missing)
 
 
-def _check_free(target: Path, form: str, written: Iterable[str], found: Source, overwrite: bool) -> None:
+def _check_free(
+    target: Path, form: str, written: Iterable[str], found: Source, overwrite: bool, standing: Collection[str]
+) -> None:
     """Raises CheckpointError where a file would be replaced unasked, and where readers prefer other weights in it."""
+
+    def stands(place: Path) -> bool:
+        return place.exists() or place.name in standing
+
     places = [target / name for name in written]
     if form == "tensorflow":
         places[:1] = tensorflow.written(places[0])
-    if there := [place for place in places if place.exists() and not overwrite]:
-        raise CheckpointError(f"{there[0]}: is there already: choose another place or add --overwrite")
+    if there := [place for place in places if stands(place) and not overwrite]:
+        raise CheckpointError(f"{remote.name(there[0])}: is there already: choose another place or add --overwrite")
     preferred = [*sources.USUAL, tensorflow.LATEST]
     if form != "tensorflow":
         preferred = preferred[: preferred.index(FORMATS[form].weights)]
     for place in (target / name for name in preferred):
-        if place.exists() and not (found.path.exists() and place.samefile(found.path)):
+        if stands(place) and not _same(place, found.path):
             raise CheckpointError(
-                f"{place}: would be read instead of what is written: remove it or choose another place"
+                f"{remote.name(place)}: would be read instead of what is written: remove it or choose another place"
             )
+
+
+def _same(place: Path, other: Path) -> bool:
+    """Whether two paths are of one file, or of copies of one that stands at gs://."""
+    return (place.exists() and other.exists() and place.samefile(other)) or remote.name(place) == remote.name(other)
 
 
 def check(found: Source, config: BertConfig) -> tuple[str, ...]:
