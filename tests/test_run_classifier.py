@@ -185,8 +185,27 @@ def test_outputs_in_another_order_are_matched_by_their_names(here: Path) -> None
         checkpoint.save(folder, dataclasses.replace(found.config, id2label=labels), arrays | heads)
         places = {"init_checkpoint": folder / "model.safetensors", "bert_config_file": folder / "config.json"}
         results.append(classify(here, do_eval="true", output_dir=here / "evaluated", **places))
-    assert_one_line(results.pop(), 1, "id2label has no, yes, but mrpc has 0, 1", "name them so there")
+    said = "calls its labels no, yes, but mrpc has 0, 1"
+    assert_one_line(results.pop(), 1, said, "name them so in its id2label")
     assert results[0].code == 0 and block(results[0]) == block(results[1]) == block(results[2])
+
+
+def test_of_outputs_that_are_only_counted_nobody_knows_the_order(here: Path) -> None:
+    """num_labels is no Google's: such a config has another origin, and there the order may be another."""
+    conversion.convert(make_checkpoint(here / "named", ("no", "yes")), here / "tf", "tensorflow")
+    path = here / "tf" / "bert_config.json"
+    raw = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("id2label", "label2id")}
+    given = {
+        "task_name": "RTE", "data_dir": Path(__file__).parent / "fixtures" / "glue", "do_eval": "true",
+        "init_checkpoint": here / "tf" / "bert_model.ckpt", "bert_config_file": path,
+    }  # fmt: skip
+    path.write_text(json.dumps(raw | {"num_labels": 2}))
+    words = ("calls its labels LABEL_0, LABEL_1", "rte has entailment, not_entailment", "name them so in its id2label")
+    assert_one_line(classify(here, **given), 1, str(path), *words)
+    path.write_text(json.dumps(raw | {"id2label": {"0": "entailment", "1": "not_entailment"}}))
+    named = classify(here, **given)
+    path.write_text(json.dumps(raw))  # as Google's, which name no labels
+    assert named.code == 0 and classify(here, **given) == named
 
 
 def test_what_was_trained_from_another_order_has_the_script_s(here: Path) -> None:
