@@ -164,6 +164,19 @@ def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: s
     assert not {"run.json", "config.json", *FILES} & (after.keys() - before.keys())
 
 
+def test_a_regression_has_no_labels_and_is_used_as_any_other(here: Path) -> None:
+    data = Path(__file__).parent / "fixtures" / "glue" / "STS-B"
+    given = {"task_name": "STS-B", "data_dir": data, "train_batch_size": 2, "do_train": "true", "do_eval": "true"}
+    trained = block(classify(here, **given))
+    described = json.loads((here / "out" / "run.json").read_text())
+    assert described["labels"] == [] and described["script"] == "run_classifier.py"
+    config = checkpoint.load(here / "out").config
+    assert config.problem_type == "regression" and len(config.id2label) == 1, "transformers' form names the one output"
+    results = json.loads(minibert_in_process("evaluate", here / "out", "--json").out)
+    assert str(np.float32(results["pearson"])) == trained["eval_pearson"]
+    assert minibert.load(here / "out").labels == ()
+
+
 def save_turned(here: Path) -> None:
     """A classifier whose outputs stand in another order than the script's, in `turned`."""
     found = checkpoint.load(here / "bert")
