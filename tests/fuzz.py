@@ -48,11 +48,13 @@ class Reader(NamedTuple):
     tests: tuple[str, ...]
 
 
+TENSORFLOW = ("test_tensorflow", "test_tensorflow_table", "test_tensorflow_bundles")
+PYTORCH = ("test_pytorch", "test_pytorch_pickles", "test_pytorch_archives")
 READERS = {
     "safetensors": Reader(mutations.safetensors, ("huggingface", "tensors"), ("test_checkpoint",)),
-    "tensorflow": Reader(mutations.tensorflow_bundle, ("tensorflow", "table", "protobuf"), ("test_tensorflow",)),
-    "torch": Reader(mutations.torch, ("pytorch", "pickles"), ("test_pytorch",)),
-    "torch-legacy": Reader(mutations.torch_legacy, ("pytorch", "pickles"), ("test_pytorch",)),
+    "tensorflow": Reader(mutations.tensorflow_bundle, ("tensorflow", "table", "protobuf"), TENSORFLOW),
+    "torch": Reader(mutations.torch, ("pytorch", "pickles"), PYTORCH),
+    "torch-legacy": Reader(mutations.torch_legacy, ("pytorch", "pickles"), PYTORCH),
     "zip": Reader(mutations.google_zip, ("archive",), ("test_archive",)),
     "shards": Reader(mutations.shards, ("sources",), ("test_conversion", "test_checkpoint")),
 }

@@ -1,7 +1,7 @@
 """Files made to do harm, through the commands that open them: each ends in one line, soon, with nothing run or written.
 
-What each reader does with each kind of wrong byte stands in its own tests (test_checkpoint.py, test_tensorflow.py,
-test_pytorch.py, test_archive.py), and what it does with a hundred thousand others in fuzz.py.
+What each reader does with each kind of wrong byte stands in its own tests (test_checkpoint.py, test_tensorflow*.py,
+test_pytorch*.py, test_archive.py), and what it does with a hundred thousand others in fuzz.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from commands import Done, assert_stopped, contents, make_checkpoint, minibert_i
 from minibert.checkpoint import conversion, huggingface, table
 from minibert.checkpoint.protobuf import encode_varint, integer_field, message_field
 from minibert.errors import CheckpointError
-from test_pytorch import pickled, storage, tensor, zipped
+from torch_files import pickled, storage, tensor, zipped
 
 MODEL, BIN, INDEX, DATA = "model.safetensors", "pytorch_model.bin", "x.ckpt.index", "x.ckpt.data-00000-of-00001"
 SHARDS = "model.safetensors.index.json"
