@@ -65,7 +65,7 @@ class Tape:
     """Operations in the order they ran, while `with tape:` is open.
 
     `vjp(dy)` returns one gradient for each input, of arrays freshly allocated (they are added into in place), and adds
-    the gradients of parameters where those live.
+    the gradients of parameters where those live, if anything has come there before.
     """
 
     def __init__(self) -> None:

@@ -83,7 +83,8 @@ class Bert:
 
     def arrays(self, gradients: bool = False) -> dict[str, np.ndarray]:
         """Every parameter (or its gradient) by checkpoint name; on the CPU these are views and can be written, before
-        the model computes again."""
+        the model computes again. Gradients are to be asked for anew after each update.
+        """
         views = self.views([group.gradients if gradients else group.weights for group in self.groups])
         if not gradients:
             self._changed()

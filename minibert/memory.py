@@ -80,7 +80,7 @@ class Planner:
             self.settings, batch_size=len(lengths), micro_batch=len(lengths), layerwise_update=layerwise
         )
         for group in () if layerwise else trainer.bert.groups:
-            _ = group.gradients  # there from the second step on, when its forward pass begins
+            _ = group.raw_gradients  # there from the second step on, when its forward pass begins
         stage = Stage(data, 1, trainer.settings)
         trainer.update(stage, 1, np.arange(len(lengths)), Key(0, 0))
         return Use(dict(self.device.peak), self.device.process + self.device.resident_peak)
@@ -95,7 +95,7 @@ class Planner:
     def _layer(self, micro: batch.Batch, x: Tensor, last: bool, cheap: bool) -> Kept:
         device, bert = self.device, self.trainer.bert
         self._begin()
-        _ = bert.layers[0].gradients  # allocated, and not part of what a layer takes
+        _ = bert.layers[0].raw_gradients  # allocated, and not part of what a layer takes
         before = device.in_use["activations"]
         with Tape() as tape:
             y = bert.layer(0, micro, Key(0, 0), last and not self.spans, cheap, x)

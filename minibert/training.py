@@ -175,7 +175,7 @@ class Trainer:
             again = True
 
     def rest(self) -> None:
-        """Gives back what stays from step to step: gradients, which an update leaves zero, and recordings."""
+        """Gives back what stays from step to step: gradients, which the next step begins anew, and recordings."""
         for group in self.bert.groups:
             group.free_gradients()
         if self.replay:
@@ -202,7 +202,11 @@ class Trainer:
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """Asks for update number `number` of a stage, with these of its examples, as `begin` does."""
         ask = self._layerwise if self.settings.layerwise_update else self._whole
-        read = ask(stage, number, numbers, key)
+        try:
+            read = ask(stage, number, numbers, key)
+        except BaseException:
+            self.rest()  # of some gradients a part has come, of others nothing
+            raise
 
         def wait() -> Step:
             losses, norm, scale = (array() for array in read)

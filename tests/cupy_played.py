@@ -30,6 +30,9 @@ class Copies:
     def copy_to_host_async(self, to, size, stream):
         stream.do(lambda: ctypes.memmove(to, self.ptr, size))
 
+    def memset_async(self, value, size, stream):
+        stream.do(lambda: ctypes.memset(self.ptr, value, size))
+
 
 class Pointer(Copies):
     def __init__(self, memory, offset=0):

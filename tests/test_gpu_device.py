@@ -23,7 +23,7 @@ USED = {  # what must be there in the real CuPy, where it is installed
     "": "ndarray empty zeros RawModule", "ndarray": "get set fill",
     "cuda": "Device Stream MemoryPool UnownedMemory MemoryPointer Event alloc_pinned_memory Memory PinnedMemory "
             "get_elapsed_time runtime",
-    "cuda.MemoryPointer": "copy_from_host_async copy_to_host_async copy_from_device_async",
+    "cuda.MemoryPointer": "copy_from_host_async copy_to_host_async copy_from_device_async memset_async",
     "cuda.MemoryPool": "malloc free_bytes used_bytes get_limit set_limit free_all_blocks",
     "cuda.Stream": "begin_capture end_capture record use synchronize wait_event",
     "cuda.Event": "done record synchronize",

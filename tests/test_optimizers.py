@@ -56,7 +56,7 @@ def test_what_it_keeps_is_counted_as_moments(name):
 
 
 @EACH
-def test_an_update_allocates_nothing_zeroes_the_gradients_and_leaves_padding_alone(name, monkeypatch):
+def test_an_update_allocates_nothing_uses_the_gradients_up_and_leaves_padding_alone(name, monkeypatch):
     t = trainer(optimizer=name)
     before = weights(t)
     drive(t, 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
+from minibert import ops
 from minibert.kernels import devices
+from minibert.optimizers import OPTIMIZERS
 from minibert.parameters import Group
 from minibert.random import Key
-from models import spoil, trainer, weights
+from models import clip, spoil, trainer, weights
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -31,10 +35,49 @@ def test_what_no_product_has_written_is_zero():
     t = spoil(trainer())
     head, layer = t.bert.head, t.bert.layers[0]
     assert not head["classifier.weight"].grad.any()
+    assert not any(array.any() for array in t.bert.arrays(gradients=True).values())
+    layer.renew_gradients()
     assert not head.gradients.any()
     _ = layer["output.dense.weight"].raw_grad
     assert np.isnan(layer["output.dense.weight"].raw_grad).all() and layer["output.dense.weight"].fresh
     assert not layer.gradients.any() and not layer["output.dense.weight"].fresh
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_nothing_is_read_of_gradients_that_no_pass_has_written(optimizer):
+    t = spoil(trainer(optimizer=optimizer))
+    for group in t.bert.groups:
+        _ = group.raw_gradients
+    clip(t.optimizer)
+    assert t.optimizer.norm[0] == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pieces_of_a_batch_add_up_where_gradients_are_fresh(precision, monkeypatch):
+    found = []
+    for piece in (4096, 64):
+        monkeypatch.setattr(ops, "PIECE", piece)
+        t = spoil(trainer(devices.open("cpu", precision=precision), precision=precision))
+        with t.bert.device.session():
+            t.gradients(np.arange(8), Key(1, 0))
+        found.append({(group.name, p.name): p.grad.copy() for group in t.bert.groups for p in group})
+    for name, wanted in found[0].items():
+        np.testing.assert_allclose(found[1][name], wanted, rtol=1e-4, atol=1e-5, err_msg=str(name))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_step_that_is_broken_off_leaves_nothing_to_the_next(error, monkeypatch):
+    found = []
+    for broken_off in (False, True):
+        t = spoil(trainer())
+        with t.bert.device.session():
+            t.step(0)
+            if broken_off:
+                with monkeypatch.context() as patch, pytest.raises(error):
+                    patch.setattr(t.bert.device.attention, "backward", Mock(side_effect=error))
+                    t.update(*t.at(1), np.arange(8), Key(1, 1))
+            found.append(t.step(1))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("looked_at", ["intermediate.dense.weight", "output.dense.weight", "attention.self.qkv.weight"])

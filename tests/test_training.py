@@ -28,7 +28,7 @@ TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)
 def gradients(trainer, numbers, step=0):
     """The gradients of a batch by parameter name, dropout as in that step."""
     for group in trainer.bert.groups:
-        group.gradients.fill(0)
+        group.renew_gradients()
     with trainer.bert.device.session():
         trainer.gradients(numbers, Key(trainer.settings.seed, step))
     return {name: array.copy() for name, array in trainer.bert.arrays(gradients=True).items()}

@@ -21,7 +21,9 @@ from .blocks import BLOCK, LINE, SIDE, TILE, address
 from .queries import draw, longest_of, pair_at, shares, task_of
 
 QUERIES = 16
-FOUR = 4  # rows of a product, and numbers of its sum, that are computed together
+FOUR = 4  # rows of a product that are computed together
+DEEP = 32  # products that are summed before the sum is added to another
+WIDE = lanes.compiles("avx512f")  # registers hold 16 lanes, not eight
 
 
 def workspace(t: int, longest: int, heads: int, c: int) -> int:
@@ -271,33 +273,51 @@ def _product(c, c_row, a, a_row, a_step, b, b_row, rows, depth, columns, adds):
     """c (rows, columns of 16) = a b, plus what it was where `adds`; rows and depth are multiples of FOUR. a's numbers
     are `a_step` bytes apart.
 
-    Four products are added before c is, in this order: a quarter of the roundings that BLAS makes.
+    Sums of DEEP products stay in registers before c is added to, which keeps the errors of long sums small.
     """
-    zero = lanes.splat(np.float32(0))
-    for j in range(0, columns * LINE, LINE):
-        for i in range(0, rows, FOUR):
-            c0, a0, b_at = c + i * c_row + j, a + i * a_row, b + j
-            c1, c2, c3 = c0 + c_row, c0 + 2 * c_row, c0 + 3 * c_row
-            sum0, sum1, sum2, sum3 = zero, zero, zero, zero
-            if adds:
-                sum0, sum1, sum2, sum3 = lanes.load(c0), lanes.load(c1), lanes.load(c2), lanes.load(c3)
-            for _ in range(0, depth, FOUR):
-                b0, b1 = lanes.load(b_at), lanes.load(b_at + b_row)
-                b2, b3 = lanes.load(b_at + 2 * b_row), lanes.load(b_at + 3 * b_row)
-                sum0 = sum0 + _four(a0, a_step, b0, b1, b2, b3)
-                sum1 = sum1 + _four(a0 + a_row, a_step, b0, b1, b2, b3)
-                sum2 = sum2 + _four(a0 + 2 * a_row, a_step, b0, b1, b2, b3)
-                sum3 = sum3 + _four(a0 + 3 * a_row, a_step, b0, b1, b2, b3)
-                a0 += FOUR * a_step
-                b_at += FOUR * b_row
-            lanes.store(c0, sum0)
-            lanes.store(c1, sum1)
-            lanes.store(c2, sum2)
-            lanes.store(c3, sum3)
+    for first in range(0, depth, DEEP):
+        last = min(depth, first + DEEP)
+        for j in range(0, columns * LINE, LINE):
+            for i in range(0, rows, FOUR):
+                c0, a_at, b_at = c + i * c_row + j, a + i * a_row + first * a_step, b + first * b_row + j
+                c1, c2, c3 = c0 + c_row, c0 + 2 * c_row, c0 + 3 * c_row
+                sum0, sum1, sum2, sum3 = _four_rows(a_at, a_row, a_step, b_at, b_row, last - first)
+                if adds or first > 0:
+                    sum0, sum1 = sum0 + lanes.load(c0), sum1 + lanes.load(c1)
+                    sum2, sum3 = sum2 + lanes.load(c2), sum3 + lanes.load(c3)
+                lanes.store(c0, sum0)
+                lanes.store(c1, sum1)
+                lanes.store(c2, sum2)
+                lanes.store(c3, sum3)
 
 
 @exact
-def _four(a, step, b0, b1, b2, b3):
-    """Four numbers from a on times four lines."""
-    rest = lanes.fma(b2, lanes.repeat(a + 2 * step), b3 * lanes.repeat(a + 3 * step))
-    return lanes.fma(b0, lanes.repeat(a), lanes.fma(b1, lanes.repeat(a + step), rest))
+def _four_rows(a, a_row, a_step, b, b_row, depth):
+    """The sums over `depth` of four rows: in registers of 16 lanes those of even and of odd terms apart, because four
+    sums alone would wait for each other.
+    """
+    zero = lanes.splat(np.float32(0))
+    sum0, sum1, sum2, sum3 = zero, zero, zero, zero
+    odd0, odd1, odd2, odd3 = zero, zero, zero, zero
+    a0, a1, a2, a3 = a, a + a_row, a + 2 * a_row, a + 3 * a_row
+    for k in range(0, depth, 2):
+        at, line = k * a_step, lanes.load(b)
+        sum0 = lanes.fma(line, lanes.repeat(a0 + at), sum0)
+        sum1 = lanes.fma(line, lanes.repeat(a1 + at), sum1)
+        sum2 = lanes.fma(line, lanes.repeat(a2 + at), sum2)
+        sum3 = lanes.fma(line, lanes.repeat(a3 + at), sum3)
+        at, line = at + a_step, lanes.load(b + b_row)
+        if WIDE:
+            odd0 = lanes.fma(line, lanes.repeat(a0 + at), odd0)
+            odd1 = lanes.fma(line, lanes.repeat(a1 + at), odd1)
+            odd2 = lanes.fma(line, lanes.repeat(a2 + at), odd2)
+            odd3 = lanes.fma(line, lanes.repeat(a3 + at), odd3)
+        else:
+            sum0 = lanes.fma(line, lanes.repeat(a0 + at), sum0)
+            sum1 = lanes.fma(line, lanes.repeat(a1 + at), sum1)
+            sum2 = lanes.fma(line, lanes.repeat(a2 + at), sum2)
+            sum3 = lanes.fma(line, lanes.repeat(a3 + at), sum3)
+        b += 2 * b_row
+    if WIDE:
+        return sum0 + odd0, sum1 + odd1, sum2 + odd2, sum3 + odd3
+    return sum0, sum1, sum2, sum3

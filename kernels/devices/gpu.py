@@ -200,6 +200,9 @@ class Gpu(Recorder):
             memory = self.cupy.cuda.MemoryPointer(self.cupy.cuda.Memory(nbytes), 0)
         return Staging(nbytes, pinned, memory, None)
 
+    def clear(self, array: Any) -> None:
+        array.data.memset_async(0, array.nbytes, self.stream)
+
     def send(self, array: Any) -> Room:
         room = self._room(array.nbytes)
         self.copies.wait_event(self.stream.record())

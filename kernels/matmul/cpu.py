@@ -28,7 +28,7 @@ def prepare(prepared: np.ndarray, w: np.ndarray) -> None:
 
 
 def workspace(t: int, f: int, c: int) -> int:
-    """Bytes of scratch for backward: each worker's slice of the product for dw, and the partial sums of dbias."""
+    """Bytes of scratch for backward: each worker's slice of what is added to dw, and the partial sums of dbias."""
     return 4 * (cpu.threads() * _slice(max(f, c)) * min(f, c) + chunks(t) * f)
 
 

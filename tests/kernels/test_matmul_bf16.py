@@ -177,14 +177,15 @@ def test_as_accurate_as_bf16_allows(shape, start, shift, activation, backend):
 
 
 @gpus.needs_compiler
-def test_rows_of_the_head_are_rounded_a_few_at_a_time(monkeypatch):
+@STARTS
+def test_rows_of_the_head_are_rounded_a_few_at_a_time(start, monkeypatch):
     """Scratch of the same size however many there are, and the same results."""
     backend, (x, w, bias, dy) = gpus.Emulated("matmul"), inputs(50, 16, 24)
     x, dy = numbers(x), numbers(dy)
-    whole = forward(x, w, bias, backend), *backward(dy, x, w, 0.5, backend)
+    whole = forward(x, w, bias, backend), *backward(dy, x, w, start, backend)
     for stored in (x, to_bits(x)):  # a reader's head has only dy in float32
         monkeypatch.setattr(backend.module, "MOST", 7)
-        parts = backward(dy, stored, w, 0.5, backend)
+        parts = backward(dy, stored, w, start, backend)
         monkeypatch.undo()
         for got, wanted in zip(parts, whole[1:], strict=True):
             np.testing.assert_allclose(numbers(got), wanted, rtol=1e-2 if got.dtype == np.uint16 else 1e-5, atol=1e-2)
