@@ -1,8 +1,6 @@
 """Masks: which of a vector's elements are there, and reading and writing those alone.
 
-AVX-512 has instructions for it that cost nothing. AVX has some for float32, and for other cores LLVM spells it out, to
-the same bits; but there whole vectors, which come most often, are read and written as such: a masked store of AVX takes
-Zen 3 a dozen cycles.
+AVX-512 has instructions for it, and AVX for float32. For other cores LLVM spells it out, to the same bits.
 """
 
 from __future__ import annotations
@@ -63,7 +61,8 @@ def _which(builder, mask, count):
 
 def load_elements(builder, address, mask, kind):
     """The code that reads the elements at an address whose bit is set in an integer, and zeros."""
-    return masked_load(builder, pointer(builder, address, kind), _which(builder, mask, kind.count), kind)
+    place, mask = pointer(builder, address, kind), _which(builder, mask, kind.count)
+    return _masked(builder, "load", kind, [place, mask]) if _free() else _load_all_or_some(builder, place, mask, kind)
 
 
 def store_elements(builder, address, value, mask):
@@ -75,12 +74,16 @@ def store_elements(builder, address, value, mask):
 def masked_load(builder, place, mask, kind):
     """The code that reads the elements at a place where the mask is set, and zeros: nothing else is read."""
     place = builder.bitcast(place, kind.as_pointer())
-    if compiles("avx512bw"):
+    if _has_masks(kind):  # no branch, from which Numba would count references to the array in the innermost loop
         return _masked(builder, "load", kind, [place, mask])
-    with builder.if_else(_all_set(builder, mask)) as (whole, part):
-        with whole:
+    return _load_all_or_some(builder, place, mask, kind)
+
+
+def _load_all_or_some(builder, place, mask, kind):
+    with builder.if_else(_all_set(builder, mask)) as (all_of_it, some):
+        with all_of_it:
             first = builder.load(place, align=2), builder.block
-        with part:
+        with some:
             second = _of_some(kind)(builder, "load", kind, [place, mask]), builder.block
     loaded = builder.phi(kind)
     loaded.add_incoming(*first)
@@ -91,21 +94,33 @@ def masked_load(builder, place, mask, kind):
 def masked_store(builder, value, place, mask):
     """The code that writes the elements of a vector to a place where the mask is set: nothing else is written."""
     place = builder.bitcast(place, value.type.as_pointer())
-    if compiles("avx512bw"):
+    if _free():
         _masked(builder, "store", value.type, [value, place, mask])
         return
-    with builder.if_else(_all_set(builder, mask)) as (whole, part):
-        with whole:
+    with builder.if_else(_all_set(builder, mask)) as (all_of_it, some):
+        with all_of_it:
             builder.store(value, place, align=2)
-        with part:
+        with some:
             _of_some(value.type)(builder, "store", value.type, [value, place, mask])
 
 
-def _of_some(kind):
-    """How parts of vectors are read and written without AVX-512. Where there is no instruction for it, LLVM writes a
-    branch for each element: half a minute of compiling in attention, but for `_in_function`.
+def _free():
+    """Whether masks cost nothing. Elsewhere whole vectors, which come most often, are read and written without: to
+    make a mask of an integer takes long, and a masked store of AVX takes Zen 3 a dozen cycles.
     """
-    return _masked if kind.element == FLOATS.element and compiles("avx") else _in_function
+    return compiles("avx512bw")
+
+
+def _has_masks(kind):
+    """Whether the cores have an instruction for it."""
+    return _free() or (kind.element == FLOATS.element and compiles("avx"))
+
+
+def _of_some(kind):
+    """What reads or writes parts of vectors. Without an instruction for it LLVM writes a branch for each element: half
+    a minute of compiling in attention, but for `_in_function`.
+    """
+    return _masked if _has_masks(kind) else _in_function
 
 
 def _all_set(builder, mask):
