@@ -1,7 +1,7 @@
 """The command line: a thin layer over the Python API; each command is one file, heavy imports stand inside.
 
 Imported as `minibert.cli`. An error is one line on stderr. Exit codes: 1 for what is wrong with the input or the
-machine, 2 for wrong usage, 130 after Ctrl-C.
+machine, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM in training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minibert.cli.predict import predict
 from minibert.cli.run_classifier import run_classifier
 from minibert.cli.run_squad import run_squad
 from minibert.cli.tpu import tpu
-from minibert.errors import MinibertError
+from minibert.errors import MinibertError, Stopped
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -78,6 +78,8 @@ def main() -> None:
         code = _complain(2, f"{error.format_message()} (see {command} --help)")
     except click.Abort as error:  # what click makes of Ctrl-C
         code = _complain(130, str(error.__cause__ or "") or "interrupted")
+    except Stopped as error:
+        code = _complain(error.code, str(error))
     except MinibertError as error:
         if "--debug" in sys.argv:
             raise
@@ -100,5 +102,8 @@ def main() -> None:
 
 
 def _complain(code: int, text: str) -> int:
-    print("minibert: " + " ".join(text.split()), file=sys.stderr)
+    try:
+        print("minibert: " + " ".join(text.split()), file=sys.stderr)
+    except OSError:  # of a terminal that was closed, as SIGHUP tells: the exit code is the right one still
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as above
     return code

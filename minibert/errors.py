@@ -31,5 +31,17 @@ class StorageError(MinibertError):
     """A bucket or an object that is missing, closed or out of reach, or that others have changed meanwhile."""
 
 
+class Stopped(SystemExit):
+    """A signal such as SIGTERM that asked for the end, after the state was saved: no error, so that nobody takes it for
+    one. It ends a process with the status that shells give to that signal.
+    """
+
+    code: int
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.code = 128 + number
+
+
 class RunError(MinibertError):
     """A run directory in use or unfit to resume, or training that went wrong (a loss that is not finite)."""

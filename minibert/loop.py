@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from minibert.errors import RunError
+from minibert.errors import RunError, Stopped
 from minibert.evaluation import Split, evaluate
 from minibert.progress import Progress, Reporter
 from minibert.runs import Metrics, RunDirectory
@@ -16,6 +17,9 @@ from minibert.tasks import Task
 from minibert.training import NotFinite, Step, Trainer
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
+# What asks a run to end: Ctrl-C; kill, schedulers, docker stop and shutdown; a terminal that is closed.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+TWICE = 1.0  # seconds within which the same wish may come twice: timeout(1) and closed terminals send two signals
 
 
 class UnderWay:
@@ -54,7 +58,8 @@ def train(
     report: Reporter,
     observe: Callable[[Trainer, int], Callable[[], Step]] | None = None,
 ) -> None:
-    """Takes the run from its saved state to its last step; Ctrl-C saves the state after the step that it meets.
+    """Takes the run from its saved state to its last step. Ctrl-C, SIGTERM and SIGHUP save the state after the step
+    that they meet, and end it by KeyboardInterrupt or Stopped.
 
     `observe` begins one step in place of the trainer: the second, by which time everything is there that stays.
     """
@@ -92,9 +97,9 @@ def train(
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
                 if interrupted and saving:
-                    raise KeyboardInterrupt(
-                        f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
-                    )
+                    text = f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
+                    number = interrupted[0]
+                    raise KeyboardInterrupt(text) if number == signal.SIGINT else Stopped(text, number)
         except NotFinite as error:
             step = under_way.oldest
             trainer.fetch()
@@ -114,20 +119,39 @@ def _note_smaller(trainer: Trainer, run: RunDirectory, report: Reporter) -> None
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """A list that Ctrl-C fills, instead of breaking an update in the middle; a second Ctrl-C stops at once."""
+    """A list that the first of SIGNALS fills with its number, instead of breaking an update in the middle; a second one
+    does at once what it would do without us.
+    """
     received: list[int] = []
+    began = 0.0
 
     def receive(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, before)
+        nonlocal began
+        if not received:
+            began = time.monotonic()
+            received.append(number)
+        elif number == signal.SIGINT or time.monotonic() - began > TWICE:
+            restore()
+            signal.raise_signal(number)
 
-    before = signal.getsignal(signal.SIGINT)
-    # The main thread alone hears Ctrl-C, and somebody may have switched it off, as shells do for background jobs.
-    heard = threading.current_thread() is threading.main_thread() and callable(before)
-    if heard:
-        signal.signal(signal.SIGINT, receive)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in _heard()}
+    for number in before:
+        signal.signal(number, receive)
     try:
         yield received
     finally:
-        if heard:
-            signal.signal(signal.SIGINT, before)
+        restore()
+
+
+def _heard() -> list[signal.Signals]:
+    """Those of SIGNALS that are ours to hear: in the main thread alone, and not what somebody has switched off, as
+    shells do with Ctrl-C for background jobs and nohup with SIGHUP, nor what the program has a handler of its own for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    return [n for n, h in handlers.items() if (callable(h) if n == signal.SIGINT else h == signal.SIG_DFL)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -10,6 +11,25 @@ from typing import Any, Self, TextIO, TypeVar
 T = TypeVar("T")
 PLAIN_SECONDS = 10.0  # between two plain lines
 LIVE_SECONDS = 0.2  # between two states of a live one
+
+
+class _Lasting:
+    """A stream whose reader may go, as a terminal does that is closed: what nobody can be told ends no run."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Progress:
@@ -21,7 +41,8 @@ class Progress:
 
     def __init__(self, total: int, done: int = 0, quiet: bool = False, stream: TextIO | None = None):
         self.total, self.done, self.first = total, done, done
-        self.quiet, self.stream = quiet, stream or sys.stderr
+        self.quiet = quiet
+        self.stream: Any = _Lasting(stream or sys.stderr)
         self.tokens, self.loss = 0, float("nan")
         self._began, self._shown = 0.0, float("-inf")
         self._bar: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import minibert
 from commands import PAIRS, VOCABULARY, make_checkpoint, write_mrpc
-from minibert import MinibertError, checkpoint, finetuning
+from minibert import MinibertError, checkpoint, finetuning, loop
 from minibert.errors import ConfigError, DataError, RunError
 from minibert.evaluation import evaluate_run
 from minibert.kernels import devices
@@ -147,6 +148,61 @@ def test_ctrl_c_is_a_keyboard_interrupt_with_the_state_saved(
     resumed = train(folder, tmp_path / "run", learning_rate=1e-3, resume=True, **goes_on)
     straight = train(folder, tmp_path / "straight", learning_rate=1e-3)
     assert (resumed.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
+
+
+def test_sigterm_saves_ends_with_its_status_and_gives_the_handlers_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one within a moment is the same wish, as timeout(1) sends it."""
+    signals_at_step(monkeypatch, 1, signal.SIGTERM, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in loop.SIGNALS]
+    with pytest.raises(SystemExit, match=r"run: stopped after step 2 of 3; add --resume") as stopped:
+        train(folder, tmp_path / "run")
+    assert stopped.value.code == 143 and (tmp_path / "run" / "state.safetensors").is_file()
+    assert [signal.getsignal(number) for number in loop.SIGNALS] == before
+
+
+def test_a_second_signal_stops_at_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals_at_step(monkeypatch, 1, signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        train(folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_a_second_sigterm_after_a_while_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, object]] = []
+    with loop._interrupts() as received:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(loop, "TWICE", -1.0)
+        monkeypatch.setattr(signal, "raise_signal", lambda number: raised.append((number, signal.getsignal(number))))
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert received == [signal.SIGTERM] and raised == [(signal.SIGTERM, signal.SIG_DFL)]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["none", "own"])
+def test_a_handler_of_the_program_and_nohup_stay(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler
+) -> None:
+    signals_at_step(monkeypatch, 1, signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert train(folder, tmp_path / "run").results["global_step"] == 3
+    finally:
+        assert signal.signal(signal.SIGTERM, before) is handler
+
+
+def signals_at_step(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -> None:
+    """Raises signals in this process when it begins a step, counted from 0."""
+    from minibert.training import Trainer
+
+    plain = Trainer.begin
+
+    def begin(self: Trainer, number: int):
+        for each in numbers if number == step else ():
+            signal.raise_signal(each)
+        return plain(self, number)
+
+    monkeypatch.setattr(Trainer, "begin", begin)
 
 
 def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with(

@@ -238,7 +238,8 @@ def test_seeds(folder: Path, tmp_path: Path) -> None:
     assert_one_line(finetune(folder, "--output-dir", tmp_path / "out", *more), 1, "seed-5", "learning_rate 2e-05")
 
 
-def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(folder: Path, tmp_path: Path, number: int) -> None:
     many = ("--epochs", "60", "--threads", "1")
     arguments = ("--checkpoint", "checkpoint", "--data-dir", "glue", *SIZE, *many, "--output-dir", tmp_path / "run")
     process = subprocess.Popen(
@@ -248,10 +249,10 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(folder: Path, tmp_path
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 5):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     last = err.decode().splitlines()[-1]
-    assert process.returncode == 130 and out == b"" and b"Traceback" not in err, err
+    assert process.returncode == 128 + number and out == b"" and b"Traceback" not in err, err
     stopped = re.fullmatch(rf"minibert: {tmp_path}/run: stopped after step (\d+) of 180; add --resume to go on", last)
     assert stopped and (tmp_path / "run" / "state.safetensors").is_file()
     again = finetune(folder, *many, "--output-dir", tmp_path / "run", "--resume")
@@ -260,6 +261,28 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(folder: Path, tmp_path
     for name in ("model.safetensors", "metrics.jsonl", "eval_results.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
     assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="the system has no terminals of this kind")
+def test_a_closed_terminal_saves_too(folder: Path, tmp_path: Path) -> None:
+    """The terminal's end is a SIGHUP, and every later word to it an error."""
+    import fcntl
+    import termios
+
+    ours, theirs = os.openpty()
+    arguments = ("--checkpoint", "checkpoint", "--data-dir", "glue", *SIZE, "--epochs", "400", "--threads", "1")
+    process = subprocess.Popen(
+        command("finetune", "mrpc", *arguments, "--output-dir", tmp_path / "run"), env=environment({}), cwd=folder,
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.01)
+    os.close(ours)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert (tmp_path / "run" / "state.safetensors").is_file()
 
 
 def test_ctrl_c_outside_training(classifier: Path) -> None:
