@@ -66,6 +66,8 @@ def train(
     first = run.load_state(trainer.optimizer)
     if first:
         report.say(f"going on after step {first}")
+    elif run.resumed:
+        report.say(f"{run.name}: no step of it had been saved: the run begins anew")
     with (
         trainer.bert.device.session(),
         run.metrics(first) as log,

@@ -150,6 +150,7 @@ class RunDirectory:
         others have another folder (`own_directory`), and publish nothing."""
         self.path, self.mirror = path, mirror if mirror and mirror.path == path else None
         self.description: dict[str, Any] = {}
+        self.resumed = False  # whether an earlier process has begun the run
 
     @property
     def name(self) -> str:
@@ -181,6 +182,7 @@ class RunDirectory:
                         (path / name).unlink(missing_ok=True)
             check_free(path, resume, overwrite)
             _check_same(path, description, resume)
+            run.resumed = resume and read_description(path) is not None
             run.describe(**description, finished=False)
             run.publish()
             yield run

@@ -205,6 +205,23 @@ def signals_at_step(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -
     monkeypatch.setattr(Trainer, "begin", begin)
 
 
+def test_resuming_what_was_never_saved_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from minibert.training import Trainer
+
+    def killed(self: Trainer, number: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "begin", killed)
+        train(folder, tmp_path / "run", report=Reporter(quiet=False))
+    told = f"{tmp_path}/run: no step of it had been saved: the run begins anew\n"
+    assert told not in capfd.readouterr().err
+    train(folder, tmp_path / "run", resume=True, report=Reporter(quiet=False))
+    assert told in capfd.readouterr().err
+
+
 def test_a_run_resumed_with_more_memory_goes_on_with_the_plan_that_it_began_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from minibert.cli.finetune import _stage
 from minibert.errors import ConfigError, RunError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
+from minibert.progress import Reporter
 from minibert.random import Key, initial_weights
 from minibert.squad import answering, evaluation, finetuning, reading
 from minibert.squad.reader import Reader
@@ -120,7 +121,7 @@ def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
     assert minibert_in_process("evaluate", run, "--null-score-diff-threshold", "1e6").code == 0
 
 
-def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_path, monkeypatch):
+def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_path, monkeypatch, capfd):
     def run(name: str, **more: Any) -> finetuning.SquadRun:
         return finetuning.finetune_squad(
             "squad", checkpoint=small["base"], stages=[(small["train"], 1), (small["dev"], 1)], dev_file=small["dev"],
@@ -130,7 +131,7 @@ def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_pa
 
     straight = contents(run("straight").path)
     begin = training.Trainer.begin
-    for stop in (2, 6, 7):  # within the first stage, between both, within the second
+    for stop in (0, 2, 6, 7):  # before anything is saved, within the first stage, between both, within the second
 
         def killed(self: Any, number: int, stop: int = stop) -> Any:
             if number == stop:
@@ -141,7 +142,9 @@ def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             run(f"killed {stop}")
         monkeypatch.setattr(training.Trainer, "begin", begin)
-        resumed = contents(run(f"killed {stop}", resume=True).path)
+        resumed = contents(run(f"killed {stop}", resume=True, report=Reporter(quiet=False)).path)
+        told = "no step of it had been saved: the run begins anew" if stop == 0 else f"going on after step {stop}"
+        assert told in capfd.readouterr().err
         for name in ("model.safetensors", "predictions.json", "nbest_predictions.json", "eval_results.json"):
             assert resumed[name] == straight[name], (stop, name)
 
