@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minibert import gcs
-from minibert.errors import DownloadError, MinibertError
+from minibert.errors import DataError, DownloadError, MinibertError
 
 try:
     import fcntl
@@ -85,6 +85,17 @@ def is_stream(path: Path | str) -> bool:
     """Whether it is a device or a pipe, or, as /dev/stdout, stands for what may be a file: nothing to be replaced."""
     path = Path(path)
     return path.exists() and not (path.is_file() and path.absolute().parts[1:2] not in (("dev",), ("proc",)))
+
+
+def keep_apart(source: Path | str, target: Path | str) -> None:
+    """DataError where writing `target` would replace `source`, which is read: one file, be it by a link or at gs://."""
+    if gcs.is_address(source) or gcs.is_address(target):
+        same = gcs.is_address(source) and gcs.is_address(target) and gcs.address(source) == gcs.address(target)
+    else:
+        same = os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
+        same = same and not is_stream(target)
+    if same:
+        raise DataError(f"{target}: is the input, {source}, which would be lost: choose another --output")
 
 
 def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -> None:

@@ -38,6 +38,8 @@ def predict_file(
     not there; a stream gets each batch as it is done, and no answer waits for the next question. Everything is UTF-8.
     The columns that a run was told of are known by name.
     """
+    if "-" not in (source, target):
+        files.keep_apart(source, target)
     source, run = str(remote.local(source)), remote.checkpoint(run)
     if source != "-" and not Path(source).is_file():
         raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")

@@ -386,6 +386,22 @@ def test_predict_from_file_and_stdin_to_file_and_stdout(classifier: Path, tmp_pa
     assert written == (0, "", "") and target.read_text() == done.out
 
 
+@pytest.mark.parametrize("target", ["in.tsv", "sub/../in.tsv", "link.tsv", "hard.tsv"])
+def test_predict_does_not_replace_its_input(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.setattr(prediction, "load", None)  # it is told before that
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
+    (tmp_path / "link.tsv").symlink_to("in.tsv")
+    (tmp_path / "hard.tsv").hardlink_to(tmp_path / "in.tsv")
+    before = contents(tmp_path)
+    for source in ("in.tsv", "link.tsv"):
+        done = minibert_in_process("predict", classifier, "--input", tmp_path / source, "--output", tmp_path / target)
+        assert_one_line(done, 1, f"{target}: is the input", "choose another --output")
+    assert contents(tmp_path) == before and (tmp_path / "link.tsv").is_symlink()
+
+
 def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(json.dumps({"id": i, "sentence1": a, "sentence2": b}) + "\n" for i, (a, b) in

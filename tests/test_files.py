@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from minibert import files
-from minibert.errors import ConfigError, MinibertError
+from minibert.errors import ConfigError, DataError, MinibertError
 
 
 def test_write_whole_replaces(tmp_path: Path) -> None:
@@ -112,6 +112,16 @@ def test_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert files.user_cache() == Path("/home/somebody/.cache/minibert")
+
+
+def test_what_is_read_and_what_is_written_are_kept_apart(tmp_path: Path) -> None:
+    for same in (("gs://bucket/a", "gs://bucket/a"), (Path("gs://bucket/a"), "gs://bucket/a/"), (__file__, __file__)):
+        with pytest.raises(DataError, match="is the input"):
+            files.keep_apart(*same)
+    files.keep_apart("gs://bucket/a", "gs://bucket/b")
+    files.keep_apart("gs://bucket/a", tmp_path / "new")
+    files.keep_apart("/dev/null", "/dev/null")
+    files.keep_apart(__file__, tmp_path / "new")
 
 
 def test_streams_are_written_into_and_stay(tmp_path):

@@ -17,7 +17,7 @@ from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names
 from minibert.cli.finetune import _stage
-from minibert.errors import ConfigError, RunError
+from minibert.errors import ConfigError, DataError, RunError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
 from minibert.progress import Reporter
@@ -387,6 +387,15 @@ def test_a_checkpoint_of_squad2_is_told_so(small, tmp_path):
     assert minibert_in_process(*asked).out == "(no answer in the text)\n"
     done = minibert_in_process(*asked[:4], stdin=b"\xff?\n")
     assert_one_line(done, 1, "stdin: byte 0 is not UTF-8")
+
+
+@pytest.mark.parametrize("name", ["predictions.json", "nbest_predictions.json", "null_odds.json"])
+def test_predictions_do_not_replace_the_questions(small, tmp_path, name):
+    (tmp_path / "said").mkdir()
+    (tmp_path / "questions.json").write_bytes(small["dev"].read_bytes())
+    (tmp_path / "said" / name).symlink_to(tmp_path / "questions.json")
+    with pytest.raises(DataError, match=f"{name}: is the input, .*questions.json, which would be lost"):
+        evaluation.predict_file("no model", tmp_path / "questions.json", tmp_path / "said")
 
 
 def test_questions_without_a_prediction_are_told(small, tmp_path, caplog):

@@ -127,6 +127,8 @@ def predict_file(
     report: Reporter | None = None,
 ) -> None:
     """Writes predictions.json, nbest_predictions.json and, for SQuAD 2.0, null_odds.json of a file's questions."""
+    for name in (spans.PREDICTIONS, spans.N_BEST, spans.NULL_ODDS):
+        files.keep_apart(data, output_dir / name)
     parts = reading.parts(data)  # which are checked first: what that takes is free again for the model
     answerer = load_squad(source, device, threads, precision, task)
     if null_score_diff_threshold is not None:
