@@ -7,6 +7,7 @@ written whole, too; what is read there comes through minibert/remote.py.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import time
 import urllib.error
@@ -55,7 +57,15 @@ def user_cache() -> Path:
 
 @functools.cache
 def _temporary_cache() -> Path:
-    return Path(tempfile.mkdtemp(prefix="minibert-"))
+    """A folder that goes when this process ends, unless a run is left in it that could not be published."""
+    folder, maker = Path(tempfile.mkdtemp(prefix="minibert-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == maker and not any(folder.glob("unpublished-*")):  # a forked process leaves it alone
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ import numpy as np
 
 from minibert.bert import Bert
 from minibert.config import BertConfig
+from minibert.errors import BackendError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.common import unit
-from minibert.kernels.devices import gpu
+from minibert.kernels.devices import cpu, gpu
 from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
@@ -34,7 +35,10 @@ FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 
 def compile_kernels() -> Iterator[tuple[str, float]]:
     """Trains and predicts with a very small model on every device and in every precision that this machine has, each
     form of GELU, all losses and all optimizers: kernels are compiled for types, not for sizes. Yields what was compiled
-    for and the seconds it took."""
+    for and the seconds it took. BackendError where nothing of it would be kept.
+    """
+    if cpu.not_kept:
+        raise BackendError(f"nothing is compiled: {cpu.not_kept}")
     places = {"cpu": unit.available(), "gpu": gpu.precision() == "bf16"} if gpu.usable() else {"cpu": unit.available()}
     for name, bf16 in places.items():
         for precision in ("fp32", "bf16") if bf16 else ("fp32",):

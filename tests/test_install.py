@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, command, environment, make_checkpoint, write_mrpc
+from commands import ROOT, Done, assert_one_line, command, environment, make_checkpoint, write_mrpc
 
 # One small kernel: its result, how many functions had to be compiled, and where they were kept.
 KERNEL = """
@@ -96,16 +96,13 @@ def test_a_user_without_a_home(home: str | None) -> None:
     """Not one in the environment, nor in the system's list of users."""
     unknown = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
     value, _, folder = run_kernel(ROOT, None, unknown if home is None else "", HOME=home)
-    try:
-        assert value == pytest.approx(0.4621, abs=1e-4) and Path(folder).parent == Path(tempfile.gettempdir())
-    finally:
-        shutil.rmtree(folder)
+    assert value == pytest.approx(0.4621, abs=1e-4) and Path(folder).parent == Path(tempfile.gettempdir())
+    assert not Path(folder).exists()
     code = "from minibert.files import user_cache\nprint(user_cache())"
     env = environment({"HOME": home, "XDG_CACHE_HOME": None})
     done = subprocess.run([sys.executable, "-c", unknown + code], capture_output=True, text=True, env=env, check=True)
     place = Path(done.stdout.strip())
-    assert place.is_absolute() and place.parent == Path(tempfile.gettempdir())
-    place.rmdir()
+    assert place.is_absolute() and place.parent == Path(tempfile.gettempdir()) and not place.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of files are Unix's")
@@ -128,6 +125,53 @@ def test_a_home_that_is_closed_or_missing(tmp_path: Path, mode: int, home: str) 
         (tmp_path / "above").chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert [Path(line).parent for line in done.stdout.splitlines()] == [tmp_path / "temporary"] * 2
+    assert not list((tmp_path / "temporary").iterdir()), "they go with the process"
+
+
+def with_a_closed_cache(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python, where a file stands in the way of the cache; what it had put into the temporary folder is gone."""
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    env = environment({"XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path / "temporary")})
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
+    assert not list((tmp_path / "temporary").iterdir())
+    return done
+
+
+TOLD = "/file: cannot be written (Not a directory), so that compiled kernels are kept for one run only; set XDG_CACHE"
+
+
+def test_that_kernels_are_not_kept_is_told_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from minibert.kernels import devices; from minibert.kernels.devices import cpu\n"
+        "print('imported', file=sys.stderr); devices.open('cpu'); devices.open('cpu')\n"
+        "if os.fork() == 0: sys.exit()\n"  # which leaves the folder alone
+        "os.wait(); print(os.path.exists(cpu.numba.core.config.CACHE_DIR))"
+    )
+    done = with_a_closed_cache(tmp_path, "-W", "always", "-c", code)
+    assert done.returncode == 0 and done.stdout == "True\n"
+    before, after = done.stderr.split("imported\n")
+    assert before == "" and after.count(TOLD) == 1
+
+
+def test_what_needs_no_kernels_tells_nothing_of_their_cache(tmp_path: Path) -> None:
+    done = with_a_closed_cache(tmp_path, "-m", "minibert", "--help")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_compile_where_nothing_would_be_kept_is_an_error(tmp_path: Path) -> None:
+    done = with_a_closed_cache(tmp_path, "-m", "minibert", "compile")
+    assert_one_line(Done(done.returncode, done.stdout, done.stderr), 1, "nothing is compiled: ", TOLD)
+
+
+def test_a_run_that_could_not_be_published_stays_in_a_temporary_cache(tmp_path: Path) -> None:
+    """And whatever else is there goes."""
+    for kept in (False, True):
+        make = "(folder / 'unpublished-bucket-1').mkdir()" if kept else "(folder / 'glue').mkdir()"
+        code = f"from minibert import files\nfolder = files._temporary_cache()\n{make}\nprint(folder)"
+        env = environment({"TMPDIR": str(tmp_path)})
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+        assert Path(done.stdout.strip()).exists() == kept
 
 
 def test_old_kernels_are_cleared_away_when_new_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +211,7 @@ def test_an_install_and_a_home_that_cannot_be_written(copy: Path, tmp_path: Path
         os.chmod(folder, 0o755)
     assert refused.returncode != 0 and done.returncode == 0, done.stderr
     assert sorted(copy.rglob("*")) == before and not list((tmp_path / "home").iterdir())
-    assert list(tmp_path.glob("minibert-kernels-*/**/*.nbi"))
+    assert "set XDG_CACHE_HOME to a folder" in done.stderr and not list(tmp_path.glob("minibert-*"))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ ALLOWED = {
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "finetuning planning kernels loop training evaluation prediction bert model runs optim settings "
     "progress random tasks tokenizer checkpoint mirror remote files errors",
-    "warming": "training evaluation bert config model settings squad tokenizer kernels",
+    "warming": "training evaluation bert config model settings squad tokenizer kernels errors",
     "prediction": "model runs tasks progress remote files errors",
     "doctor": "kernels errors",
     "benchmarks": "limits kernels",

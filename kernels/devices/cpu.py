@@ -7,6 +7,7 @@ it compiles three times faster, needs no OpenMP at run time, and BLAS calls shar
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -47,7 +49,8 @@ def cache_directory() -> Path:
     """Where compiled kernels are kept: a folder for these sources, this Numba, these cores and what multiplies tiles.
 
     Numba does not notice an edited helper in another file: the folder's name does, being a hash of them all.
-    A user without a writable home gets a temporary folder. A new folder replaces those unused for 30 days.
+    Where it cannot be written they are in a temporary folder, for this process (`not_kept`). A new folder replaces
+    those unused for 30 days.
     """
     digest = hashlib.sha256(f"{numba.__version__} {cpu_features()} {unit.mode()}".encode())
     for source in sorted(KERNELS.rglob("*.py")):
@@ -64,8 +67,38 @@ def cache_directory() -> Path:
                 if old.stat().st_mtime < time.time() - 30 * 86400:
                     shutil.rmtree(old, ignore_errors=True)
         return folder
-    except (OSError, RuntimeError):  # RuntimeError: a user whom the system does not know
-        return Path(tempfile.mkdtemp(prefix="minibert-kernels-"))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user whom the system does not know
+        global not_kept
+        not_kept = (
+            f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}: cannot be written "
+            f"({getattr(error, 'strerror', None) or error}), so that compiled kernels are kept for one run only; set "
+            "XDG_CACHE_HOME to a folder that can be"
+        )
+        return _temporary()
+
+
+not_kept = ""  # why this process's kernels are gone with it, and what to do
+_told = False
+
+
+def _temporary() -> Path:
+    """A folder that goes when this process ends; one that was forked from it leaves it alone."""
+    folder, maker = Path(tempfile.mkdtemp(prefix="minibert-kernels-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == maker:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def _tell() -> None:
+    """Warns, once, that kernels are not kept: when a device is opened, since to import this module is no use of it."""
+    global _told
+    if not_kept and not _told:
+        _told = True
+        warnings.warn(not_kept, stacklevel=3)
 
 
 # Before any decorator runs: Numba asks where to cache when it decorates.
@@ -232,6 +265,7 @@ class Cpu(Device):
 
 
 def open(threads: int | None = None, precision: str = "fp32") -> Cpu:  # noqa: A001 - devices.open reads best
+    _tell()
     if threads:
         set_threads(threads)
     return Cpu(precision)
