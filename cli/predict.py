@@ -29,8 +29,9 @@ def predict(
     nbest_predictions.json and, of SQuAD 2.0, null_odds.json.
 
     The input has one text or pair a line, tab-separated, with or without a header that names the columns
-    (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. Each answer
-    is written as soon as its batch is done.
+    (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. From
+    stdin each answer is written as soon as its batch is done; a file is answered 1,024 texts at a time, and
+    --output is there when all of them are.
     """
     from minibert import remote
     from minibert.progress import Reporter

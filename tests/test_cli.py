@@ -417,6 +417,18 @@ def test_predict_jsonl_and_google(classifier: Path, tmp_path: Path) -> None:
         assert [str(np.float32(value)) for value in one["probabilities"].values()] == row
 
 
+def test_predicts_help_knows_how_a_file_is_answered(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{prediction.TOGETHER:,} texts at a time" in " ".join(minibert_in_process("predict", "--help").out.split())
+    monkeypatch.setattr(prediction, "TOGETHER", 3)
+    (tmp_path / "in.tsv").write_bytes(lines_of_pairs() + b"one text where pairs were\n")
+    source = ["predict", classifier, "--input", tmp_path / "in.tsv"]
+    done = minibert_in_process(*source)
+    assert done.code == 1 and done.out.count("\n") == 1 + len(PAIRS) // 3 * 3, "what came before is written"
+    assert minibert_in_process(*source, "--output", tmp_path / "out").code == 1 and not (tmp_path / "out").exists()
+
+
 def test_predict_shows_that_it_goes_on(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
     monkeypatch.setattr("minibert.progress.PLAIN_SECONDS", 0.0)
