@@ -26,6 +26,10 @@ _MINILM = {
 }
 
 
+class Unknown(CheckpointError):
+    """A name that is no path that exists, and none that could stand for anything else."""
+
+
 class Source(NamedTuple):
     repository: str
     checksums: dict[str, str]  # file name: SHA-256
@@ -112,8 +116,10 @@ def _is_here(name: str) -> bool:
 def _source(name: str) -> Source:
     """The repository of an alias or a hub id."""
     source = ALIASES.get(name) or Source(name, {})
+    if name.startswith(("/", "./", "../")):  # which can be nothing but paths
+        raise Unknown(f"{name}: there is no such file or folder: check the path")
     if not _HUB_ID.fullmatch(source.repository):
-        raise CheckpointError(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
+        raise Unknown(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
     return source
 
 

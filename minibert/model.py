@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import batch, checkpoint, hub, remote, tasks
+from minibert import batch, checkpoint, hub, remote, runs, tasks
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread
@@ -113,7 +113,7 @@ def load(
     model's last position. Raises CheckpointError where there is no classification head, which fine-tuning would make.
     """
     source = fspath(source)
-    path = hub.resolve(source)
+    path = find_run(source)
     description = read_description(path)
     if description and not description["finished"]:
         raise RunError(f"{remote.name(path)}: the run is not finished; go on with minibert finetune ... --resume")
@@ -131,6 +131,16 @@ def load(
     bert = Bert(found.config, outputs, open_device(device, threads, precision))
     bert.fill(found.arrays)
     return Model(bert, tokenizer, labels, min(longest, positions), _pairs(description))
+
+
+def find_run(source: str) -> Path:
+    """Where what `load` is given lies (hub.resolve); RunError, naming the runs that there are, where it is no name."""
+    try:
+        return hub.resolve(source)
+    except hub.Unknown:
+        there = runs.listed()
+        advice = f"there are {there}" if there else "minibert finetune TASK makes one"
+        raise RunError(f"{source}: there is no such run or checkpoint: {advice}") from None
 
 
 def _pairs(description: Mapping[str, Any] | None) -> bool | None:

@@ -35,6 +35,7 @@ from minibert.optim import Optimizer
 STATE, METRICS, DESCRIPTION, LOCK = "state.safetensors", "metrics.jsonl", "run.json", ".lock"
 # What was settled before there was a setting for it, in older descriptions.
 EARLIER = {"optimizer": "adam", "micro_tokens": None, "layerwise_update": False, "shard_parameters": False}
+SHOWN = 8  # runs that are named
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 INDIFFERENT = {"recompute"}  # settings whose bits are the same
 WRITTEN = (
@@ -48,6 +49,13 @@ def next_directory(task: str, root: Path = Path("runs")) -> Path:
     """runs/mrpc-001, or the number after the highest that is there."""
     runs = _numbered(task, root)
     return root / f"{task}-{int(runs[-1].name.rpartition('-')[2]) + 1 if runs else 1:03d}"
+
+
+def listed(root: Path = Path("runs")) -> str:
+    """The newest runs in `root`, for who has mistyped one; "" where there is none."""
+    found = sorted(root.glob(f"*/{DESCRIPTION}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = [str(path.parent) for path in found[:SHOWN]]
+    return ", ".join(names + ["..."] * (len(found) > SHOWN))
 
 
 def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:

@@ -327,7 +327,7 @@ def latest_checkpoint_above(folder: Path) -> Path:
     return folder
 
 
-@attack("is no path, hub id")
+@attack("there is no such file")
 def link_to_itself(folder: Path) -> Path:
     (folder / MODEL).symlink_to(folder / MODEL)
     return folder / MODEL

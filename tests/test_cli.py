@@ -450,6 +450,32 @@ def test_a_mistyped_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytes
     assert_one_line(done, 1, "runs/mprc-001: there is no such path here; as a name on the hub: ")
 
 
+@pytest.mark.parametrize("path", ["./mrpc-1", "../mrpc-1", "/mrpc-1", "mrpc-1", "some/where/mrpc-1"])
+def test_a_run_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("A text .")
+    commands = (["predict"], ["evaluate"], ["answer", "--context", "text", "--question", "What?"])
+    for name, *more in commands:
+        said = f"minibert: {path}: there is no such run or checkpoint: minibert finetune TASK makes one"
+        assert assert_one_line(minibert_in_process(name, path, *more), 1) == said
+    for i, run in enumerate(("old", "mrpc-001")):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "run.json").touch()
+        os.utime(tmp_path / "runs" / run / "run.json", (i, i))
+    (tmp_path / "runs" / "notes").mkdir()
+    for name, *more in commands:
+        told = assert_one_line(minibert_in_process(name, path, *more), 1)
+        assert told.endswith(": there are runs/mrpc-001, runs/old")
+
+
+@pytest.mark.parametrize("path", ["./base", "../base", "/base"])
+def test_what_can_only_be_a_path_gets_no_list_of_names(tmp_path: Path, path: str) -> None:
+    done = minibert_in_process("finetune", "mrpc", "--checkpoint", path, "--output-dir", tmp_path / "run")
+    assert assert_one_line(done, 1) == f"minibert: {path}: there is no such file or folder: check the path"
+
+
 def test_predict_for_glues_server(classifier: Path, tmp_path: Path) -> None:
     """Index and label; scores of a regression between 0 and 5, with three decimals."""
     source = tmp_path / "test.tsv"

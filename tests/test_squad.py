@@ -11,13 +11,14 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+import minibert
 from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
 from minibert import checkpoint, files, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names
 from minibert.cli.finetune import _stage
-from minibert.errors import ConfigError, DataError, RunError
+from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.kernels import devices
 from minibert.model import tokenizer_of
 from minibert.progress import Reporter
@@ -81,6 +82,9 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
     rates = [json.loads(line)["learning_rate"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rates[0] == rates[6] == 1e-3 and rates == sorted(rates[:6], reverse=True) + sorted(rates[6:], reverse=True)
 
+    with pytest.raises(CheckpointError, match="is of a reader, .* minibert answer and minibert.load_squad take it"):
+        minibert.load(run)
+    assert_one_line(minibert_in_process("predict", run / "model.safetensors", stdin=b"a\tb\n"), 1, "is of a reader")
     said = json.loads((run / "predictions.json").read_text())
     assert list(said) == [f"q{i}" for i in range(24, 33)]
     again = minibert_in_process("predict", run, "--input", small["dev"], "--output", tmp_path / "again")

@@ -149,6 +149,11 @@ def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, E
                 raise CheckpointError(f"{entry.where}: is no part of BERT: give a plain BERT checkpoint")
             unused.append(name)
     for name, shape in wanted.items():
+        if name not in entries and name.startswith("pooler.") and heads["span head"]:
+            raise CheckpointError(
+                f"{found.path}: is of a reader, which marks answers in texts, and has no {name}: minibert answer and "
+                "minibert.load_squad take it"
+            )
         if name not in entries:
             raise CheckpointError(f"{found.path}: tensor {name} is missing: get a complete checkpoint")
         if entries[name].shape != shape:

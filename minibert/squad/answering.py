@@ -6,9 +6,9 @@ import dataclasses
 from os import PathLike, fspath
 from pathlib import Path
 
-from minibert import checkpoint, hub, remote
+from minibert import checkpoint, remote
 from minibert.errors import CheckpointError, ConfigError, RunError
-from minibert.model import open_device, tokenizer_of
+from minibert.model import find_run, open_device, tokenizer_of
 from minibert.runs import read_description
 from minibert.squad import spans, windows
 from minibert.squad.reader import Reader, tops
@@ -61,7 +61,7 @@ def load_squad(
     Raises CheckpointError where there is no head that marks answers, which fine-tuning would make.
     """
     source = fspath(source)
-    path = hub.resolve(source)
+    path = find_run(source)
     description = read_description(path)
     if description and not description["finished"]:
         raise RunError(f"{remote.name(path)}: the run is not finished; go on with minibert finetune ... --resume")
