@@ -35,3 +35,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'minibert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"minibert.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not, and what every module has; not the modules behind them."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -26,7 +26,7 @@ from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place
-from minibert.settings import TrainConfig
+from minibert.settings import TrainConfig, check_counts, check_names
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask
 from minibert.tokenizer import Tokenizer
@@ -77,14 +77,21 @@ def finetune(
 ) -> Run:
     """Fine-tunes a checkpoint on a task and returns the finished run. Paths may be gs:// addresses.
 
-    `settings` are TrainConfig's: epochs, batch_size, learning_rate, seed and so on. Without a checkpoint `base` is
-    used, without a data_dir the data are downloaded; `sample` takes the embedded sample and its model for both.
+    `settings` are those of minibert.settings.TrainConfig, which says more of them, here with their defaults: epochs 3,
+    batch_size 32, micro_batch the whole batch, micro_tokens no limit, learning_rate 2e-5, max_seq_length 128, warmup
+    0.1, recipe "google", schedule and bias_correction the recipe's, optimizer "adam", gelu the checkpoint's, precision
+    "auto", device "auto", layerwise_update False, shard_parameters False and seed 1.
+
+    Without a checkpoint `base` is used, without a data_dir the data are downloaded; `sample` takes the embedded sample
+    and its model for both.
     `memory` ("12GB"; what is free, unless given) decides about micro-batches and recomputation where neither
     `micro_batch` nor `recompute` does; `report_memory` writes memory.json, and memory.png with the plot extra. Every
     MinibertError says what to do about it.
     """
     report = report or Reporter()
-    task = tasks.get(task) if isinstance(task, str) else task
+    check_names(settings, TrainConfig, finetune)
+    check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
+    task = task if isinstance(task, Task) else tasks.get(str(task))
     if "train" not in task.splits or not task.dev_splits:
         raise ConfigError(f"{task.name} cannot be trained on: it has no training or no dev file")
     if recompute != "auto":

@@ -47,11 +47,16 @@ class Model:
         self.bert, self.tokenizer, self.labels = bert, tokenizer, labels
         self.max_seq_length, self.pairs = max_seq_length, pairs
 
+    def __repr__(self) -> str:
+        labels = f"labels {', '.join(self.labels):.60}" if self.labels else "a regression"
+        return f"<minibert.Model: {labels}, {size(self.bert)}>"
+
     def predict(self, texts: Iterable[str | tuple[str, str | None]]) -> list[Prediction]:
         """A prediction for each text or pair of texts; DataError for one where the model was trained on the other."""
-        if isinstance(texts, str):
-            raise ConfigError("predict takes a list of texts, not one: [text]")
-        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            given = "one" if isinstance(texts, str) else repr(texts)
+            raise ConfigError(f"predict takes a list of texts, not {given}: [text]")
+        pairs = [_pair(text, number) for number, text in enumerate(texts)]
         for first, second in pairs:
             if self.pairs not in (None, second is not None):
                 which, wanted = ("one text", "pairs") if self.pairs else ("a pair of texts", "single texts")
@@ -67,6 +72,22 @@ class Model:
     def outputs(self, features: Features) -> np.ndarray:
         """The classifier's outputs for encoded texts: (N, K) float32."""
         return outputs(self.bert, features)
+
+
+def _pair(text: object, number: int) -> tuple[str, str | None]:
+    """A text or a pair of texts as a pair; DataError for anything else."""
+    if isinstance(text, str):
+        return text, None
+    if not isinstance(text, tuple | list) or len(text) != 2:
+        raise DataError(f"text {number}: {text!r:.60} is neither a text nor a pair of texts; give text or (text, text)")
+    first, second = text
+    return first, second
+
+
+def size(bert: Bert) -> str:
+    """How large a model is, and where and how it computes, in a few words."""
+    parameters = sum(group.weights.size for group in bert.groups)
+    return f"{parameters / 1e6:.1f} M parameters, {bert.device.precision} on {bert.device.description}"
 
 
 def outputs(bert: Bert, features: Features) -> np.ndarray:

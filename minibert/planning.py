@@ -171,7 +171,9 @@ class Plan:
 def budget(memory: str | None, device: Device) -> int | None:
     """Bytes that the process may take: those of a size such as 12GB, or what is free; None where nobody knows."""
     free = device.free_memory()
-    return parse_size(memory) if memory is not None else None if free is None else int(SPARE * free) + device.process
+    if memory is not None:
+        return parse_size(str(memory))
+    return None if free is None else int(SPARE * free) + device.process
 
 
 def fitted(

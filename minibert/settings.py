@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from minibert import policies
@@ -16,6 +19,12 @@ RECIPES = {  # schedule, bias correction
 SCHEDULES = ("google", "hf", "electra")
 DEVICES = ("cpu", "gpu", "tpu")
 OPTIMIZERS = ("adam", "adam8bit", "adafactor")
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings, by their annotations, and what people call them
+    "str": ((str,), "a text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         _require("recipe", self.recipe, self.recipe in RECIPES, " or ".join(RECIPES))
         schedule, bias_correction = RECIPES[self.recipe]
         self._settle("micro_batch", None, self.batch_size)
@@ -97,6 +107,16 @@ class TrainConfig:
         elif self.shard_parameters:
             raise ConfigError("--shard-parameters shares them out over the devices of --device tpu: leave it out")
 
+    def _check_kinds(self) -> None:
+        """ConfigError for a value of another kind than its field's, such as a text for a number."""
+        for field in dataclasses.fields(self):
+            value, (kind, _, optional) = getattr(self, field.name), str(field.type).partition(" | ")
+            if value is None and (optional or field.default is None):
+                continue
+            kinds, wanted = KINDS[kind]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kind != "bool"):
+                raise ConfigError(f"{field.name}={value!r:.40} is of the wrong kind: it must be {wanted}")
+
     def _check_tpu(self) -> None:
         """ConfigError for what the other devices have and TPUs have not."""
         wanted = "what TPUs train with: adam"
@@ -123,6 +143,28 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def check_names(given: Iterable[str], kind: type[TrainConfig], function: Callable[..., object]) -> None:
+    """ConfigError for a name that is neither one of `kind`'s settings nor an argument of `function`, which takes them.
+
+    It tells the nearest that is, or all of them.
+    """
+    settings = [field.name for field in dataclasses.fields(kind) if field.name != "task"]
+    arguments = signature(function).parameters.values()
+    known = settings + [p.name for p in arguments if p.kind == Parameter.KEYWORD_ONLY and p.name not in settings]
+    for name in given:
+        if name not in settings:
+            close = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ConfigError(f"{function.__name__} has no setting {name!r}: {advice}")
+
+
+def check_counts(**counts: int | None) -> None:
+    """ConfigError for a number of threads, steps or the like that is no whole number from 1 on; None is not given."""
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{name}={value!r:.40}: it must be a whole number, at least 1")
 
 
 def settled_device(device: str) -> str:

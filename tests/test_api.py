@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -20,6 +22,8 @@ from minibert.evaluation import evaluate_run
 from minibert.kernels import devices
 from minibert.model import column_order
 from minibert.progress import Reporter
+from minibert.settings import TrainConfig
+from minibert.squad.settings import SquadConfig
 
 
 @pytest.fixture(scope="session")
@@ -121,9 +125,89 @@ def test_errors_are_minibert_errors(folder: Path, tmp_path: Path, run: minibert.
     assert issubclass(DataError, MinibertError) and not (tmp_path / "new").exists()
 
 
-def test_an_unknown_setting_is_pythons_own_error(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="epoch"):
-        train(folder, tmp_path / "run", epoch=3)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"epoch": 3}, r"no setting 'epoch': did you mean epochs\?"),
+        ({"output_path": "a"}, r"no setting 'output_path': did you mean output_dir\?"),
+        ({"lr": 3}, "no setting 'lr': there are epochs, .*learning_rate, .*seed, .*report_memory"),
+        ({"doc_stride": 64}, "no setting 'doc_stride': there are"),
+        ({"epochs": "3"}, "epochs='3' is of the wrong kind: it must be a number"),
+        ({"epochs": True}, "epochs=True is of the wrong kind: it must be a number"),
+        ({"batch_size": 8.5}, "batch_size=8.5 is of the wrong kind: it must be a whole number"),
+        ({"recipe": None}, "recipe=None is of the wrong kind: it must be a text"),
+        ({"layerwise_update": "no"}, "layerwise_update='no' .* True or False"),
+        ({"threads": "2"}, "threads='2': it must be a whole number, at least 1"),
+        ({"save_every": 0}, "save_every=0: it must be a whole number, at least 1"),
+        ({"memory": 1000}, "memory of 0.00 GB does not suffice"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_unknown_or_of_another_kind(folder: Path, tmp_path: Path, given: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        train(folder, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_may_be_left_open_may_be_given_as_none(folder: Path, tmp_path: Path) -> None:
+    open_ones = ("micro_batch", "micro_tokens", "schedule", "bias_correction", "gelu")
+    assert train(folder, tmp_path / "run", **dict.fromkeys(open_ones)).results["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "told"),
+    [
+        ("squad3", {}, "finetune_squad trains squad or squad2, not 'squad3'"),
+        ("squad", {"doc_strid": 64}, r"finetune_squad has no setting 'doc_strid': did you mean doc_stride\?"),
+        ("squad2", {"doc_stride": "64"}, "doc_stride='64' is of the wrong kind: it must be a whole number"),
+        ("squad2", {"null_score_diff_threshold": "0"}, "null_score_diff_threshold='0' .* a number"),
+    ],
+)
+def test_a_setting_of_squad_that_is_unknown_or_of_another_kind(task: str, given: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        minibert.finetune_squad(task, **given)
+
+
+@pytest.mark.parametrize("wrong", [("a", "b", "c"), ("a",), 1, None, b"a"], ids=str)
+def test_what_is_no_text_and_no_pair_is_told_with_its_place(run: minibert.Run, wrong: object) -> None:
+    with pytest.raises(DataError, match="text 1: .* is neither a text nor a pair of texts") as error:
+        run.predict([PAIRS[0], wrong])  # type: ignore[list-item]
+    assert repr(wrong) in str(error.value)
+    with pytest.raises(ConfigError, match="a list of texts, not 5"):
+        run.predict(5)  # type: ignore[arg-type]
+
+
+def test_a_pair_may_be_a_list(run: minibert.Run) -> None:
+    assert run.predict([list(PAIRS[0])]) == run.predict([PAIRS[0]])  # type: ignore[list-item]
+
+
+def test_the_public_names_are_what_dir_shows() -> None:
+    shown = {name for name in dir(minibert) if not name.startswith("__")}
+    assert shown == set(minibert.__all__) and {"finetune", "load", "finetune_squad", "load_squad"} <= shown
+    assert all(hasattr(minibert, name) for name in dir(minibert))
+
+
+@pytest.mark.parametrize(
+    ("function", "settings"), [(minibert.finetune, TrainConfig), (minibert.finetune_squad, SquadConfig)]
+)
+def test_help_names_every_setting_and_its_default(function, settings: type[TrainConfig]) -> None:
+    told = " ".join(inspect.getdoc(minibert.finetune).split()) + " ".join(inspect.getdoc(function).split())
+    arguments = inspect.signature(function).parameters
+    for field in dataclasses.fields(settings):
+        if field.name not in arguments:
+            assert re.search(rf"\b{field.name}\b", told), field.name
+    for name in ("epochs", "batch_size", "max_seq_length", "warmup", "seed"):
+        usual = getattr(settings(task="mrpc"), name)
+        assert f"{name} {usual:g}" in told, name
+
+
+def test_a_model_says_what_it_is(tmp_path: Path) -> None:
+    device = devices.open("cpu").description
+    assert repr(minibert.load(make_checkpoint(tmp_path, ("no", "yes")), precision="fp32")) == (
+        f"<minibert.Model: labels no, yes, 0.0 M parameters, fp32 on {device}>"
+    )
+    one = minibert.load(make_checkpoint(tmp_path / "one", ("score",)), precision="fp32")
+    assert repr(one).startswith("<minibert.Model: a regression, 0.0 M parameters")
 
 
 @pytest.mark.parametrize(("began", "goes_on"), [({}, {}), ({"recompute": "layers"},) * 2, ({}, {"recompute": "cheap"})])

@@ -163,6 +163,18 @@ def make_answerer(base: Path, task: str) -> answering.Answerer:
     return answering.Answerer(reader, tokenizer_of(found), settings)
 
 
+def test_an_answerer_says_what_it_is(small):
+    where = f"{devices.open('cpu').precision} on {devices.open('cpu').description}"
+    told = repr(make_answerer(small["base"], "squad2"))
+    assert told == f"<minibert.Answerer: squad2, 0.0 M parameters, {where}>"
+
+
+def test_a_damaged_setting_in_run_json_is_told_in_a_line():
+    for damage in ({"doc_stride": "64"}, {"max_answer_length": 0}, {"task": 5}):
+        with pytest.raises(RunError, match=r"run.json: its settings are damaged"):
+            answering.settings_of({"settings": damage})
+
+
 @pytest.mark.parametrize(("task", "file"), [("squad", "dev"), ("squad2", "dev2")])
 def test_results_do_not_depend_on_parts(small, tmp_path, monkeypatch, task, file):
     answerer, found = make_answerer(small["base"], task), []

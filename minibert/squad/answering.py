@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minibert import checkpoint, remote
 from minibert.errors import CheckpointError, ConfigError, RunError
-from minibert.model import find_run, open_device, tokenizer_of
+from minibert.model import find_run, open_device, size, tokenizer_of
 from minibert.runs import read_description
 from minibert.squad import spans, windows
 from minibert.squad.reader import Reader, tops
@@ -28,6 +28,9 @@ class Answerer:
 
     def __init__(self, reader: Reader, tokenizer: Tokenizer, settings: SquadConfig):
         self.reader, self.tokenizer, self.settings = reader, tokenizer, settings
+
+    def __repr__(self) -> str:
+        return f"<minibert.Answerer: {self.settings.task}, {size(self.reader)}>"
 
     def answer(self, question: str, context: str, n: int = 3) -> list[Answer]:
         """The n best answers, each a part of the context, best first; "" where none is better (SQuAD 2.0)."""
@@ -85,7 +88,7 @@ def settings_of(description: dict | None, task: str | None = None) -> SquadConfi
         given["null_score_diff_threshold"] = description["null_score_diff_threshold"]
     try:
         return SquadConfig(**{"task": "squad", "precision": "fp32", **given})
-    except TypeError:
+    except (TypeError, ConfigError):
         raise RunError("run.json: its settings are damaged; train again with --overwrite") from None
 
 

@@ -21,12 +21,13 @@ from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place
+from minibert.settings import check_counts, check_names
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import check_answers, evaluate
 from minibert.squad.reader import Reader
 from minibert.squad.reading import Questions
-from minibert.squad.settings import SquadConfig
+from minibert.squad.settings import TASKS, SquadConfig
 from minibert.squad.spans import Answer
 from minibert.squad.windows import Windows
 from minibert.tokenizer import Tokenizer
@@ -82,10 +83,18 @@ def finetune_squad(
     """Fine-tunes a checkpoint on SQuAD 1.1 ("squad") or 2.0 ("squad2") and returns the finished run; gs:// as any path.
 
     `stages` are files and their epochs, trained on one after the other, each with its own warm-up, decay and fresh
-    moments; without them it is the task's training file for `epochs`. `settings` are SquadConfig's. `verbose` names the
-    questions whose answer is not in their text.
+    moments; without them it is the task's training file for `epochs`. `verbose` names the questions whose answer is not
+    in their text.
+
+    `settings` are those of minibert.finetune, with other defaults: epochs 2, batch_size 12, learning_rate 3e-5 and
+    max_seq_length 384; and of minibert.squad.settings.SquadConfig: doc_stride 128, max_query_length 64, n_best_size 20,
+    max_answer_length 30, and for "squad2" null_score_diff_threshold, the best on the development set.
     """
     report = report or Reporter()
+    if task not in TASKS:
+        raise ConfigError(f"finetune_squad trains {' or '.join(TASKS)}, not {task!r:.40}: minibert.finetune the others")
+    check_names(settings, SquadConfig, finetune_squad)
+    check_counts(save_every=save_every, threads=threads)
     if recompute != "auto":
         settings["recompute"] = recompute
     config = SquadConfig(task=task, **settings)
