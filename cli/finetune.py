@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -108,10 +110,28 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     if task != "table" and table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
-    if seeds is None:
-        show.results(finetuning.finetune(chosen, report=report, **given))
-    else:
-        show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
+    with _offline_options(task):
+        if seeds is None:
+            show.results(finetuning.finetune(chosen, report=report, **given))
+        else:
+            show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
+
+
+@contextlib.contextmanager
+def _offline_options(task: str) -> Iterator[None]:
+    """Adds to the error of a machine without a network which of this command's options need none."""
+    from minibert.errors import DownloadError
+    from minibert.files import OFFLINE_HELP
+    from minibert.tasks import plain
+
+    try:
+        yield
+    except DownloadError as error:
+        if OFFLINE_HELP not in str(error):
+            raise
+        options = "--checkpoint PATH" if task == "table" else "--checkpoint PATH, --data-dir DIR"
+        sample = "; or take the embedded sample: minibert finetune mrpc --sample" if plain(task) == "mrpc" else ""
+        raise DownloadError(f"{error} ({options}){sample}") from error
 
 
 def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ...]], given: dict[str, Any]) -> None:
@@ -125,7 +145,8 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
     if then and not first:
         raise click.UsageError("--then comes after --first FILE:EPOCHS")
     parts = [_stage(text) for text in (first, *then) if text]
-    show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
+    with _offline_options(task):
+        show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
 
 
 def _stage(text: str) -> tuple[str, float]:

@@ -35,7 +35,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
-OFFLINE_HELP = "without a network use --sample, or local files with --checkpoint DIR and --data-dir DIR"
+OFFLINE_HELP = "try again, or name a local copy: of a checkpoint its directory or file, of data their folder"
 
 # progress(name, bytes done, bytes in all or None where the server does not say)
 Progress = Callable[[str, int, int | None], None]

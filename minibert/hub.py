@@ -193,9 +193,7 @@ def _snapshot(repository: str, cache: Path | None, patterns: tuple[str, ...], lo
             f"{repository}: no such repository on the hub, or a private one: correct the name or set HF_TOKEN"
         ) from None
     except failures as reason:
-        raise DownloadError(
-            f"{repository}: download failed ({_line(reason)}): try again; {files.OFFLINE_HELP}"
-        ) from None
+        raise DownloadError(f"{repository}: download failed ({_line(reason)}): {files.OFFLINE_HELP}") from None
 
 
 def _line(reason: BaseException) -> str:

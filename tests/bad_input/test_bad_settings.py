@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from unittest.mock import Mock
 
 import pytest
 
+import minibert
 from commands import assert_one_line, contents, minibert_in_process, minibert_process
 from damage import finetune
 from minibert import datasets, hub
+from minibert.errors import DownloadError
 from minibert.kernels.common import unit
 
 
@@ -139,15 +142,41 @@ def offline(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["finetune mrpc", "finetune mrpc --data-dir glue", "download base", "download mrpc"]
+    ("arguments", "options"),
+    [
+        ("finetune mrpc", {"--checkpoint", "--data-dir", "--sample"}),
+        ("finetune mrpc --data-dir glue", {"--checkpoint", "--data-dir", "--sample"}),
+        ("finetune rte", {"--checkpoint", "--data-dir"}),
+        ("finetune squad", {"--checkpoint", "--data-dir"}),
+        ("finetune table --train a.csv --dev a.csv", {"--checkpoint"}),
+        ("download base", set()),
+        ("download mrpc", set()),
+        ("download google:tiny", set()),
+        ("convert base new --to hf", set()),
+        ("predict google/bert_tiny", set()),
+    ],
 )
 def test_no_network_and_nothing_in_the_cache(
-    originals: Path, tmp_path: Path, offline: dict[str, str], arguments: str
+    originals: Path, tmp_path: Path, offline: dict[str, str], arguments: str, options: set[str]
 ) -> None:
+    """What is told to do about it are options that the command has."""
     shutil.copytree(originals / "glue", tmp_path / "glue")
+    (tmp_path / "a.csv").write_text("text,label\n" + "one,a\ntwo,b\n" * 20)
     done = minibert_process(*arguments.split(), env=offline, cwd=tmp_path)
-    assert_one_line(done, 1, "cannot", "--sample", "--checkpoint DIR", "--data-dir DIR")
+    assert_one_line(done, 1, "cannot", "or name a local copy")
+    assert set(re.findall(r"--[a-z-]+", done.err)) == options
     assert not (tmp_path / "runs").exists()
+
+
+def test_python_is_not_told_of_options_when_there_is_no_network(
+    offline: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in offline.items():
+        monkeypatch.setenv(name, value)
+    for train in (minibert.finetune, minibert.finetune_squad):
+        with pytest.raises(DownloadError, match="cannot be reached .*name a local copy") as error:
+            train()
+        assert "--" not in str(error.value)
 
 
 def test_in_a_process_of_its_own_it_looks_the_same(here: Path) -> None:

@@ -126,7 +126,7 @@ def test_data_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DownloadError) as caught:
             datasets.fetch_task("mrpc")
     text = str(caught.value)
-    assert "\n" not in text and all(o in text for o in ("--sample", "--checkpoint DIR", "--data-dir DIR"))
+    assert "\n" not in text and "name a local copy" in text
 
 
 def test_a_cache_that_cannot_be_written(glue: Server, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_hub_out_of_reach(tmp_path: Path, endpoint: Server, monkeypatch: pytest.
             hub.resolve("base", cache=tmp_path / "hub")
     text = str(caught.value)
     assert text.startswith("google-bert/bert-base-uncased: cannot reach the hub") and "\n" not in text
-    assert all(option in text for option in ("--sample", "--checkpoint DIR", "--data-dir DIR"))
+    assert "name a local copy" in text and "--" not in text, "not every command has such options"
     assert capfd.readouterr().err == "", "the one line is the error's"
 
 
