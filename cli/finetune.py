@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -140,13 +140,24 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
 
     unfit = [name for name in NOT_SQUAD if name in given] + ["seeds"] * (seeds is not None)
     if unfit:
-        raise click.UsageError(f"--{unfit[0].replace('_', '-').replace('-file', '')} does not go with TASK {task}")
+        _refuse(task, unfit[0])
     first, then = stages
     if then and not first:
         raise click.UsageError("--then comes after --first FILE:EPOCHS")
     parts = [_stage(text) for text in (first, *then) if text]
     with _offline_options(task):
         show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
+
+
+def _refuse(task: str, option: str) -> NoReturn:
+    """The usage error for an option that SQuAD's tasks do not have; of --train with what they have instead."""
+    from minibert import datasets
+
+    instead = ""
+    if option == "train_file":
+        names = " and ".join(datasets.SQUAD[task])
+        instead = f": give --first FILE:EPOCHS, and --dev FILE, or --data-dir DIR with {names} in it"
+    raise click.UsageError(f"--{option.replace('_', '-').replace('-file', '')} does not go with TASK {task}{instead}")
 
 
 def _stage(text: str) -> tuple[str, float]:

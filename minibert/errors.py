@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MinibertError(Exception):
     """The root; the command line prints these as one line and exits with 1."""
@@ -45,3 +48,14 @@ class Stopped(SystemExit):
 
 class RunError(MinibertError):
     """A run directory in use or unfit to resume, or training that went wrong (a loss that is not finite)."""
+
+
+def did_you_mean(name: str, choice: Iterable[str]) -> str:
+    """; did you mean ...? with the nearest of the choice, case, "-" and "_" not counting; "" where none is near."""
+    known = {_plain(one): one for one in choice}
+    close = difflib.get_close_matches(_plain(name), known, n=1)
+    return f"; did you mean {known[close[0]]}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -91,7 +91,7 @@ def finetune(
     report = report or Reporter()
     check_names(settings, TrainConfig, finetune)
     check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
-    task = task if isinstance(task, Task) else tasks.get(str(task))
+    task = task if isinstance(task, Task) else tasks.get(str(task), to_train=True)
     if "train" not in task.splits or not task.dev_splits:
         raise ConfigError(f"{task.name} cannot be trained on: it has no training or no dev file")
     if recompute != "auto":

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from minibert import checkpoint, files, google, models, remote
 from minibert.checkpoint import sources
 from minibert.config import BertConfig
-from minibert.errors import CheckpointError, ConfigError, DownloadError
+from minibert.errors import CheckpointError, ConfigError, DownloadError, did_you_mean
 
 # SHA-256 of what is published; a file that differs is refused.
 _MINILM = {
@@ -226,8 +226,9 @@ def download(names: list[str], progress: files.Progress | None = None) -> dict[s
 
     for name in names:  # all of them first: a typo should not wait for a gigabyte
         if not (datasets.known(name) or name in ALIASES or google.find(name) or _HUB_ID.fullmatch(name)):
-            tasks = ", ".join(datasets.NAMES)
-            raise ConfigError(f"{name}: is no checkpoint (OWNER/NAME, {_choice()}) and no task ({tasks})")
+            meant = did_you_mean(name, [*map(str.lower, datasets.NAMES), *ALIASES])
+            choice = ", ".join(datasets.NAMES)
+            raise ConfigError(f"{name}: is no checkpoint (OWNER/NAME, {_choice()}) and no task ({choice}){meant}")
     return {
         name: datasets.fetch(name, progress) if datasets.known(name) else resolve(name, progress=progress)
         for name in names

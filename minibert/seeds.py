@@ -27,7 +27,7 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
     seed-1 and so on; with `resume` the finished ones are kept.
     """
-    task = tasks.get(task) if isinstance(task, str) else task
+    task = tasks.get(task, to_train=True) if isinstance(task, str) else task
     first = options.pop("seed", 1)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
     if resume and not (output and any(name.startswith("seed-") for name in _names(output))):

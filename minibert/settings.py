@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
 
 from minibert import policies
-from minibert.errors import BackendError, ConfigError
+from minibert.errors import BackendError, ConfigError, did_you_mean
 
 RECIPES = {  # schedule, bias correction
     "google": ("google", False),  # the chapter's: run_classifier.py as published
@@ -155,9 +154,8 @@ def check_names(given: Iterable[str], kind: type[TrainConfig], function: Callabl
     known = settings + [p.name for p in arguments if p.kind == Parameter.KEYWORD_ONLY and p.name not in settings]
     for name in given:
         if name not in settings:
-            close = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ConfigError(f"{function.__name__} has no setting {name!r}: {advice}")
+            advice = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise ConfigError(f"{function.__name__} has no setting {name!r}{advice}")
 
 
 def check_counts(**counts: int | None) -> None:

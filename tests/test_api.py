@@ -128,10 +128,10 @@ def test_errors_are_minibert_errors(folder: Path, tmp_path: Path, run: minibert.
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"epoch": 3}, r"no setting 'epoch': did you mean epochs\?"),
-        ({"output_path": "a"}, r"no setting 'output_path': did you mean output_dir\?"),
-        ({"lr": 3}, "no setting 'lr': there are epochs, .*learning_rate, .*seed, .*report_memory"),
-        ({"doc_stride": 64}, "no setting 'doc_stride': there are"),
+        ({"epoch": 3}, r"no setting 'epoch'; did you mean epochs\?"),
+        ({"output_path": "a"}, r"no setting 'output_path'; did you mean output_dir\?"),
+        ({"lr": 3}, "no setting 'lr'; there are epochs, .*learning_rate, .*seed, .*report_memory"),
+        ({"doc_stride": 64}, "no setting 'doc_stride'; there are"),
         ({"epochs": "3"}, "epochs='3' is of the wrong kind: it must be a number"),
         ({"epochs": True}, "epochs=True is of the wrong kind: it must be a number"),
         ({"batch_size": 8.5}, "batch_size=8.5 is of the wrong kind: it must be a whole number"),
@@ -158,7 +158,7 @@ def test_what_may_be_left_open_may_be_given_as_none(folder: Path, tmp_path: Path
     ("task", "given", "told"),
     [
         ("squad3", {}, "finetune_squad trains squad or squad2, not 'squad3'"),
-        ("squad", {"doc_strid": 64}, r"finetune_squad has no setting 'doc_strid': did you mean doc_stride\?"),
+        ("squad", {"doc_strid": 64}, r"finetune_squad has no setting 'doc_strid'; did you mean doc_stride\?"),
         ("squad2", {"doc_stride": "64"}, "doc_stride='64' is of the wrong kind: it must be a whole number"),
         ("squad2", {"null_score_diff_threshold": "0"}, "null_score_diff_threshold='0' .* a number"),
     ],

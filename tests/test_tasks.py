@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import minibert
 from minibert import tasks
 from minibert.errors import ConfigError, DataError, MinibertError
+from minibert.tasks.glue import TASKS
 from minibert.tasks.table import read_pairs, table
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
@@ -103,13 +105,35 @@ def test_label_orders_are_googles() -> None:
 
 
 def test_names() -> None:
-    assert tasks.names() == (
+    assert [task.name for task in TASKS] == [
         "cola", "sst-2", "mrpc", "sts-b", "qqp", "mnli", "qnli", "rte", "wnli", "ax", "xnli"
-    )  # fmt: skip
+    ]  # fmt: skip
     assert tasks.get("SST2") is tasks.get("sst_2") is tasks.get("SST-2")
     assert tasks.get("mnli").dev_splits == ("dev", "dev-mismatched")
     with pytest.raises(ConfigError, match=r"no task 'mprc'; did you mean mrpc\?"):
         tasks.get("mprc")
+
+
+def test_what_can_be_trained_is_what_training_names() -> None:
+    with pytest.raises(ConfigError) as to_train:
+        tasks.get("sqaud", to_train=True)
+    told = str(to_train.value)
+    assert "; did you mean squad? (known: cola, " in told and ", xnli, squad, squad2" in told and "ax," not in told
+    with pytest.raises(ConfigError, match="no task 'sqaud' .* wnli, ax, xnli, and table"):
+        tasks.get("sqaud")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("squad", r'squad: answers questions: train it with minibert finetune squad, .*finetune_squad\("squad"\)'),
+        ("SQuAD2", r'SQuAD2: answers questions: .*finetune_squad\("squad2"\)'),
+        ("table", "table: is made of your own files, in Python by minibert.tasks.table.table"),
+    ],
+)
+def test_tasks_that_are_trained_elsewhere_say_where(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        minibert.finetune(name)
 
 
 def test_short_rows_of_qqp_are_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:

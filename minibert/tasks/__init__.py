@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert.errors import ConfigError
+from minibert.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -70,23 +69,34 @@ class Task:
         return split
 
 
-def get(name: str) -> Task:
-    """The task of that name; case, "-" and "_" do not count. ConfigError for an unknown one."""
+SQUAD = ("squad", "squad2")  # the tasks of minibert/squad, which are no Task
+
+
+def get(name: str, to_train: bool = False) -> Task:
+    """The task of that name; case, "-" and "_" do not count. ConfigError for an unknown one.
+
+    `to_train`: it is to be fine-tuned, so that of the known ones those are named that can be, SQuAD's among them.
+    """
     from minibert.tasks.glue import TASKS
 
     for task in TASKS:
         if plain(task.name) == plain(name):
             return task
-    close = difflib.get_close_matches(plain(name), [plain(known) for known in names()], n=1, cutoff=0.5)
-    meant = next((f"; did you mean {known}?" for known in names() if [plain(known)] == close), "")
-    raise ConfigError(f"no task {name!r}{meant} (known: {', '.join(names())}, and table for your own files)")
+    if plain(name) in (*SQUAD, "table"):
+        raise ConfigError(f"{name}: {_elsewhere(plain(name))}")
+    choice = [task.name for task in TASKS if not to_train or "train" in task.splits] + [*SQUAD] * to_train
+    meant = did_you_mean(name, choice)
+    raise ConfigError(f"no task {name!r}{meant} (known: {', '.join(choice)}, and table for your own files)")
 
 
-def names() -> tuple[str, ...]:
-    """The names of the tasks that get() knows."""
-    from minibert.tasks.glue import TASKS
-
-    return tuple(task.name for task in TASKS)
+def _elsewhere(name: str) -> str:
+    """What to do about a name that is a task, but not one of those that get() knows."""
+    if name == "table":
+        return "is made of your own files, in Python by minibert.tasks.table.table(train=..., dev=...)"
+    return (
+        f'answers questions: train it with minibert finetune {name}, in Python minibert.finetune_squad("{name}"), or '
+        "minibert run-squad"
+    )
 
 
 def plain(name: str) -> str:

@@ -92,6 +92,12 @@ def test_a_unit_that_is_none() -> None:
         (("finetune", "mrpc", "--threads", "0"), ("--threads",)),
         (("finetune", "mrpc", "--train", "mine.csv"), ("--train", "TASK table")),
         (("finetune", "table", "--train", "mine.csv"), ("--dev FILE",)),
+        (
+            ("finetune", "squad", "--train", "a.json"),
+            ("not go with TASK squad:", "train-v1.1.json and dev"),
+        ),
+        (("finetune", "squad2", "--train", "a.json"), ("--first FILE:EPOCHS", "--data-dir DIR with train-v2.0.json")),
+        (("finetune", "squad2", "--label", "a"), ("--label does not go with TASK squad2 (",)),
         (("predict", "run", "--format", "xml"), ("--format", "tsv")),
         (("evaluate",), ("Missing argument 'RUN'", "minibert evaluate --help")),
         (("download",), ("Missing argument", "minibert download --help")),
@@ -107,6 +113,9 @@ def test_usage(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     ("arguments", "words"),
     [
         (("finetune", "mrcp"), ("no task 'mrcp'", "did you mean mrpc?")),
+        (("finetune", "sqaud"), ("no task 'sqaud'", "did you mean squad?", "xnli, squad, squad2")),
+        (("download", "mrcp"), ("mrcp", "did you mean mrpc?")),
+        (("download", "base", "minlm"), ("minlm", "did you mean minilm?")),
         (("finetune", "rte", "--sample"), ("--sample", "rte", "minibert finetune mrpc --sample")),
         (("finetune", "mrpc", "--checkpoint", "bert-huge"), ("bert-huge", "base, large")),
         (("evaluate", "bert-huge"), ("bert-huge", "base, large")),
