@@ -131,7 +131,8 @@ def squad_files(
     for folder in (Path(data_dir), Path(data_dir) / "squad"):
         if all((folder / name).is_file() for name in wanted):
             return folder / wanted[0], folder / wanted[1]
-    raise DataError(f"{data_dir}: needs {' and '.join(wanted)}; minibert download {task} fetches them")
+    what = "is a file, not a folder; give one with" if Path(data_dir).is_file() else "needs"
+    raise DataError(f"{data_dir}: {what} {' and '.join(wanted)}; minibert download {task} fetches them")
 
 
 def fetch_triviaqa(progress: files.Progress | None = None) -> Path:

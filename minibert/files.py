@@ -74,6 +74,8 @@ def one_line(path: Path | str, doing: str, error: type[MinibertError] = Minibert
     try:
         yield
     except OSError as reason:
+        if wrong := _wrong_kind(path, reason):
+            raise error(f"{path}: cannot {doing}: {wrong}") from reason
         advice = {
             errno.ENOSPC: "free some space or choose another place",
             errno.EDQUOT: "your quota is used up: free some space or choose another place",
@@ -83,6 +85,18 @@ def one_line(path: Path | str, doing: str, error: type[MinibertError] = Minibert
             errno.ENOENT: "check the path",
         }.get(reason.errno or 0, "check the path and the disk")
         raise error(f"{path}: cannot {doing}: {reason.strerror or reason}; {advice}") from reason
+
+
+def _wrong_kind(path: Path | str, reason: OSError) -> str:
+    """What is a folder and should be a file, or the other way round, where that is the reason; else ""."""
+    if reason.errno == errno.EISDIR:
+        return "it is a folder; give the path of a file"
+    if reason.errno in (errno.EEXIST, errno.ENOTDIR):
+        for place in (Path(path), *Path(path).parents):
+            if os.path.isfile(place):
+                which = "it" if place == Path(path) else place
+                return f"{which} is a file, not a folder; move it away or choose another path"
+    return ""
 
 
 def open_read(path: Path | str, error: type[MinibertError] = MinibertError) -> BinaryIO:

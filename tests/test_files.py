@@ -132,3 +132,23 @@ def test_streams_are_written_into_and_stay(tmp_path):
     os.close(read)
     for place, stream in (("/dev/stdout", True), ("/dev/null", True), (__file__, False), (tmp_path / "none", False)):
         assert files.is_stream(place) == stream
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"content")
+    for act in (files.open_read, lambda path: files.write_whole(path, b"new")):
+        with pytest.raises(MinibertError, match="folder: cannot (read|write): it is a folder; give the path of a file"):
+            act(tmp_path / "folder")
+    for below in ("file/new", "file/new/newer"):
+        with pytest.raises(
+            MinibertError, match=rf"{below}: cannot write: {tmp_path}/file is a file, not a folder; move"
+        ):
+            files.write_whole(tmp_path / below, b"new")
+    told = pytest.raises(MinibertError, match="file: cannot use: it is a file, not a folder; move")
+    with told, files.one_line(tmp_path / "file", "use"):
+        (tmp_path / "file").mkdir(exist_ok=True)
+    told = pytest.raises(MinibertError, match="none: cannot use: File exists; check the path")
+    with told, files.one_line(tmp_path / "none", "use"):
+        raise FileExistsError(errno.EEXIST, "File exists")
+    assert (tmp_path / "file").read_bytes() == b"content"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import minibert
-from minibert import tasks
+from minibert import datasets, tasks
 from minibert.errors import ConfigError, DataError, MinibertError
 from minibert.tasks.glue import TASKS
 from minibert.tasks.table import read_pairs, table
@@ -195,8 +195,36 @@ def test_a_missing_file_or_folder_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder"):
         tasks.get("mrpc").read("train", tmp_path / "nowhere")
     (tmp_path / "MRPC" / "train.tsv").mkdir(parents=True)
-    with pytest.raises(DataError, match="train.tsv: cannot read"):
+    with pytest.raises(DataError, match="train.tsv: is a folder; give a file"):
         tasks.get("mrpc").read("train", tmp_path)
+    path = write(tmp_path / "a.csv", "text,label\na,0\nb,1\n")
+    with pytest.raises(DataError, match=r"a.csv: is a file, not a folder; give --data-dir MRPC/"):
+        tasks.get("mrpc").read("train", path)
+    with pytest.raises(DataError, match=r"a.csv: is a file, not a folder; give one with train-v1.1.json"):
+        datasets.squad_files("squad", path)
+    for read in (table, read_pairs):
+        with pytest.raises(DataError, match="dir.tsv: is a folder; give a file"):
+            (tmp_path / "dir.tsv").mkdir(exist_ok=True)
+            read(tmp_path / "dir.tsv")
+
+
+@pytest.mark.parametrize(("missing", "option"), [("text_a", "--text-a"), ("text_b", "--text-b"), ("label", "--label")])
+def test_a_column_that_is_missing_is_told_on_the_header_with_its_option(
+    tmp_path: Path, missing: str, option: str
+) -> None:
+    columns = {"text_a": "question", "text_b": "answer", "label": "verdict", missing: "none"}
+    path = write(tmp_path / "a.csv", "question,answer,verdict\na,b,0\n")
+    with pytest.raises(DataError) as error:
+        table(dev=path, labels=["0", "1"], **columns).read("dev")
+    told = f"line 1: no column 'none' (there are: question, answer, verdict); name the right one with {option}"
+    assert told in str(error.value)
+
+
+def test_an_id_that_is_missing_is_told_on_the_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,0\n")
+    with pytest.raises(DataError, match=r"line 1: no column 'key' .*; rename the right one"):
+        table(test=path, labels=["0", "1"], id="key").read("test")
+    assert table(test=write(path, "text,other\na,0\n"), labels=["0", "1"]).read("test")[0].label is None
 
 
 @pytest.mark.parametrize(
@@ -320,7 +348,11 @@ def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
             "words,label\na,0\n",
             r"no sentence1 and sentence2 \(there are: words, label\); .*--text-a",
         ),
-        ("a.csv", "text,class\na,0\n", r"line 2: no column 'label' \(there are: text, class\)"),
+        ("a.csv", "text,class\na,0\n", r"line 1: no column 'label' \(there are: text, class\); .*with --label"),
+        ("a.csv", "text;label\na;0\n", "the header is one column, 'text;label'; a .csv needs commas"),
+        ("a.csv", "text\tlabel\na\t0\n", r"the header is one column, 'text\\tlabel'; .* a .tsv tabs"),
+        ("a.tsv", "text,label\na,0\n", "the header is one column, 'text,label'; .* a .tsv tabs"),
+        ("a.csv", "a text,0\n", "no rows below the header, which is the first row"),
         ("a.csv", "text,label\na,0\nb,\n", "line 3: empty label"),
         ("a.csv", "text,label\na,0\nb,0\n", "holds the one label '0'"),
         ("a.csv", 'text,label\na,0\nb,"1\t2"\n', "line 3: a tab or line end in the label"),

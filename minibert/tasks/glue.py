@@ -101,7 +101,8 @@ class GlueTask(Task):
 
     def _folder(self, data_dir: Path) -> Path:
         if not data_dir.is_dir():
-            raise DataError(f"{data_dir}: no such folder; give --data-dir {self.folder}/ or the folder that holds it")
+            wrong = "is a file, not a folder" if data_dir.exists() else "no such folder"
+            raise DataError(f"{data_dir}: {wrong}; give --data-dir {self.folder}/ or the folder that holds it")
         folders = (child for child in sorted(data_dir.iterdir()) if plain(child.name) == plain(self.folder))
         return next((folder for folder in folders if folder.is_dir()), data_dir)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from minibert import files
@@ -27,14 +28,21 @@ def format_of(path: Path) -> str:
 
 def read_text(path: Path, advice: str) -> str:
     """The file's text without a byte-order mark; `advice` says what to do where it is missing or damaged."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; {advice}")
+    check_file(path, advice)
     with files.one_line(path, "read", DataError):
         raw = path.read_bytes()
     text = decode(raw, str(path)).removeprefix("\ufeff")
     if not text.strip():
         raise DataError(f"{path}: empty; {advice}")
     return text
+
+
+def check_file(path: Path, advice: str) -> None:
+    """DataError where there is no such file; `advice` says what to do then."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give a file")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; {advice}")
 
 
 def decode(raw: bytes, where: str, line: int = 1) -> str:
@@ -54,11 +62,11 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def read_rows(path: Path, advice: str) -> Iterator[Row]:
+def read_rows(path: Path, advice: str, wanted: Mapping[str, str] | None = None) -> Iterator[Row]:
     """The rows of a csv, tsv or jsonl file with named columns; every row must have what the header names.
 
     csv has quotes as in RFC 4180; tsv has none, as in GLUE; jsonl holds one object of strings and numbers a
-    line.
+    line. `wanted`: columns that the header must name, and what to do about each that it does not.
     """
     kind, text = format_of(path), read_text(path, advice)
     if kind == "jsonl":
@@ -67,7 +75,7 @@ def read_rows(path: Path, advice: str) -> Iterator[Row]:
                 yield number, json_cells(line, str(path), number)
     else:
         cells = _csv_cells(text, path) if kind == "csv" else tsv_cells(split_lines(text))
-        yield from named(cells, str(path))
+        yield from named(cells, str(path), wanted or {})
 
 
 def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -89,12 +97,18 @@ def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: line {line}: {error}; check the quotes of the row that starts there") from None
 
 
-def named(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row]:
-    """The rows below a header, which is the first of them; each must have what the header names."""
+def named(rows: Iterator[tuple[int, list[str]]], where: str, wanted: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """The rows below a header, which is the first of them; each must have what the header names.
+
+    `wanted` as in read_rows.
+    """
     _, header = next(rows)
     header = [name.strip() for name in header]
     if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"{where}: line 1: column {twice[0]!r} stands twice; give each column its own name")
+    for column, advice in (wanted or {}).items():
+        if column not in header:
+            raise DataError(f"{where}: line 1: no column {column!r}{there_are(header, advice)}")
     for number, cells in rows:
         if cells in ([], [""]) and len(header) > 1:
             continue  # an empty line
@@ -104,6 +118,13 @@ def named(rows: Iterator[tuple[int, list[str]]], where: str) -> Iterator[Row]:
                 "look for a stray or missing delimiter, or a file cut off"
             )
         yield number, dict(zip(header, cells, strict=True))
+
+
+def there_are(header: Sequence[str], advice: str) -> str:
+    """What columns there are where one is missing, and `advice`; or that they stand between other delimiters."""
+    if len(header) == 1 and re.search(r"[;,\t]", header[0]):
+        return f": the header is one column, {header[0]!r:.60}; a .csv needs commas between columns, a .tsv tabs"
+    return f" (there are: {', '.join(header)}); {advice}"
 
 
 def json_cells(line: str, where: str, number: int) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from minibert import files, remote
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
 from minibert.tasks.glue import score
-from minibert.tasks.rows import Row, decode, format_of, json_cells, named, read_rows, tsv_cells
+from minibert.tasks.rows import Row, check_file, decode, format_of, json_cells, named, read_rows, there_are, tsv_cells
 
 # Column names that are known without being told, the first that all are there; GLUE's own are among them.
 KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
@@ -57,19 +57,31 @@ class TableTask(Task):
     def read(self, split: str, data_dir: Path | None = None) -> list[Example]:
         (path,) = self.paths(split)
         examples: list[Example] = []
-        for line, cells in read_rows(path, ADVICE):
+        labelled = not split.startswith("test")
+        for line, cells in read_rows(path, ADVICE, self._wanted(labelled)):
             where = f"{path}: line {line}"
             examples.append(
                 Example(
                     id=_id(cells, self.id, len(examples), where),
                     text_a=_cell(cells, self.text_a, where),
                     text_b=None if self.text_b is None else _cell(cells, self.text_b, where),
-                    label=self._label(cells, where, needed=not split.startswith("test")),
+                    label=self._label(cells, where, needed=labelled),
                 )
             )
         if not examples:
-            raise DataError(f"{path}: no rows below the header; {ADVICE}")
+            raise _no_rows(path)
         return examples
+
+    def _wanted(self, labelled: bool) -> dict[str, str]:
+        """The columns that a header must have, and what to do about each that is missing."""
+        wanted = {self.text_a: _by("--text-a")}
+        if self.text_b is not None:
+            wanted[self.text_b] = _by("--text-b")
+        if labelled:
+            wanted[self.label] = _by("--label")
+        if self.id is not None:
+            wanted[self.id] = "rename the right one"
+        return wanted
 
     def _label(self, cells: Mapping[str, str | None], where: str, needed: bool) -> int | float | None:
         text = (cells.get(self.label) or "").strip()
@@ -140,8 +152,7 @@ def read_pairs(
         format = format or format_of(path)
         if format == "csv":
             return _examples(read_rows(path, ADVICE), str(path), columns)
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; {ADVICE}")
+        check_file(path, ADVICE)
         return _stream(_lines_of(path), str(path), format, columns)
     return _stream(_decoded(source, "<stdin>"), "<stdin>", format, columns)
 
@@ -199,7 +210,8 @@ def _examples(rows: Iterator[Row], where: str, columns: Columns) -> Iterator[Exa
         texts = _texts_among(cells, columns)
         if texts is None:
             own = " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name)
-            raise DataError(f"{here}: no {own or 'sentence'}, nor sentence1 and sentence2{_have(cells)}")
+            advice = "name the columns so"
+            raise DataError(f"{here}: no {own or 'sentence'}, nor sentence1 and sentence2{there_are([*cells], advice)}")
         a, b = texts
         yield Example(
             id=_id(cells, own_id if own_id in cells else None, i, here),
@@ -220,14 +232,15 @@ def _find_texts(path: Path) -> tuple[str, str | None]:
     for _, cells in read_rows(path, ADVICE):
         if texts := _texts_among(cells, {}):
             return texts
-        raise DataError(f"{path}: no sentence1 and sentence2{_have(cells)}; name the columns: --text-a, --text-b")
-    raise DataError(f"{path}: no rows below the header; {ADVICE}")
+        advice = "name the columns: --text-a, --text-b"
+        raise DataError(f"{path}: no sentence1 and sentence2{there_are([*cells], advice)}")
+    raise _no_rows(path)
 
 
 def _find_labels(path: Path, column: str) -> tuple[str, ...]:
     found: set[str] = set()
     rows = 0
-    for line, cells in read_rows(path, ADVICE):
+    for line, cells in read_rows(path, ADVICE, {column: _by("--label")}):
         where = f"{path}: line {line}"
         text = _cell(cells, column, where).strip()
         if not text:
@@ -237,7 +250,7 @@ def _find_labels(path: Path, column: str) -> tuple[str, ...]:
         found.add(text)
         rows += 1
     if rows == 0:
-        raise DataError(f"{path}: no rows below the header; {ADVICE}")
+        raise _no_rows(path)
     if len(found) < 2:
         raise DataError(f"{path}: column {column!r} holds the one label {found.pop()!r}; it needs two or more")
     if len(found) > max(20, rows // 2):
@@ -267,10 +280,15 @@ def _id(cells: Mapping[str, str | None], column: str | None, row: int, where: st
 def _cell(cells: Mapping[str, str | None], column: str, where: str) -> str:
     text = cells.get(column)
     if text is None:
-        what = f"{column!r} is null; give text" if column in cells else f"no column {column!r}{_have(cells)}"
-        raise DataError(f"{where}: {what}")
+        missing = f"no column {column!r}{there_are([*cells], 'each line needs it')}"
+        raise DataError(f"{where}: {f'{column!r} is null; give text' if column in cells else missing}")
     return text
 
 
-def _have(cells: Iterable[str]) -> str:
-    return f" (there are: {', '.join(cells)})"
+def _by(option: str) -> str:
+    """What to do about a column that is missing."""
+    return f"name the right one with {option} of minibert finetune, or rename it"
+
+
+def _no_rows(path: Path) -> DataError:
+    return DataError(f"{path}: no rows below the header, which is the first row; {ADVICE}")

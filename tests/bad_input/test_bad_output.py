@@ -89,7 +89,7 @@ def test_a_damaged_state(here: Path, damage: bytes) -> None:
 def test_output_under_a_file(here: Path) -> None:
     write(here / "file", b"content")
     for output in ("file", "file/run"):
-        assert_one_line(finetune(here, output=output), 1, str(here / output), "cannot write")
+        assert_one_line(finetune(here, output=output), 1, str(here / output), "cannot write", "is a file, not a folder")
     done = minibert_in_process(
         "predict", here / "run", "--input", here / "glue/MRPC/dev.tsv", "--output", here / "file/predictions.tsv"
     )
