@@ -37,13 +37,14 @@ from minibert.tokenizer import FILES, Tokenizer
 
 KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
 PREFIX = "model.ckpt-"
+TEST_RESULTS = "test_results.tsv"
 UNCASED = (
     "uncased_L-24_H-1024_A-16", "uncased_L-12_H-768_A-12", "multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12",
 )  # fmt: skip
 CASED = ("cased_L-12_H-768_A-12", "cased_L-24_H-1024_A-16", "multi_cased_L-12_H-768_A-12")
 GONE_BY = (DESCRIPTION, "config.json", *FILES)
 WRITTEN = (
-    tensorflow.LATEST, METRICS, "eval_results.txt", "test_results.tsv", "predictions.json", "nbest_predictions.json",
+    tensorflow.LATEST, METRICS, "eval_results.txt", TEST_RESULTS, "predictions.json", "nbest_predictions.json",
     "null_odds.json", *GONE_BY,
 )  # fmt: skip
 _NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
@@ -111,10 +112,12 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
         found = evaluate(bert, task, dev, loss_batch=flags.eval_batch_size)
         if not found["beats_majority"]:
             always = "the mean" if task.regression else "the most frequent label"
-            report.say(f"no better than always predicting {always}, which gives {found['majority']}")
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in found["majority"].items())
+            report.say(f"no better than always predicting {always}, which gives {scores}")
         results = _write_results(flags.output_dir, found, step)
     if flags.do_predict:
-        _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length, task.pairs))
+        count = _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length, task.pairs))
+        report.say(f"predictions of {count:,} rows: {remote.name(flags.output_dir / TEST_RESULTS)}")
     directory.publish(settle=True)
     return results
 
@@ -156,7 +159,7 @@ def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporte
     """The output directory's newest checkpoint, else --init_checkpoint, else, to be trained, random weights."""
     newest = tensorflow.latest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
-    if newest and flags.init_checkpoint:
+    if newest and flags.init_checkpoint and not _is_same(flags.init_checkpoint, flags.output_dir / newest):
         used = remote.name(flags.output_dir / newest)
         report.say(f"{used} is used, not --init_checkpoint={flags.init_checkpoint}: it comes first")
     if source is None:
@@ -179,6 +182,13 @@ def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporte
     if found.unused:
         report.say(f"not used of {source}: {', '.join(found.unused)}")
     return found
+
+
+def _is_same(given: str, newest: Path) -> bool:
+    """Whether what is given names the output directory's newest checkpoint, or that directory."""
+    if remote.is_address(given):
+        return remote.address(given) in (remote.name(newest), remote.name(newest.parent))
+    return Path(given.removesuffix(".index")).resolve() in (newest.resolve(), newest.parent.resolve())
 
 
 def tokenizer_of(flags: Any, report: Reporter) -> Tokenizer:
@@ -290,12 +300,13 @@ def _write_results(folder: Path, found: dict[str, Any], step: int) -> dict[str, 
     return results
 
 
-def _predict(flags: Flags, task: Task, model: Model) -> None:
-    """test_results.tsv: a line of probabilities for each row of the test file."""
+def _predict(flags: Flags, task: Task, model: Model) -> int:
+    """test_results.tsv: a line of probabilities for each row of the test file. Returns how many there are."""
     examples = task.read(_split(task, "test"), flags.data_dir)
     answers = model.predict([(e.text_a, e.text_b) for e in examples])
     lines = (prediction.google_row(e, p) for e, p in zip(examples, answers, strict=True))
-    files.write_whole(flags.output_dir / "test_results.tsv", "".join(lines).encode())
+    files.write_whole(flags.output_dir / TEST_RESULTS, "".join(lines).encode())
+    return len(examples)
 
 
 class ModelDirectory(RunDirectory):

@@ -508,6 +508,9 @@ def test_run_classifier_with_googles_paths(storage: Storage, tmp_path: Path) -> 
         assert not any("model.ckpt-7" in request.key for request in storage.requests if request.method == "GET")
         trained = classify(root, do_predict=True, init_checkpoint=f"{root}/out/model.ckpt-8", output_dir=f"{root}/said")
         assert "is used" not in trained.err
+        assert trained.err.splitlines()[-1].endswith(f"rows: {root}/said/test_results.tsv")
+        for same in (f"{root}/out", f"{root}/out/", f"{root}/out/model.ckpt-8"):
+            assert "is used" not in classify(root, do_eval=True, init_checkpoint=same).err
     there = storage.objects("out/") | {f"../said/{name}": text for name, text in storage.objects("said/").items()}
     here = contents(tmp_path / "out") | {f"../said/{name}": text for name, text in contents(tmp_path / "said").items()}
     assert there.keys() == here.keys() | {"manifest.json", "../said/manifest.json"}

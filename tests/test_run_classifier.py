@@ -267,6 +267,40 @@ def test_a_checkpoint_in_the_output_directory_comes_first(here: Path) -> None:
     assert "model.ckpt-12 is used, not --init_checkpoint" in done.err
 
 
+@pytest.mark.parametrize("form", ["out", "out/", "out/model.ckpt-12", "out/model.ckpt-12.index", "bert/../out"])
+def test_nothing_comes_before_the_checkpoint_that_was_given(
+    here: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(here)
+    first = classify(here, do_train="true", do_eval="true")
+    done = classify(here, do_eval="true", init_checkpoint=form)
+    assert block(done) == block(first)
+    assert "is used" not in done.err
+    older = classify(here, do_train="true", do_eval="true", num_train_epochs=4, init_checkpoint="out/model.ckpt-12")
+    assert "is used" not in older.err, "it goes on from there"
+    done = classify(here, do_eval="true", init_checkpoint="out/model.ckpt-12")
+    assert "model.ckpt-16 is used, not --init_checkpoint=out/model.ckpt-12" in done.err
+
+
+def test_predictions_say_where_they_are(here: Path) -> None:
+    done = classify(here, do_train="true", do_predict="true", num_train_epochs=1)
+    assert done.err.splitlines()[-1] == f"predictions of 9 rows: {here / 'out' / 'test_results.tsv'}"
+    assert done.out == ""
+
+
+def test_what_is_no_better_than_the_majority_is_told_in_figures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poor(*arguments: object, **options: object) -> dict:
+        return real(*arguments, **options) | {"beats_majority": False}
+
+    real = estimator.evaluate
+    monkeypatch.setattr(estimator, "evaluate", poor)
+    done = classify(here, do_train="true", do_eval="true", num_train_epochs=1)
+    told = next(line for line in done.err.splitlines() if line.startswith("no better than"))
+    assert re.fullmatch(
+        r"no better than always predicting the most frequent label, which gives accuracy 0\.\d{4}, f1 0\.\d{4}", told
+    )
+
+
 def test_complete_training_is_skipped_loudly(here: Path) -> None:
     first = classify(here, do_train="true", do_eval="true")
     before = contents(here / "out")
