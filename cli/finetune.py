@@ -24,8 +24,10 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
     epilog="\b\nExample:\n  minibert finetune mrpc --checkpoint base --data-dir glue --output-dir runs/first"
 )
 @click.argument("task")
-@click.option("--checkpoint", metavar="C", help="A directory, here or at gs://, a hub id, an alias (base, large, "
-              "tiny, mini, small, medium, minilm) or random:ALIAS.  [default: base]")  # fmt: skip
+@click.option("--checkpoint", metavar="C", help="A directory or file, here or at gs://, a hub id, an alias (base, "
+              "large, tiny, mini, small, medium, minilm, base-cased, large-cased, large-wwm, large-cased-wwm, "
+              "multilingual, chinese, L-2_H-128 to L-12_H-768), google:ALIAS, or random: and one of the first seven.  "
+              "[default: base]")  # fmt: skip
 @click.option("--data-dir", metavar="D", type=click.Path(), help="The task's folder or the one that holds it.  "
               "[default: downloaded]")  # fmt: skip
 @click.option("--output-dir", metavar="O", type=click.Path(), help="Here or at gs://.  [default: runs/TASK-001, "

@@ -11,6 +11,8 @@ from typing import Any, Self, TextIO, TypeVar
 T = TypeVar("T")
 PLAIN_SECONDS = 10.0  # between two plain lines
 LIVE_SECONDS = 0.2  # between two states of a live one
+LEAST_BAR = 5  # columns of a terminal
+TIME_LEFT = 8  # 12:34:56
 
 
 class _Lasting:
@@ -52,12 +54,13 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
+            from rich.table import Column
 
-            columns = (
+            columns = (  # of which the bar alone gives way
                 BarColumn(),
-                MofNCompleteColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TextColumn("{task.description}"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
             )
             self._bar = Bar(*columns, console=Console(file=self.stream))
             self._task = self._bar.add_task("", total=self.total, completed=self.done)
@@ -76,20 +79,25 @@ class Progress:
         if self.quiet:
             return
         now = time.perf_counter()
-        text = f"loss {self.loss:.4f}  rate {rate:.2e}"
-        left = ""
+        parts, left = [f"loss {self.loss:.4f}", f"rate {rate:.2e}"], ""
         if timed := self.done - self.first - 1:
             taken = max(now - self._began, 1e-9)
-            text += f"  {self.tokens / taken:,.0f} tokens/s"
+            parts.append(f"{self.tokens / taken:,.0f} tokens/s")
             minutes, seconds = divmod(round(taken / timed * (self.total - self.done)), 60)
             left = f"  {minutes}:{seconds:02d} left"
         else:
             self._began, self.tokens = now, 0
         if self._bar:
-            self._bar.update(self._task, completed=self.done, description=text)
+            self._bar.update(self._task, completed=self.done, description=self._fitting(parts))
         elif now - self._shown >= PLAIN_SECONDS or self.done == self.total:
             self._shown = now
-            print(f"step {self.done}/{self.total}  {text}{left}", file=self.stream, flush=True)
+            print(f"step {self.done}/{self.total}  {'  '.join(parts)}{left}", file=self.stream, flush=True)
+
+    def _fitting(self, parts: list[str]) -> str:
+        """As many of the parts as leave a narrow terminal room for step, time left and a short bar."""
+        gaps = 3
+        room = self._bar.console.width - len(f"{self.total}/{self.total}") - TIME_LEFT - LEAST_BAR - gaps
+        return next((text for n in range(len(parts), 0, -1) if len(text := "  ".join(parts[:n])) <= room), "")
 
 
 class Reporter:

@@ -32,7 +32,7 @@ from commands import (
     parsed,
     write_mrpc,
 )
-from minibert import checkpoint, prediction
+from minibert import checkpoint, google, hub, models, prediction
 from minibert.cli import cli, show
 from minibert.kernels.common import unit
 from minibert.kernels.devices import gpu
@@ -92,6 +92,16 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     assert example, done.out
     arguments = shlex.split(example[1].replace("\\\n", " "))
     assert parsed(name, *arguments).command_path.startswith(f"minibert {name}")
+
+
+def test_help_names_every_alias_of_a_checkpoint() -> None:
+    told = re.sub(r"(?<=\w-)\s+", "", minibert_in_process("finetune", "--help").out)  # names are broken at hyphens
+    named = re.search(r"--checkpoint.*?--data-dir", told, re.S)
+    assert named
+    ends = {"L-2_H-128", "L-12_H-768"}
+    missing = (hub.ALIASES.keys() - google.MINIATURES.keys() | ends) - set(re.findall(r"[\w-]+", named[0]))
+    assert not missing and ends <= hub.ALIASES.keys()
+    assert ", ".join(models.NAMES) in " ".join(named[0].split()), "the first seven are those of random:"
 
 
 def test_help_of_the_whole() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -86,6 +87,31 @@ def test_a_shorter_line_covers_a_longer_one() -> None:
     transfer("a", 10**7, None)
     transfer.show("a 1")
     assert terminal.getvalue() == "\ra  10.0 MB\ra 1       "
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "cut"),
+    [
+        (100, ["loss 0.5000", "rate 1.00e-05", "tokens/s"], []),
+        (80, ["loss 0.5000", "rate 1.00e-05", "tokens/s"], []),
+        (50, ["loss 0.5000", "rate 1.00e-05"], ["tokens"]),
+        (40, ["loss 0.5000"], ["rate", "tokens"]),
+        (24, [], ["loss", "rate", "tokens"]),
+    ],
+)
+def test_a_narrow_terminal_keeps_step_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], width: int, shown: list[str], cut: list[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with Progress(total=343, done=10, stream=(terminal := Terminal())) as progress:
+        for _ in range(3):
+            clock.append(clock[-1] + 1)
+            progress.step(0.5, 1e-5, 1234)
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").rstrip().splitlines()[-1]
+    assert re.search(r" 13/343 .*(\d:\d\d:\d\d|-:--:--)$", line.rstrip()) and len(line) <= width, line
+    assert re.match("[━╸╺]{4}", line), "a bar"
+    assert all(part in line for part in shown) and not any(part in line for part in cut), line
 
 
 def test_the_first_step_which_compiles_is_not_counted(clock: list[float]) -> None:
