@@ -96,6 +96,7 @@ def test_a_shorter_line_covers_a_longer_one() -> None:
         (80, ["loss 0.5000", "rate 1.00e-05", "tokens/s"], []),
         (50, ["loss 0.5000", "rate 1.00e-05"], ["tokens"]),
         (40, ["loss 0.5000"], ["rate", "tokens"]),
+        (34, ["loss 0.5000"], ["rate", "tokens"]),
         (24, [], ["loss", "rate", "tokens"]),
     ],
 )

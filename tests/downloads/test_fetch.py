@@ -90,7 +90,7 @@ def test_fetch_refuses(server: Server, tmp_path: Path) -> None:
         files.fetch(f"{server.url}/gone", tmp_path / "out")
     server.answer["/file"] = 503
     server.asked.clear()
-    with pytest.raises(DownloadError, match="--data-dir DIR"):
+    with pytest.raises(DownloadError, match="name a local copy"):
         fetch(server, tmp_path / "out", tries=3)
     assert len(server.asked) == 3
     assert list(tmp_path.glob("out*")) == []
