@@ -127,7 +127,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     plain = minibert_process("evaluate", tmp_path / "nothing")
     assert_one_line(plain, 1, "nothing")
     done = minibert_process("--debug", "evaluate", tmp_path / "nothing")
-    assert done.code == 1 and "Traceback" in done.err and "CheckpointError" in done.err
+    assert done.code == 1 and "Traceback" in done.err and "RunError" in done.err
 
 
 # --- what a run leaves behind
