@@ -74,12 +74,13 @@ def store_elements(builder, address, value, mask):
 def masked_load(builder, place, mask, kind):
     """The code that reads the elements at a place where the mask is set, and zeros: nothing else is read."""
     place = builder.bitcast(place, kind.as_pointer())
-    if _has_masks(kind):  # no branch, from which Numba would count references to the array in the innermost loop
+    if _has_masks(kind):  # without a branch, around which Numba would count references to the array each time
         return _masked(builder, "load", kind, [place, mask])
     return _load_all_or_some(builder, place, mask, kind)
 
 
 def _load_all_or_some(builder, place, mask, kind):
+    """The same by a branch: a whole vector, or what the mask says."""
     with builder.if_else(_all_set(builder, mask)) as (all_of_it, some):
         with all_of_it:
             first = builder.load(place, align=2), builder.block
