@@ -126,6 +126,7 @@ def finetune(
     if (data_dir or sample) and not isinstance(task, TableTask):
         description["data_dir"] = remote.name(folder.absolute())
     bert = _build(found.read(), model, config.seed, device, report)
+    del found  # which maps its file into memory
     trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)

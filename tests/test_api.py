@@ -381,6 +381,21 @@ def test_a_damaged_plan_is_told_in_a_line(folder: Path, stopped: Path, damage: d
         train(folder, stopped, learning_rate=1e-3, resume=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+def test_while_a_run_trains_nothing_of_its_checkpoint_is_in_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pages of a mapped file count as the process's own."""
+    from minibert.training import Trainer
+
+    def begin(trainer: Trainer, number: int, plain=Trainer.begin):
+        assert str(folder / "checkpoint") not in Path("/proc/self/maps").read_text()
+        return plain(trainer, number)
+
+    monkeypatch.setattr(Trainer, "begin", begin)
+    assert train(folder, tmp_path / "run").results["global_step"] == 3
+
+
 def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
     from minibert.kernels.devices import PROCESS
     from minibert.seeds import finetune_seeds

@@ -377,6 +377,18 @@ def test_windows_that_make_no_batch_are_told_before_weights_are_read(small, tmp_
     assert_stopped(done, 1, "24 examples for 0.5 epochs make no batch of 25")
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+def test_while_a_run_trains_nothing_of_its_checkpoint_is_in_memory(small, tmp_path, monkeypatch):
+    def begin(trainer: training.Trainer, number: int, plain=training.Trainer.begin):
+        assert str(small["base"]) not in Path("/proc/self/maps").read_text()
+        return plain(trainer, number)
+
+    monkeypatch.setattr(training.Trainer, "begin", begin)
+    stages = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
+    done = minibert_in_process("finetune", "squad", *stages, *options(tmp_path / "run", small["base"]))
+    assert done.code == 0, done.err
+
+
 def test_a_checkpoint_of_squad2_is_told_so(small, tmp_path):
     run = tmp_path / "run"
     long = CONFIG.__class__(**{**CONFIG.__dict__, "max_position_embeddings": 128})

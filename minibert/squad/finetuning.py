@@ -126,6 +126,7 @@ def finetune_squad(
         "labels": [],
         "columns": None,
     }
+    del found  # which maps its file into memory
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
