@@ -99,10 +99,14 @@ def resolve(name: str, cache: Path | None = None, progress: files.Progress | Non
 
 
 def check(name: str) -> None:
-    """CheckpointError where `name` means nothing to `resolve`, as far as can be told without a network."""
+    """CheckpointError where `name` means nothing to `resolve`, or what is here is no checkpoint: all that can be told
+    without a network.
+    """
     if name.startswith(google.PREFIX):
         google.known(name)
-    elif not (remote.is_address(name) or _is_here(name)):
+    elif _is_here(name):
+        checkpoint.find(name)
+    elif not remote.is_address(name):
         _source(name)
 
 

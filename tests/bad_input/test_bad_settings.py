@@ -59,10 +59,17 @@ def test_examples_that_make_no_batch_are_told_before_a_checkpoint_is_fetched(
     assert_one_line(finetune(here, "--batch-size", "25", output="new"), 1, *words)
 
 
-@pytest.mark.parametrize("name", ["bert-huge", "google:huge"])
+@pytest.mark.parametrize("name", ["bert-huge", "google:huge", "random:huge"])
 def test_a_name_that_means_nothing_is_told_before_data_are_fetched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "fetch_task", Mock(side_effect=AssertionError("fetched")))
     assert_one_line(minibert_in_process("finetune", "mnli", "--checkpoint", name), 1, name, "base, large")
+
+
+def test_a_path_that_holds_no_checkpoint_is_told_before_data_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "fetch_task", Mock(side_effect=AssertionError("fetched")))
+    assert_one_line(minibert_in_process("finetune", "mnli", "--checkpoint", tmp_path), 1, "holds no weights")
 
 
 def test_bf16_without_a_matrix_unit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
