@@ -14,7 +14,7 @@ from minibert.errors import RunError
 from minibert.finetuning import RESULTS, as_planned, finetune, settings_of
 from minibert.progress import Reporter
 from minibert.runs import DESCRIPTION, EARLIER, INDIFFERENT, next_directory, read_description
-from minibert.settings import TrainConfig
+from minibert.settings import TrainConfig, check_counts
 from minibert.tasks import Task
 
 SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
@@ -27,8 +27,10 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
     seed-1 and so on; with `resume` the finished ones are kept.
     """
-    task = tasks.get(task, to_train=True) if isinstance(task, str) else task
-    first = options.pop("seed", 1)
+    check_counts(count=count)
+    task = task if isinstance(task, Task) else tasks.get(str(task), to_train=True)
+    first = _settings(task, options).seed
+    options.pop("seed", None)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
     if resume and not (output and any(name.startswith("seed-") for name in _names(output))):
         raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
@@ -81,11 +83,15 @@ def _begun(path: str) -> Path | None:
         return None
 
 
+def _settings(task: Task, options: dict[str, Any]) -> TrainConfig:
+    """The settings among the options; ConfigError for a wrong one."""
+    given = {name: options[name] for name in (SETTINGS - INDIFFERENT) & options.keys()}
+    return settings_of(task, options.get("checkpoint"), options.get("sample", False), given)
+
+
 def _check_same(path: str, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
     """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
-    given = {name: options[name] for name in (SETTINGS - INDIFFERENT) & options.keys()}
-    settings = settings_of(task, options.get("checkpoint"), options.get("sample", False), given)
-    wanted = as_planned(settings, "auto", done["settings"]).to_dict()
+    wanted = as_planned(_settings(task, options), "auto", done["settings"]).to_dict()
     was = EARLIER | done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
     wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
     for name, value in wanted.items():

@@ -396,6 +396,23 @@ def test_while_a_run_trains_nothing_of_its_checkpoint_is_in_memory(
     assert train(folder, tmp_path / "run").results["global_step"] == 3
 
 
+@pytest.mark.parametrize(
+    ("count", "more", "told"),
+    [
+        (0, {}, "count=0: it must be a whole number, at least 1"),
+        ("2", {}, "count='2': it must be a whole number"),
+        (2, {"seed": "1"}, "seed='1' is of the wrong kind: it must be a whole number"),
+        (2, {"seed": 2**63}, "it must be from 0"),
+        (2, {"epochs": 0}, "epochs 0 is out of range"),
+        (2, {"epoch": 1}, "no setting 'epoch'; did you mean epochs"),
+    ],
+)
+def test_seeds_of_no_number(folder: Path, tmp_path: Path, count: object, more: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        minibert.finetune_seeds("mrpc", count, data_dir=folder / "glue", output_dir=tmp_path / "seeds", **more)
+    assert not (tmp_path / "seeds").exists()
+
+
 def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
     from minibert.kernels.devices import PROCESS
     from minibert.seeds import finetune_seeds
