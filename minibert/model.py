@@ -78,7 +78,7 @@ def _pair(text: object, number: int) -> tuple[str, str | None]:
     """A text or a pair of texts as a pair; DataError for anything else."""
     if isinstance(text, str):
         return text, None
-    if not isinstance(text, tuple | list) or len(text) != 2:
+    if not isinstance(text, tuple | list | np.ndarray) or len(text) != 2:  # arrays: rows of a DataFrame's to_numpy()
         raise DataError(f"text {number}: {text!r:.60} is neither a text nor a pair of texts; give text or (text, text)")
     first, second = text
     return first, second

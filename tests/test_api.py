@@ -168,6 +168,12 @@ def test_a_setting_of_squad_that_is_unknown_or_of_another_kind(task: str, given:
         minibert.finetune_squad(task, **given)
 
 
+@pytest.mark.parametrize("form", [list, np.array, lambda pairs: np.array(pairs, object)])
+def test_pairs_may_be_lists_or_rows_of_an_array(run: minibert.Run, form) -> None:
+    model = minibert.load(run)
+    assert model.predict(form(PAIRS)) == model.predict([[a, b] for a, b in PAIRS]) == model.predict(PAIRS)
+
+
 @pytest.mark.parametrize("wrong", [("a", "b", "c"), ("a",), 1, None, b"a"], ids=str)
 def test_what_is_no_text_and_no_pair_is_told_with_its_place(run: minibert.Run, wrong: object) -> None:
     with pytest.raises(DataError, match="text 1: .* is neither a text nor a pair of texts") as error:
