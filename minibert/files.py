@@ -113,13 +113,14 @@ def is_stream(path: Path | str) -> bool:
 
 def keep_apart(source: Path | str, target: Path | str) -> None:
     """DataError where writing `target` would replace `source`, which is read: one file, be it by a link or at gs://."""
-    if gcs.is_address(source) or gcs.is_address(target):
-        same = gcs.is_address(source) and gcs.is_address(target) and gcs.address(source) == gcs.address(target)
-    else:
-        same = os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)
-        same = same and not is_stream(target)
-    if same:
+    if _is_same(source, target) and not is_stream(target):
         raise DataError(f"{target}: is the input, {source}, which would be lost: choose another --output")
+
+
+def _is_same(one: Path | str, other: Path | str) -> bool:
+    if gcs.is_address(one) and gcs.is_address(other):
+        return gcs.address(one) == gcs.address(other)
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def write_whole(path: Path | str, content: bytes | Callable[[BinaryIO], None]) -> None:

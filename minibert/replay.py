@@ -84,10 +84,11 @@ class Replay:
 
     def _first(self) -> bool:
         """Whether a pass finds all gradients of products fresh, which it overwrites; else it adds to all of them."""
-        first = all(p.fresh for p in self.products)
-        for p in () if first else self.products:
+        if all(p.fresh for p in self.products):
+            return True
+        for p in self.products:
             p.clear_if_fresh()
-        return first
+        return False
 
     def _losses(self, found: Recorded, key: Key | None) -> Any:
         for group in self.bert.groups:

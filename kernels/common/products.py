@@ -71,8 +71,9 @@ def gradient(dw: np.ndarray, add: bool) -> tuple[Callable, tuple]:
 
 def clear(add: bool, *gradients: np.ndarray) -> None:
     """These without a token: as they are, or zero."""
-    for dw in () if add else gradients:
-        dw.fill(0)
+    if not add:
+        for dw in gradients:
+            dw.fill(0)
 
 
 def multiply(
