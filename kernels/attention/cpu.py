@@ -22,7 +22,7 @@ from .queries import draw, longest_of, pair_at, shares, task_of
 
 QUERIES = 16
 FOUR = 4  # rows of a product that are computed together
-DEEP = 32  # products that are summed before the sum is added to another
+DEEP = 32  # numbers that are summed before the sum is added to another: about the root of the most that there are
 WIDE = lanes.compiles("avx512f")  # registers hold 16 lanes, not eight
 
 
@@ -224,13 +224,13 @@ def _softmax(p, keys, bits, threshold):
     for key in range(1, keys):
         top = lanes.maximum(lanes.load(p + key * LINE), top)
     total = lanes.splat(np.float32(0))
-    for first in range(0, keys, FOUR):
-        four = lanes.splat(np.float32(0))
-        for key in range(first, first + FOUR):
+    for first in range(0, keys, DEEP):
+        part = lanes.splat(np.float32(0))
+        for key in range(first, min(keys, first + DEEP)):
             e = power(lanes.load(p + key * LINE) - top, LOG2E)
             lanes.store(p + key * LINE, lanes.where(_kept(bits, key, threshold), e))
-            four = four + e
-        total = total + four
+            part = part + e
+        total = total + part
     return top, total
 
 
@@ -251,15 +251,15 @@ def _gradients(p, ds, keys, log, bits, threshold):
     the sum is of what it is subtracted from: where both cancel, as for a single key, they do.
     """
     moment = total = lanes.splat(np.float32(0))
-    for first in range(0, keys, FOUR):
-        four = four_moment = lanes.splat(np.float32(0))
-        for key in range(first, first + FOUR):
+    for first in range(0, keys, DEEP):
+        part = part_moment = lanes.splat(np.float32(0))
+        for key in range(first, min(keys, first + DEEP)):
             e = power(lanes.load(p + key * LINE) - log, LOG2E)
             dp = lanes.where(_kept(bits, key, threshold), lanes.load(ds + key * LINE))
             lanes.store(p + key * LINE, e)
             lanes.store(ds + key * LINE, dp)
-            four, four_moment = four + e, lanes.fma(e, dp, four_moment)
-        total, moment = total + four, moment + four_moment
+            part, part_moment = part + e, lanes.fma(e, dp, part_moment)
+        total, moment = total + part, moment + part_moment
     inverse = lanes.splat(np.float32(1)) / total
     moment = moment * inverse
     for key in range(keys):

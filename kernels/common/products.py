@@ -253,10 +253,7 @@ def _store_sums(unit, at):
 def fetch_block(x, m, n):
     """Asks for the 32 x 32 elements of x from (m, n) on."""
     at, row = address(x) + x.itemsize * (m * x.shape[1] + n), x.itemsize * x.shape[1]
-    for _ in range(SIDE):
-        for line in range(SIDE * x.itemsize // LINE):
-            tiles.prefetch(at + line * LINE)
-        at += row
+    tiles.prefetch_rows(at, row, SIDE, SIDE * x.itemsize // LINE)
 
 
 @finishing

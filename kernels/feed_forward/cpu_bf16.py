@@ -102,8 +102,7 @@ def _stream(at, row, mask):
 @finishing
 def _fetch_h(places, m, n):
     at, row = _of_h(places[0], m, n)
-    for i in range(SIDE):
-        tiles.prefetch(at + i * row)
+    tiles.prefetch_rows(at, row, SIDE, 1)
 
 
 @finishing
