@@ -66,7 +66,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option(
     "--save-every", type=click.IntRange(1), metavar="N", help="Save the state every N steps.  [default: 1000]"
 )
-@_switch("--resume", help="Go on with an unfinished run of the same settings.")
+@_switch("--resume", help="Go on with the unfinished run in --output-dir, or the task's newest: what is not given is "
+         "as it began.")  # fmt: skip
 @_switch("--overwrite", help="Replace what an earlier run wrote into the output directory.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
@@ -108,7 +109,7 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
             f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
         )
     table = {name: given.pop(name) for name in TABLE if name in given}
-    chosen = _table(**table) if task == "table" else task
+    chosen = _table("resume" in given, **table) if task == "table" else task
     if task != "table" and table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
@@ -172,9 +173,10 @@ def _stage(text: str) -> tuple[str, float]:
         raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
 
 
-def _table(train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
-    from minibert.tasks.table import table
+def _table(resume: bool, train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
+    from minibert.tasks.table import UnreadTable
 
-    if not (train_file and dev_file):
+    if not (train_file and dev_file or resume):
         raise click.UsageError("TASK table needs --train FILE and --dev FILE")
-    return table(train_file, dev_file, **columns)
+    files = {"train": train_file, "dev": dev_file}
+    return UnreadTable({name: file for name, file in files.items() if file} | columns)

@@ -14,6 +14,7 @@ import emulator
 import gpus
 from commands import minibert_in_process as command
 from minibert import batch, chain, finetuning, memory_report, models, policies
+from minibert.begun import Begun
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
@@ -340,9 +341,9 @@ def test_a_run_that_goes_on_is_planned_for_the_memory_that_there_is_now():
     layers, leaner = (planner.use([20] * 32, policy).process for policy in ("layers", "segments:2"))
 
     def resumed(limit: int, recompute: str = "auto", own: str = "layers") -> TrainConfig:
-        asked = TrainConfig(task="t", batch_size=64, epochs=1)
-        old = {"settings": settings.to_dict() | {"recompute": own}}
-        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, old, recompute)[0]
+        begun = Begun({"settings": settings.to_dict() | {"recompute": own}}, Path())
+        asked = begun.settings(TrainConfig, "t", {} if recompute == "auto" else {"recompute": recompute})
+        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, True, recompute)[0]
 
     assert resumed(layers).recompute == resumed(10 * layers).recompute == policies.spelled("layers", 5)
     tight = resumed(leaner)  # its own policy does not fit any more; micro-batches stay, whose bits are its own
