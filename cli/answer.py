@@ -24,10 +24,11 @@ from minibert.cli import show
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a question: for programs.")
 def answer(run: str, context: Path, question: str | None, top: int, as_json: bool, **options: Any) -> None:
-    """Answers questions about a text with the reader in RUN: the best parts of it, their probabilities and places.
+    """Answers questions about a text with the reader in RUN.
 
-    A place is the first character and the one after the last, counted from 0. In a pipe there is a line an answer and
-    nothing else; --json also has the questions.
+    An answer is a part of the text, with its probability and its place, the best first. A place is the first character
+    and the one after the last, counted from 0. In a pipe there is a line an answer and nothing else; --json also has
+    the questions.
     """
     from minibert import files, remote
     from minibert.errors import DataError

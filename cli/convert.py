@@ -16,10 +16,11 @@ import click
 @click.option("--optimizer", is_flag=True, help="Carry Adam's moments over too.")
 @click.option("--overwrite", is_flag=True, help="Replace files of the same names in DST, and its tokenizer.")
 def convert(source: str, target: Path, form: str, optimizer: bool, overwrite: bool) -> None:
-    """Writes the checkpoint SRC into the folder DST in another format, equal to the last bit.
+    """Writes the checkpoint SRC into DST in another format.
 
-    SRC is a directory, a file, TensorFlow's prefix (bert_model.ckpt), Google's zip, a hub id or an alias. The format
-    is found by looking into it. Config and vocabulary come along.
+    DST is a folder; every value is equal to the last bit. SRC is a directory, a file, TensorFlow's prefix
+    (bert_model.ckpt), Google's zip, a hub id or an alias. The format is found by looking into it. Config and vocabulary
+    come along.
     """
     from minibert import hub, mirror, remote
     from minibert.checkpoint import conversion

@@ -89,8 +89,10 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
               "must score to be given.  [default: the best on the development set]")  # fmt: skip
 @_switch("--verbose", help="TASK squad, squad2: name every question that is left out.")
 def finetune(task: str, seeds: int | None, **options: Any) -> None:
-    """Fine-tunes a BERT checkpoint on TASK: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your
-    own files, or squad or squad2 (by default 2 epochs, batches of 12, rate 3e-5, 384 tokens: Google's settings).
+    """Fine-tunes a BERT checkpoint on TASK.
+
+    TASK is cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your own files, or squad or squad2 (by
+    default 2 epochs, batches of 12, rate 3e-5, 384 tokens: Google's settings).
 
     The results go to stdout, progress to stderr, the model and everything else to the output directory.
     """

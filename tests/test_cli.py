@@ -111,6 +111,15 @@ def test_help_of_the_whole() -> None:
         assert all(name in done.out for name in cli.commands) and "minibert finetune mrpc --sample" in done.out
 
 
+@pytest.mark.parametrize("group", [cli, cli.commands["tpu"]], ids=["minibert", "tpu"])
+def test_no_summary_of_a_command_is_cut_off(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = minibert_in_process(*([] if group is cli else ["tpu"]), "--help").out.partition("\nCommands:\n")[2]
+    for name, known in group.commands.items():
+        summary = (known.help or "").partition("\n\n")[0].removesuffix(".")
+        assert re.search(rf"^  {name} +{re.escape(summary)}\.?$", told, re.M), told
+
+
 def test_every_option_of_every_command_is_explained() -> None:
     for name, known in cli.commands.items():
         for parameter in known.params:
