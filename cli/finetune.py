@@ -47,7 +47,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="[default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="tpu: docs/tpu.md.  [default: auto]")
-@click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
+@click.option("--micro-tokens", type=int, help="Tokens computed at a time, at most, as even as can be; with "
+              "--micro-batch both limits hold.")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it: "

@@ -329,6 +329,16 @@ def test_evaluate_gives_the_results_of_the_run(run: Path, folder: Path) -> None:
         assert done.code == 0 and done.err == "" and json.loads(done.out) == results
 
 
+def test_evaluate_tells_pairs_from_single_texts(run: Path, tmp_path: Path) -> None:
+    """Both tasks have the labels 0 and 1."""
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nThe mill closed .\t1\n")
+    done = minibert_in_process("evaluate", run, "--task", "sst-2", "--data-dir", tmp_path)
+    assert_one_line(done, 1, f"{run}: was trained on pairs, but sst-2 has single texts; give it pairs")
+    done = minibert_in_process("evaluate", run, "--input", tmp_path / "dev.tsv")
+    assert_one_line(done, 1, f"was trained on pairs, but {tmp_path}/dev.tsv has single texts")
+    assert_one_line(minibert_in_process("predict", run, "--input", tmp_path / "dev.tsv"), 1, "trained on pairs")
+
+
 def test_evaluate_another_split_and_one_without_labels(run: Path) -> None:
     done = minibert_in_process("evaluate", run, "--split", "train", "--json")
     assert json.loads(done.out)["examples"] == 24

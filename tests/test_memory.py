@@ -27,7 +27,7 @@ from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
 from minibert.training import Stage, Trainer
-from models import CONFIG, bert
+from models import CONFIG, bert, split
 
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
 WIDE = dataclasses.replace(models.config("base"), num_hidden_layers=6)
@@ -484,6 +484,16 @@ def test_a_policy_for_other_layers_is_told():
         policies.parse("k(kk)", 5)
     with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
         policies.parse("k[kk]", 5)
+
+
+@pytest.mark.parametrize("limit", [None, 10**12])
+def test_more_layers_in_a_segment_than_there_are_are_told(limit):
+    layers = CONFIG.num_hidden_layers
+    settings = TrainConfig(task="mrpc", recompute=f"segments:{layers + 1}", precision="fp32")
+    given = CONFIG, [(split(40, CONFIG), 1)], devices.open("cpu"), limit
+    with pytest.raises(ConfigError, match=f"recompute segments:{layers + 1}: the model has {layers} layers"):
+        fitted(settings, *given, settings.recompute)
+    fitted(settings, *given, f"segments:{layers}")
 
 
 def test_named_policies_as_text():
