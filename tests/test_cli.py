@@ -388,6 +388,13 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
 # --- predict
 
 
+def test_predict_tells_a_folder_from_what_is_not_there(classifier: Path, tmp_path: Path) -> None:
+    done = minibert_in_process("predict", classifier, "--input", tmp_path)
+    assert_one_line(done, 1, f"{tmp_path}: is a folder; give a file")
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv")
+    assert_one_line(done, 1, "in.tsv: no such file; check the path, or leave --input out to read stdin")
+
+
 def lines_of_pairs() -> bytes:
     return "".join(f"{a}\t{b}\n" for a, b in PAIRS).encode()
 
