@@ -106,6 +106,24 @@ def test_reads_go_on_after_a_fault(storage: Storage, impatient: None, how: int |
     assert remote.name(path) == "gs://bucket/data/file.bin"
 
 
+def test_a_bucket_that_does_not_answer_is_told_meanwhile(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.put("file", b"content")
+    told = "gs://bucket: no answer yet, still trying; is there a network?"
+    monkeypatch.setattr(gcs, "WAIT", LATE / 30)
+    storage.fault("silent")
+    assert Path(remote.local("gs://bucket/file")).read_bytes() == b"content"
+    assert caplog.messages == [told]
+    storage.fault("silent")  # of a bucket that has answered it is known that it is there
+    assert gcs.stat("gs://bucket/file") and caplog.messages == [told]
+    monkeypatch.setattr(gcs, "WAIT", LATE)
+    gcs._reached.clear()
+    assert gcs.stat("gs://bucket/file")
+    time.sleep(LATE)
+    assert caplog.messages == [told], "who answers in time is not told"
+
+
 def test_what_has_come_is_not_fetched_again(storage: Storage) -> None:
     storage.put("file.bin", BIG)
     for _ in range(2):
