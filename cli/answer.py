@@ -22,11 +22,13 @@ from minibert.cli import show
               help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), default="auto", help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a question.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a question: for programs.")
 def answer(run: str, context: Path, question: str | None, top: int, as_json: bool, **options: Any) -> None:
-    """Answers questions about a text with the reader in RUN: the best parts of it, their probabilities and places.
+    """Answers questions about a text with the reader in RUN.
 
-    A place is the first character and the one after the last, counted from 0.
+    An answer is a part of the text, with its probability and its place, the best first. A place is the first character
+    and the one after the last, counted from 0. In a pipe there is a line an answer and nothing else; --json also has
+    the questions.
     """
     from minibert import files, remote
     from minibert.errors import DataError
@@ -37,8 +39,15 @@ def answer(run: str, context: Path, question: str | None, top: int, as_json: boo
         raw = context.read_bytes()
     text = _decoded(raw, context)
     model = answering.load_squad(run, **options)
-    for one in [question] if question is not None else _asked():
+    if question is not None:
+        return show.answers(question, model.answer(question, text, top), as_json)
+    apart = sys.stdout.isatty() and not as_json  # a program finds the question in the JSON
+    for one in _asked():
+        if apart and not sys.stdin.isatty():  # else it stands there already, typed
+            click.echo(one)
         show.answers(one, model.answer(one, text, top), as_json)
+        if apart:
+            click.echo()
 
 
 def _asked() -> Any:

@@ -20,10 +20,11 @@ WIDTH = 20  # of a bar
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def bench(shape: str, device: str, precision: str, threads: int | None, as_json: bool) -> None:
-    """Times each kernel of a training step on 32 pairs of MRPC's lengths, checked against its definition first.
+    """Times each kernel of a training step on this machine.
 
-    A bar shows how close it comes to its limit: for products what the cores multiply at best, fed from registers (bf16)
-    or in BLAS (fp32); for the others copying as many bytes.
+    They run on 32 pairs of MRPC's lengths, and are checked against their definitions first. A bar shows how close it
+    comes to its limit: for products what the cores multiply at best, fed from registers (bf16) or in BLAS (fp32); for
+    the others copying as many bytes.
     """
     from minibert import benchmarks
     from minibert.model import open_device

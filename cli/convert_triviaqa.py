@@ -20,10 +20,11 @@ SHOWN = 5  # names, of what was left out
               help="How many words and punctuation marks of each document are kept.")  # fmt: skip
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the order of questions and documents.")
 def convert_triviaqa(qa: Path, evidence: Path, out: Path, max_tokens: int, seed: int) -> None:
-    """Writes the questions of QA.json with their documents as OUT.json, in the format of SQuAD 1.1.
+    """Writes TriviaQA's questions in the format of SQuAD 1.1.
 
-    EVIDENCE_DIR holds TriviaQA's folders wikipedia and web. A question becomes one entry per document in which one of
-    its answers occurs as whole words; what is left out is counted on stderr.
+    Those of QA.json go into OUT.json, with their documents: EVIDENCE_DIR holds TriviaQA's folders wikipedia and web. A
+    question becomes one entry per document in which one of its answers occurs as whole words; what is left out is
+    counted on stderr.
     """
     from minibert.squad import triviaqa
 

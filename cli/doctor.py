@@ -11,8 +11,10 @@ import click
 @click.command(epilog="\b\nExample:\n  minibert doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(as_json: bool) -> None:
-    """Shows the cores, cards and libraries that minibert finds, what is missing and how to install it, and for each
-    operation the devices that have a kernel.
+    """Shows what minibert finds on this machine, and lacks.
+
+    That is cores, cards and libraries, how to install what is missing, and for each operation the devices that have a
+    kernel.
     """
     from minibert.doctor import examine
 

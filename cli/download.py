@@ -8,10 +8,11 @@ import click
 @click.command(epilog="\b\nExample:\n  minibert download base mrpc")
 @click.argument("names", nargs=-1, required=True, metavar="CHECKPOINT|TASK...")
 def download(names: tuple[str, ...]) -> None:
-    """Fetches checkpoints (aliases, hub ids, google:ALIAS) and data into the cache.
+    """Fetches checkpoints and data into the cache.
 
-    Data are those of GLUE's tasks, of squad and squad2, and triviaqa, which minibert convert-triviaqa makes use of.
-    Interrupted downloads go on where they stopped; a file whose checksum is not the published one is refused.
+    Checkpoints are aliases, hub ids or google:ALIAS. Data are those of GLUE's tasks, of squad and squad2, and triviaqa,
+    which minibert convert-triviaqa makes use of. Interrupted downloads go on where they stopped; a file whose checksum
+    is not the published one is refused.
     """
     from minibert import hub
     from minibert.progress import Transfer

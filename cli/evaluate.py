@@ -34,10 +34,10 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
               "file.")  # fmt: skip
 @click.option("--null-odds", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad2: for the thresholds.")
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
-    """Evaluates the model in RUN (a run directory or a fine-tuned checkpoint) on labelled data.
+    """Evaluates the model in RUN on labelled data.
 
-    With squad or squad2 for RUN, and --data and --predictions, it is the official evaluator over files. A run
-    directory of that name is written ./squad2.
+    RUN is a run directory or a fine-tuned checkpoint. With squad or squad2 for RUN, and --data and --predictions, it is
+    the official evaluator over files. A run directory of that name is written ./squad2.
     """
     from minibert import remote
 

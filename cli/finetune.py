@@ -47,7 +47,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="[default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="tpu: docs/tpu.md.  [default: auto]")
-@click.option("--micro-tokens", type=int, help="The same in tokens: micro-batches as even as can be.")
+@click.option("--micro-tokens", type=int, help="Tokens computed at a time, at most, as even as can be; with "
+              "--micro-batch both limits hold.")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it: "
@@ -66,7 +67,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @click.option(
     "--save-every", type=click.IntRange(1), metavar="N", help="Save the state every N steps.  [default: 1000]"
 )
-@_switch("--resume", help="Go on with an unfinished run of the same settings.")
+@_switch("--resume", help="Go on with the unfinished run in --output-dir, or the task's newest: what is not given is "
+         "as it began.")  # fmt: skip
 @_switch("--overwrite", help="Replace what an earlier run wrote into the output directory.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
@@ -88,8 +90,10 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
               "must score to be given.  [default: the best on the development set]")  # fmt: skip
 @_switch("--verbose", help="TASK squad, squad2: name every question that is left out.")
 def finetune(task: str, seeds: int | None, **options: Any) -> None:
-    """Fine-tunes a BERT checkpoint on TASK: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your
-    own files, or squad or squad2 (by default 2 epochs, batches of 12, rate 3e-5, 384 tokens: Google's settings).
+    """Fine-tunes a BERT checkpoint on TASK.
+
+    TASK is cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your own files, or squad or squad2 (by
+    default 2 epochs, batches of 12, rate 3e-5, 384 tokens: Google's settings).
 
     The results go to stdout, progress to stderr, the model and everything else to the output directory.
     """
@@ -108,7 +112,7 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
             f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
         )
     table = {name: given.pop(name) for name in TABLE if name in given}
-    chosen = _table(**table) if task == "table" else task
+    chosen = _table("resume" in given, **table) if task == "table" else task
     if task != "table" and table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
@@ -172,9 +176,10 @@ def _stage(text: str) -> tuple[str, float]:
         raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
 
 
-def _table(train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
-    from minibert.tasks.table import table
+def _table(resume: bool, train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
+    from minibert.tasks.table import UnreadTable
 
-    if not (train_file and dev_file):
+    if not (train_file and dev_file or resume):
         raise click.UsageError("TASK table needs --train FILE and --dev FILE")
-    return table(train_file, dev_file, **columns)
+    files = {"train": train_file, "dev": dev_file}
+    return UnreadTable({name: file for name, file in files.items() if file} | columns)

@@ -15,9 +15,10 @@ LONGEST = 200  # letters that are shown of a name or a value
 @click.argument("checkpoint", metavar="CKPT")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(checkpoint: str, as_json: bool) -> None:
-    """Shows a checkpoint's format, config and tensors, what is missing or left over, and whether it is damaged.
+    """Shows what is in a checkpoint, and whether all of it is.
 
-    CKPT is a directory, a file, TensorFlow's prefix, Google's zip, a hub id or an alias; it need not be a BERT.
+    That is format, config and tensors, what is missing or left over, and damages. CKPT is a directory, a file,
+    TensorFlow's prefix, Google's zip, a hub id or an alias; it need not be a BERT.
     """
     from minibert import hub
     from minibert.checkpoint import inspection

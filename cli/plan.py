@@ -25,9 +25,11 @@ import click
               help="As for finetune.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> None:
-    """Predicts the memory of training on full sequences, and prints the largest micro-batch (what is computed at once)
-    under each policy of recomputation, how much longer a step takes with it, and the fastest settings for the batch
-    that was asked for. The second column is what TensorFlow 1.11 reached on a 12 GB card.
+    """Predicts the memory that training takes.
+
+    It prints the largest micro-batch (what is computed at once) of full sequences under each policy of recomputation,
+    how much longer a step takes with it, and the fastest settings for the batch that was asked for. The second column
+    is what TensorFlow 1.11 reached on a 12 GB card.
     """
     from minibert import planning
 

@@ -23,10 +23,10 @@ import click
 def predict(
     run: str, source: str, target: str, form: str | None, threshold: float | None, task: str | None, **options: Any
 ) -> None:
-    """Predicts with the model in RUN (a run directory or a fine-tuned checkpoint).
+    """Predicts with the model in RUN.
 
-    For a run of SQuAD, --input is a file in SQuAD's format, and --output the directory for predictions.json,
-    nbest_predictions.json and, of SQuAD 2.0, null_odds.json.
+    RUN is a run directory or a fine-tuned checkpoint. For a run of SQuAD, --input is a file in SQuAD's format, and
+    --output the directory for predictions.json, nbest_predictions.json and, of SQuAD 2.0, null_odds.json.
 
     The input has one text or pair a line, tab-separated, with or without a header that names the columns
     (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. From

@@ -36,7 +36,7 @@ from minibert.cli.google import Boolean, GoogleCommand, flag, given, unused
 @flag("use_tpu", Boolean(), "Compute on the TPU of this machine, through JAX: docs/tpu.md.  [default: false]")
 @unused
 def run_classifier(**flags: Any) -> None:
-    """Google's run_classifier.py: the same flags, the same files in --output_dir.
+    """Google's run_classifier.py: its flags, its files.
 
     A checkpoint in --output_dir comes before --init_checkpoint, and training goes on from it; training that has had
     all its steps is skipped. true, True and 1 are the same.

@@ -18,8 +18,9 @@ RECIPES = {"mrpc": (128, 32), "squad": (384, 12)}
 )
 @click.pass_context
 def tpu(context: click.Context) -> None:
-    """Compiles for TPUs on a machine without one, and exports models as programs; training on a TPU itself is
-    minibert finetune ... --device tpu.
+    """Compiles for TPUs without one, and exports models.
+
+    Training on a TPU itself is minibert finetune ... --device tpu.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -46,8 +47,10 @@ def tpu(context: click.Context) -> None:
 def compile(  # noqa: A001 - the command's name
     topology: str, checkpoint: str, recompute: str, precision: str, as_json: bool, **options: Any
 ) -> None:
-    """Compiles the training step with Google's own compiler for a slice of TPUs, on any Linux machine, and prints what
-    each core would hold. Where that is too much, it goes on until it has found a way to compute the batch that fits.
+    """Compiles the training step for a slice of TPUs.
+
+    Google's own compiler does it, on any Linux machine, and what each core would hold is printed. Where that is too
+    much, it goes on until it has found a way to compute the batch that fits.
 
     A program takes half a minute to four minutes on free cores; what was compiled once is remembered.
     """
@@ -108,8 +111,10 @@ def _gib(size: int | None) -> str:
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
               help="Of matrix products.")  # fmt: skip
 def export(out: Path, **options: Any) -> None:
-    """Writes a model into the new folder OUT as a program for TPUs, CPUs and NVIDIA's GPUs, for batches of any size,
-    with its parameters, a manifest and run.py, which needs jax and numpy and nothing of minibert.
+    """Writes a model into OUT as a program for any device.
+
+    That is TPUs, CPUs and NVIDIA's GPUs, and batches of any size. The new folder OUT holds the program, its parameters,
+    a manifest and run.py, which needs jax and numpy and nothing of minibert.
     """
     from minibert.tpu import export as exporting
 
@@ -122,8 +127,10 @@ def export(out: Path, **options: Any) -> None:
 @click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.argument("results", type=click.Path())
 def run_exported(folder: Path, inputs: tuple[str, ...], results: str) -> None:
-    """Calls the program in FOLDER with each file of INPUTS and writes all that it returns to RESULTS, as the run.py of
-    the folder does. It is a program: run what you trust.
+    """Calls the program in FOLDER with INPUTS.
+
+    All that it returns for each of these files is written to RESULTS, as the run.py of the folder does it. It is a
+    program: run what you trust.
     """
     from minibert.tpu import export as exporting
 

@@ -261,7 +261,7 @@ def train(
             f"{total} steps. Choose another --output_dir to train anew."
         )
         return done
-    settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, None, "auto", spans)
+    settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, False, "auto", spans)
     trainer = training.trainer(bert, data, settings)
     report.say(
         f"***** Running training *****\n  Num examples = {len(data.features)}\n"

@@ -118,6 +118,9 @@ def evaluate_run(
             f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}; if these are "
             "its labels by other names, name them so in its config.json, id2label"
         )
+    if model.pairs not in (None, chosen.pairs):
+        was, has = ("pairs", "single texts") if model.pairs else ("single texts", "pairs")
+        raise ConfigError(f"{source}: was trained on {was}, but {input_file or chosen.name} has {has}; give it {was}")
     if input_file is None:
         own = description.get("data_dir") if name == trained else None
         folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))

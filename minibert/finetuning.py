@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training
+from minibert.begun import Begun
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
@@ -25,10 +25,10 @@ from minibert.model import Model, load, open_device, tokenizer_of
 from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, find_place
+from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import TrainConfig, check_counts, check_names
 from minibert.tasks import Task
-from minibert.tasks.table import TableTask
+from minibert.tasks.table import TableTask, UnreadTable
 from minibert.tokenizer import Tokenizer
 from minibert.training import Step, Trainer
 
@@ -58,14 +58,14 @@ class Run:
 
 
 def finetune(
-    task: str | Task = "mrpc",
+    task: str | Task | UnreadTable = "mrpc",
     *,
     checkpoint: str | Path | None = None,
     data_dir: str | Path | None = None,
     output_dir: str | Path | None = None,
     sample: bool = False,
     eval_every: int | None = None,
-    save_every: int = SAVE_EVERY,
+    save_every: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
@@ -83,7 +83,8 @@ def finetune(
     "auto", device "auto", layerwise_update False, shard_parameters False and seed 1.
 
     Without a checkpoint `base` is used, without a data_dir the data are downloaded; `sample` takes the embedded sample
-    and its model for both.
+    and its model for both. The state is saved every 1,000 steps, or every `save_every`. With `resume` an unfinished run
+    goes on as it was begun: what is not given is what its run.json says, the files of a "table" among it.
     `memory` ("12GB"; what is free, unless given) decides about micro-batches and recomputation where neither
     `micro_batch` nor `recompute` does; `report_memory` writes memory.json, and memory.png with the plot extra. Every
     MinibertError says what to do about it.
@@ -91,13 +92,21 @@ def finetune(
     report = report or Reporter()
     check_names(settings, TrainConfig, finetune)
     check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
-    task = task if isinstance(task, Task) else tasks.get(str(task), to_train=True)
+    task = asked(task, resume)
+    output, mirror, old = place = find_place(task.name, output_dir, resume, overwrite)
+    begun = Begun.at(place)
+    task = task.read(begun.table()) if isinstance(task, UnreadTable) else task
     if "train" not in task.splits or not task.dev_splits:
         raise ConfigError(f"{task.name} cannot be trained on: it has no training or no dev file")
+    checkpoint, data_dir, sample = begun.sources(checkpoint, data_dir, sample)
+    eval_every = eval_every or begun.count("eval_every")
+    save_every = save_every or begun.count("save_every") or SAVE_EVERY
     if recompute != "auto":
         settings["recompute"] = recompute
-    config = settings_of(task, checkpoint, sample, settings)
-    output, mirror, old = find_place(task.name, output_dir, config.device, resume, overwrite)
+    config = (
+        begun.settings(TrainConfig, task.name, settings) if old else settings_of(task, checkpoint, sample, settings)
+    )
+    output = own_directory(output, config.device)
     if sample and data_dir:
         raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
     if sample:
@@ -116,9 +125,12 @@ def finetune(
     del examples  # features hold what training needs of them
     data = [(train, config.epochs)]
     model = model_config(found.config, config, task.labels or ("score",), task.regression)
-    config, told = fit(config, model, data, device, limit, old, recompute)
-    description = describe(config, source, found, device, old) | {
+    config, told = fit(config, model, data, device, limit, old is not None, recompute)
+    description = describe(config, checkpoint if sample else source, found, device, old) | {
         "data": _describe_data(task, folder),
+        "sample": sample,
+        "eval_every": eval_every,
+        "save_every": save_every,
         "data_dir": None,  # one's own files are named above, and downloads are found by the task
         "labels": list(task.labels),
         "columns": task.columns if isinstance(task, TableTask) else None,
@@ -134,6 +146,13 @@ def finetune(
         loop.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
         results = _finish(trainer, run, task, devs, tokenizer)
     return Run(run.name if mirror else run.path, results)
+
+
+def asked(task: str | Task | UnreadTable, resume: bool) -> Task | UnreadTable:
+    """The task by its name; of a run on one's own files that goes on the name is enough."""
+    if not isinstance(task, str):
+        return task
+    return UnreadTable({}) if resume and tasks.plain(task) == "table" else tasks.get(task, to_train=True)
 
 
 def _finish(
@@ -207,36 +226,17 @@ def fit(
     data: Sequence[tuple[Split, float]],
     device: Device,
     limit: int | None,
-    old: Mapping[str, Any] | None,
+    begun: bool,
     recompute: str,
     spans: bool = False,
 ) -> tuple[Config, str]:
-    """The settings, fitted into `limit` bytes, and a line about it; an `old` run goes on with those that it has."""
-    if old is not None:
-        config = as_planned(config, recompute, old["settings"])
+    """The settings, fitted into `limit` bytes, and a line about it; a run that has begun goes on with those it has."""
     if device.backend == "tpu":
         from minibert.tpu import planning as tpu
 
-        return (config, "") if old else tpu.fitted(config, model, data, device, recompute, spans)
+        return (config, "") if begun else tpu.fitted(config, model, data, device, recompute, spans)
     policy = None if recompute == "auto" else recompute
-    return planning.fitted(config, model, data, device, limit, policy, spans, begun=old is not None)
-
-
-def as_planned(config: Config, recompute: str, old: Mapping[str, Any]) -> Config:
-    """The settings, with those that a run's plan chose, as run.json has them in `old`, where none are given now."""
-    kinds: dict[str, tuple[type, ...]] = {
-        "micro_tokens": (int, NoneType), "recompute": (str,), "layerwise_update": (bool,),
-    }  # fmt: skip
-    given = {
-        "micro_tokens": config.micro_tokens is not None,
-        "recompute": recompute != "auto",
-        "layerwise_update": config.layerwise_update,
-    }
-    recorded = {name: old[name] for name in kinds if not given[name] and name in old}
-    for name, value in recorded.items():
-        if not isinstance(value, kinds[name]):
-            raise RunError(f"run.json: {name} {value!r} is no such setting; train anew with --overwrite")
-    return dataclasses.replace(config, **recorded)
+    return planning.fitted(config, model, data, device, limit, policy, spans, begun)
 
 
 def check_for_tpu(config: TrainConfig, **given: object) -> None:
@@ -328,12 +328,14 @@ def say_start(
 
 
 def describe(
-    config: TrainConfig, source: str | Path, found: Unread, device: Device, old: Mapping[str, Any] | None
+    config: TrainConfig, source: str | Path | None, found: Unread, device: Device, old: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What run.json says of every run; `old` is what it said before a resumed one went on."""
+    """What run.json says of every run; `old` is what it said before a resumed one went on. `source`: None of the
+    sample's own model.
+    """
     return {
         "settings": config.to_dict(),
-        "checkpoint": {"source": str(source), "sha256": files.sha256(found.file) if found.file else None},
+        "checkpoint": {"source": source and str(source), "sha256": files.sha256(found.file) if found.file else None},
         "seed": config.seed,
         "versions": versions(config.device),
         "threads": (old or {}).get("threads", device.threads),

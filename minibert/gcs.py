@@ -16,8 +16,9 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 CHUNK = 8 << 20  # bytes a request; uploads want a multiple of 256 KiB
 TRIES = 3  # rounds; gcsfs makes six tries in each, half a minute in all
 PAUSE = 5.0  # seconds after the first round, and four times as many after each other
+WAIT = 3.0  # seconds after which it is said that a bucket has not answered yet
 SILENCE = 60.0  # seconds without a byte after which a request is made again
 _TOKEN = "minibert-upload"  # a key of an object's own metadata
 _ADDRESS = re.compile(r"gs:/{1,2}(?=[^/])")  # pathlib makes one slash of two
@@ -34,6 +36,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 LOGIN = "log in with `gcloud auth application-default login`, or have the bucket's owner give you access"
 
 _CLOSED = (401, 403)
+
+log = logging.getLogger(__name__)
 
 _closed: set[str] = set()  # buckets that want credentials
 _reached: set[str] = set()  # buckets that have answered
@@ -277,7 +281,8 @@ def _call(url: str, *request: str, understand: Callable[[bytes], T], **options: 
     pause = PAUSE
     for last in (*[False] * (TRIES - 1), True):
         try:
-            headers, body = _speak(bucket, *request, **options)
+            with _waiting(bucket):
+                headers, body = _speak(bucket, *request, **options)
             _reached.add(bucket)
             try:
                 return headers, understand(body)
@@ -304,6 +309,19 @@ def _call(url: str, *request: str, understand: Callable[[bytes], T], **options: 
         time.sleep(pause)
         pause *= 4
     raise AssertionError("the last round returns or raises")
+
+
+@contextlib.contextmanager
+def _waiting(bucket: str) -> Iterator[None]:
+    """Says so where a bucket that has not answered yet takes long: gcsfs tries for half a minute and says nothing."""
+    told = threading.Timer(WAIT, log.warning, ("gs://%s: no answer yet, still trying; is there a network?", bucket))
+    told.daemon = True
+    if bucket not in _reached:
+        told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
 
 
 def _speak(bucket: str, *request: str, **options: Any) -> tuple[Mapping[str, str], bytes]:

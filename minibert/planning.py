@@ -21,7 +21,7 @@ from minibert.evaluation import Split
 from minibert.kernels.devices import Device, gpu
 from minibert.memory import Planner, parse_size
 from minibert.model import open_device
-from minibert.policies import spelled
+from minibert.policies import check, spelled
 from minibert.settings import TrainConfig
 from minibert.training import Stage
 
@@ -190,8 +190,11 @@ def fitted(
 
     data: what is trained on, and its epochs. limit: of the process, from `budget`. recompute: None if it is to be
     chosen; micro-batches are chosen where the settings leave batches whole. begun: the settings are those of a run that
-    goes on, with its micro-batches, and its policy where that fits. ConfigError if nothing fits.
+    goes on, with its micro-batches, and its policy where that fits. ConfigError if nothing fits, or a policy has more
+    layers than there are.
     """
+    if recompute:
+        check(recompute, config.num_hidden_layers)
     if limit is None:
         return settings, "nobody knows how much memory is free: nothing is planned; --memory says it"
     device.limit(limit)

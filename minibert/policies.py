@@ -51,9 +51,13 @@ def parse(text: str, layers: int) -> Policy:
     return policy
 
 
-def check(text: str) -> None:
-    """ConfigError if a text is no policy for any number of layers."""
+def check(text: str, layers: int | None = None) -> None:
+    """ConfigError if a text is no policy for any number of layers, or names more than the model's `layers`."""
     spelled(text, 1)
+    if layers and text.startswith("segments:") and int(text.partition(":")[2]) > layers:
+        raise ConfigError(
+            f"recompute {text}: the model has {layers} layers, and so many in one segment are --recompute layers"
+        )
 
 
 def hosted(text: str) -> bool:

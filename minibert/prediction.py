@@ -21,6 +21,7 @@ from minibert.model import BATCH, Model, Prediction, load
 from minibert.progress import Reporter
 from minibert.runs import read_description
 from minibert.tasks import Example
+from minibert.tasks.rows import check_file
 from minibert.tasks.table import read_pairs
 
 Row = Callable[[Example, Prediction], str]
@@ -41,8 +42,8 @@ def predict_file(
     if "-" not in (source, target):
         files.keep_apart(source, target)
     source, run = str(remote.local(source)), remote.checkpoint(run)
-    if source != "-" and not Path(source).is_file():
-        raise DataError(f"{source}: no such file; check the path, or leave --input out to read stdin")
+    if source != "-":
+        check_file(Path(source), "check the path, or leave --input out to read stdin")
     model = load(run, device, threads, precision)
     columns = (read_description(Path(run)) or {}).get("columns")
     if source == "-":

@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from types import NoneType
@@ -76,13 +76,12 @@ class Place(NamedTuple):
     old: dict[str, Any] | None
 
 
-def find_place(task: str, output_dir: str | Path | None, device: str, resume: bool, overwrite: bool) -> Place:
+def find_place(task: str, output_dir: str | Path | None, resume: bool, overwrite: bool) -> Place:
     """The place of a run of a task; RunError or ConfigError where something would be lost or there is no such run."""
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite removes it: give one of them")
     mirror = working_copy(output_dir, overwrite) if output_dir else None
     path = mirror.path if mirror else Path(output_dir or (newest_unfinished if resume else next_directory)(task))
-    path = own_directory(path, device)
     check_free(path, resume, overwrite)
     old = read_description(path) if resume else None
     if resume and old is None:
@@ -332,14 +331,19 @@ def _check_same(path: Path, description: Mapping[str, Any], resume: bool) -> Non
     name, old = remote.name(path), read_description(path)
     if old is None:
         return
-    changed = [f"{setting} was {was!r}, now {now!r}" for setting, was, now in _differences(old, description)]
-    if changed:
-        raise RunError(
-            f"{name}: holds an unfinished run of other settings ({'; '.join(changed)}); "
-            "give it those, choose another --output-dir or add --overwrite"
-        )
+    if changed := [*_differences(old, description)]:
+        raise other_settings(path, changed)
     if not resume:
         raise RunError(f"{name}: holds an unfinished run of the same settings; add --resume to go on or --overwrite")
+
+
+def other_settings(path: Path, changed: Iterable[tuple[str, Any, Any]]) -> RunError:
+    """The error for a run that is not the unfinished one in `path`: names of settings, what they were and are now."""
+    told = "; ".join(f"{setting} was {was!r}, now {now!r}" for setting, was, now in changed)
+    return RunError(
+        f"{remote.name(path)}: holds an unfinished run of other settings ({told}); "
+        "--resume alone goes on with its own; else choose another --output-dir or add --overwrite"
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from minibert import files, gcs, remote, tasks
+from minibert import files, gcs, remote
+from minibert.begun import Begun
 from minibert.errors import RunError
-from minibert.finetuning import RESULTS, as_planned, finetune, settings_of
+from minibert.finetuning import RESULTS, asked, finetune
 from minibert.progress import Reporter
-from minibert.runs import DESCRIPTION, EARLIER, INDIFFERENT, next_directory, read_description
+from minibert.runs import DESCRIPTION, INDIFFERENT, next_directory, read_description
 from minibert.settings import TrainConfig, check_counts
 from minibert.tasks import Task
+from minibert.tasks.table import UnreadTable
 
 SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
 
 
-def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, Any]:
+def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -> dict[str, Any]:
     """Fine-tunes with `count` seeds, from `seed` on, and sums up; the options are those of `finetune`.
 
     Returns, and writes to seeds.json in the output directory: {runs: [{seed, metric: value, ...}], mean, deviation,
@@ -28,31 +30,35 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
     seed-1 and so on; with `resume` the finished ones are kept.
     """
     check_counts(count=count)
-    task = task if isinstance(task, Task) else tasks.get(str(task), to_train=True)
-    first = _settings(task, options).seed
-    options.pop("seed", None)
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
+    task = asked(task, bool(resume))
+    first = TrainConfig(task=task.name, seed=options.pop("seed", 1)).seed  # or ConfigError
     if resume and not (output and any(name.startswith("seed-") for name in _names(output))):
         raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
     folder = remote.address(output) if remote.is_address(output) else str(Path(output or next_directory(task.name)))
     if not (resume or overwrite) and _names(folder):
         raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
     report = options.get("report") or Reporter()
+    new = (task, options)  # of a seed that is not begun yet
+    if resume and (other := _any_begun(folder)):
+        new = _alike(task, options, other)
     runs = []
     for seed in range(first, first + count):
         path = f"{folder}/seed-{seed}"
         begun = _begun(path) if resume else None
         done = read_description(begun) if begun else None
         if begun and done and done["finished"]:
-            _check_same(path, done, task, options | {"seed": seed})
+            _check_same(path, done, task.name, options | {"seed": seed})
             results = files.read_json(begun / RESULTS, RunError)
         else:
             report.say(f"seed {seed}, {seed - first + 1} of {count}")
+            what, how = (task, options) if done else new
             results = finetune(
-                task, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **options
+                what, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **how
             ).results
         runs.append(results | {"seed": seed})
-    values = {name: np.array([run[name] for run in runs]) for name in (*task.metrics, "loss")}
+    metrics = [*runs[0]["majority"]]
+    values = {name: np.array([run[name] for run in runs]) for name in (*metrics, "loss")}
     summary = {
         "path": folder,
         "runs": [
@@ -61,7 +67,7 @@ def finetune_seeds(task: str | Task, count: int, **options: Any) -> dict[str, An
         ],
         "mean": {name: float(v.mean()) for name, v in values.items()},
         "deviation": {name: float(v.std(ddof=1)) if count > 1 else 0.0 for name, v in values.items()},
-        "majority": {name: runs[0]["majority"][name] for name in task.metrics},
+        "majority": {name: runs[0]["majority"][name] for name in metrics},
         "failed": sum(not run["beats_majority"] for run in runs),
     }
     files.write_whole(f"{folder}/seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
@@ -83,17 +89,35 @@ def _begun(path: str) -> Path | None:
         return None
 
 
-def _settings(task: Task, options: dict[str, Any]) -> TrainConfig:
-    """The settings among the options; ConfigError for a wrong one."""
-    given = {name: options[name] for name in (SETTINGS - INDIFFERENT) & options.keys()}
-    return settings_of(task, options.get("checkpoint"), options.get("sample", False), given)
+def _any_begun(folder: str) -> Begun | None:
+    """The first of the seeds that have begun, if it says with what."""
+    for name in sorted(_names(folder)):
+        if name.startswith("seed-") and (path := _begun(f"{folder}/{name}")) and (said := read_description(path)):
+            return Begun(said, path)
+    return None
 
 
-def _check_same(path: str, done: dict[str, Any], task: Task, options: dict[str, Any]) -> None:
-    """That a finished run had the settings that are given now, or by default, and the same checkpoint."""
-    wanted = as_planned(_settings(task, options), "auto", done["settings"]).to_dict()
-    was = EARLIER | done["settings"] | {"checkpoint": done["checkpoint"]["source"]}
-    wanted |= {"checkpoint": str(options.get("checkpoint") or was["checkpoint"])}
-    for name, value in wanted.items():
-        if was.get(name) != value:
-            raise RunError(f"{path}: was trained with {name} {was.get(name)}, not {value}; choose another --output-dir")
+def _alike(
+    task: Task | UnreadTable, options: dict[str, Any], begun: Begun
+) -> tuple[Task | UnreadTable, dict[str, Any]]:
+    """The task and the options of another seed of what has begun: what is not given is as it was there."""
+    if isinstance(task, UnreadTable):
+        task = task.read(begun.table())
+    plain = begun.settings(TrainConfig, task.name, {}).to_dict()
+    settings = {name: value for name, value in plain.items() if name not in {"task", "seed", *INDIFFERENT}}
+    every = {name: begun.count(name) for name in ("eval_every", "save_every")}
+    checkpoint, data_dir, sample = begun.sources(
+        options.get("checkpoint"), options.get("data_dir"), options.get("sample", False)
+    )
+    found = {"checkpoint": checkpoint, "data_dir": data_dir, "sample": sample}
+    return task, {**settings, **every, **options, **found}
+
+
+def _check_same(path: str, done: dict[str, Any], task: str, options: dict[str, Any]) -> None:
+    """That a finished run had the settings that are given now, and the checkpoint."""
+    begun, checkpoint = Begun(done, Path(path)), options.get("checkpoint")
+    differences = [*begun.differences(task, {name: options[name] for name in SETTINGS & options.keys()})]
+    if checkpoint and (source := begun.sources(None, None, False)[0]) != str(checkpoint):
+        differences.append(("checkpoint", source, checkpoint))
+    for name, was, value in differences:
+        raise RunError(f"{path}: was trained with {name} {was}, not {value}; choose another --output-dir")

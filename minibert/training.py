@@ -51,7 +51,7 @@ def count_steps(examples: int, epochs: float, settings: TrainConfig) -> tuple[in
     if not total:
         raise ConfigError(
             f"{examples} examples for {epochs:g} epochs make no batch of {settings.batch_size}; "
-            "give a smaller --batch-size or more --epochs"
+            "make batches smaller, or train for more epochs"
         )
     return total, warmup
 

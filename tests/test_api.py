@@ -383,7 +383,7 @@ def test_what_is_given_to_a_resumed_run_is_never_overruled_by_its_plan(folder: P
 @pytest.mark.parametrize("damage", [{"recompute": 5}, {"micro_tokens": "many"}, {"layerwise_update": 1}])
 def test_a_damaged_plan_is_told_in_a_line(folder: Path, stopped: Path, damage: dict) -> None:
     rewrite(stopped, **damage)
-    with pytest.raises(minibert.MinibertError, match=f"{next(iter(damage))} .* is no such setting"):
+    with pytest.raises(minibert.MinibertError, match=rf"run.json: {next(iter(damage))}=.* is of the wrong kind"):
         train(folder, stopped, learning_rate=1e-3, resume=True)
 
 

@@ -111,6 +111,15 @@ def test_help_of_the_whole() -> None:
         assert all(name in done.out for name in cli.commands) and "minibert finetune mrpc --sample" in done.out
 
 
+@pytest.mark.parametrize("group", [cli, cli.commands["tpu"]], ids=["minibert", "tpu"])
+def test_no_summary_of_a_command_is_cut_off(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = minibert_in_process(*([] if group is cli else ["tpu"]), "--help").out.partition("\nCommands:\n")[2]
+    for name, known in group.commands.items():
+        summary = (known.help or "").partition("\n\n")[0].removesuffix(".")
+        assert re.search(rf"^  {name} +{re.escape(summary)}\.?$", told, re.M), told
+
+
 def test_every_option_of_every_command_is_explained() -> None:
     for name, known in cli.commands.items():
         for parameter in known.params:
@@ -320,6 +329,16 @@ def test_evaluate_gives_the_results_of_the_run(run: Path, folder: Path) -> None:
         assert done.code == 0 and done.err == "" and json.loads(done.out) == results
 
 
+def test_evaluate_tells_pairs_from_single_texts(run: Path, tmp_path: Path) -> None:
+    """Both tasks have the labels 0 and 1."""
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nThe mill closed .\t1\n")
+    done = minibert_in_process("evaluate", run, "--task", "sst-2", "--data-dir", tmp_path)
+    assert_one_line(done, 1, f"{run}: was trained on pairs, but sst-2 has single texts; give it pairs")
+    done = minibert_in_process("evaluate", run, "--input", tmp_path / "dev.tsv")
+    assert_one_line(done, 1, f"was trained on pairs, but {tmp_path}/dev.tsv has single texts")
+    assert_one_line(minibert_in_process("predict", run, "--input", tmp_path / "dev.tsv"), 1, "trained on pairs")
+
+
 def test_evaluate_another_split_and_one_without_labels(run: Path) -> None:
     done = minibert_in_process("evaluate", run, "--split", "train", "--json")
     assert json.loads(done.out)["examples"] == 24
@@ -367,6 +386,13 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
 
 
 # --- predict
+
+
+def test_predict_tells_a_folder_from_what_is_not_there(classifier: Path, tmp_path: Path) -> None:
+    done = minibert_in_process("predict", classifier, "--input", tmp_path)
+    assert_one_line(done, 1, f"{tmp_path}: is a folder; give a file")
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv")
+    assert_one_line(done, 1, "in.tsv: no such file; check the path, or leave --input out to read stdin")
 
 
 def lines_of_pairs() -> bytes:

@@ -130,6 +130,24 @@ def test_a_missing_pooler_is_told_and_a_missing_layer_is_refused(tmp_path: Path)
         conversion.convert(tmp_path / "start", tmp_path / "more", "tensorflow")
 
 
+@pytest.mark.parametrize("form", ["hf", "tensorflow", "torch"])
+def test_moments_of_other_weights_are_not_left_to_be_carried_along(tmp_path: Path, form: str) -> None:
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "done", form)
+    for name in conversion.OPTIMIZERS:
+        (tmp_path / "done" / name).write_bytes(b"another's")
+        (tmp_path / "start" / name).write_bytes(b"its own")
+    with pytest.raises(CheckpointError, match="is there already"):
+        conversion.convert(tmp_path / "start", tmp_path / "done", form)
+    assert {*conversion.OPTIMIZERS} <= contents(tmp_path / "done").keys()
+    conversion.convert(tmp_path / "start", tmp_path / "done", form, overwrite=True)
+    assert not {*conversion.OPTIMIZERS} & contents(tmp_path / "done").keys()
+    with pytest.raises(CheckpointError, match="no optimizer's moments to carry over"):
+        conversion.convert(tmp_path / "done", tmp_path / "more", "hf", optimizer=True)
+    conversion.convert(tmp_path / "start", tmp_path / "start", "hf", overwrite=True)
+    assert {*conversion.OPTIMIZERS} <= contents(tmp_path / "start").keys(), "they belong to these weights"
+
+
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "start")
     conversion.convert(tmp_path / "start", tmp_path / "done", "tensorflow")

@@ -140,7 +140,7 @@ def test_inputs_that_wait_in_the_host_s_memory_change_no_bit(place, precision):
         return found, [array.tobytes() for array in weights(t).values()]
 
     once = trained("none")
-    for policy in ("host", "[k](k)[kk]k", "(k[k])[[c]k]k"):
+    for policy in ("host", "(k[k])[[c]k]k"):
         assert trained(policy) == once, policy
 
 

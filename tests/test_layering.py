@@ -17,11 +17,12 @@ ALLOWED = {
     "cli": "*",
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
-    "finetuning": "planning memory_report kernels config loop training evaluation bert tasks datasets hub checkpoint "
-    "model runs settings progress random tokenizer tpu remote files errors",
+    "begun": "runs settings remote errors",
+    "finetuning": "begun planning memory_report kernels config loop training evaluation bert tasks datasets hub "
+    "checkpoint model runs settings progress random tokenizer tpu remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files errors",
-    "seeds": "finetuning settings tasks runs progress remote gcs files errors",
+    "seeds": "begun finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "finetuning planning kernels loop training evaluation prediction bert model runs optim settings "
     "progress random tasks tokenizer checkpoint mirror remote files errors",
@@ -30,9 +31,9 @@ ALLOWED = {
     "doctor": "kernels errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
-    "squad": "squad estimator finetuning loop training evaluation model bert ops autograd batch checkpoint config "
-    "datasets hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote files "
-    "errors",
+    "squad": "begun squad estimator finetuning loop training evaluation model bert ops autograd batch checkpoint "
+    "config datasets hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote "
+    "files errors",
     "loop": "training evaluation runs tasks progress errors",
     "training": "replay evaluation bert batch optim optimizers parameters policies settings random autograd tpu "
     "kernels errors",

@@ -14,6 +14,7 @@ import emulator
 import gpus
 from commands import minibert_in_process as command
 from minibert import batch, chain, finetuning, memory_report, models, policies
+from minibert.begun import Begun
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
 from minibert.kernels import devices
@@ -26,7 +27,7 @@ from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
 from minibert.training import Stage, Trainer
-from models import CONFIG, bert
+from models import CONFIG, bert, split
 
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=5)
 WIDE = dataclasses.replace(models.config("base"), num_hidden_layers=6)
@@ -340,9 +341,9 @@ def test_a_run_that_goes_on_is_planned_for_the_memory_that_there_is_now():
     layers, leaner = (planner.use([20] * 32, policy).process for policy in ("layers", "segments:2"))
 
     def resumed(limit: int, recompute: str = "auto", own: str = "layers") -> TrainConfig:
-        asked = TrainConfig(task="t", batch_size=64, epochs=1)
-        old = {"settings": settings.to_dict() | {"recompute": own}}
-        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, old, recompute)[0]
+        begun = Begun({"settings": settings.to_dict() | {"recompute": own}}, Path())
+        asked = begun.settings(TrainConfig, "t", {} if recompute == "auto" else {"recompute": recompute})
+        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, True, recompute)[0]
 
     assert resumed(layers).recompute == resumed(10 * layers).recompute == policies.spelled("layers", 5)
     tight = resumed(leaner)  # its own policy does not fit any more; micro-batches stay, whose bits are its own
@@ -483,6 +484,16 @@ def test_a_policy_for_other_layers_is_told():
         policies.parse("k(kk)", 5)
     with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
         policies.parse("k[kk]", 5)
+
+
+@pytest.mark.parametrize("limit", [None, 10**12])
+def test_more_layers_in_a_segment_than_there_are_are_told(limit):
+    layers = CONFIG.num_hidden_layers
+    settings = TrainConfig(task="mrpc", recompute=f"segments:{layers + 1}", precision="fp32")
+    given = CONFIG, [(split(40, CONFIG), 1)], devices.open("cpu"), limit
+    with pytest.raises(ConfigError, match=f"recompute segments:{layers + 1}: the model has {layers} layers"):
+        fitted(settings, *given, settings.recompute)
+    fitted(settings, *given, f"segments:{layers}")
 
 
 def test_named_policies_as_text():

@@ -407,7 +407,8 @@ def test_examples_that_make_no_batch_are_told_before_weights_are_read(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "load", Mock(side_effect=AssertionError("read")))
-    assert_one_line(classify(here, do_train="true", train_batch_size=1000), 1, "32 examples", "no batch of 1000")
+    said = assert_one_line(classify(here, do_train="true", train_batch_size=1000), 1, "32 examples", "no batch of 1000")
+    assert "--" not in said, "other commands' flags have other names"
 
 
 def test_from_random_weights(here: Path) -> None:

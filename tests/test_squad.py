@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,16 @@ import numpy as np
 import pytest
 
 import minibert
-from commands import CONFIG, assert_one_line, assert_stopped, contents, make_checkpoint, minibert_in_process
+from commands import (
+    CONFIG,
+    assert_one_line,
+    assert_stopped,
+    command,
+    contents,
+    environment,
+    make_checkpoint,
+    minibert_in_process,
+)  # fmt: skip
 from minibert import checkpoint, files, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
@@ -225,6 +236,24 @@ def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):
     ]  # fmt: skip
     shown = minibert_in_process("answer", run.path, "--context", path, "--question", "Who?", "--top", "2")
     assert len(shown.out.splitlines()) == 2
+    asked = ("answer", run.path, "--context", path, "--top", "2")
+    piped = minibert_in_process(*asked, stdin=b"Who?\nWhat was sold?\n").out.splitlines()
+    assert len(piped) == 4 and piped[:2] == shown.out.splitlines()
+    apart = ["Who?", *piped[:2], "", "What was sold?", *piped[2:], ""]
+    assert on_a_terminal(*asked, stdin=b"Who?\nWhat was sold?\n").splitlines() == apart
+
+
+def on_a_terminal(*arguments: str | Path, stdin: bytes) -> str:
+    """What a command shows whose stdout is a terminal."""
+    if not hasattr(os, "openpty"):
+        pytest.skip("the system has no terminals of this kind")
+    ours, theirs = os.openpty()
+    done = subprocess.run(command(*arguments), input=stdin, stdout=theirs, env=environment({}), check=False)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()  # all of it: the little that a terminal keeps
+    os.close(ours)
+    assert done.returncode == 0
+    return shown
 
 
 def test_gradients_of_the_reader_s_loss_are_its_slopes():

@@ -40,13 +40,12 @@ def broken(t, step: int, at: int):
 
 
 @pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 5])
-def test_a_step_that_is_not_finite_leaves_the_state_before_it(at, layerwise, place, tmp_path):
+def test_a_step_that_is_not_finite_leaves_the_state_before_it(layerwise, place, tmp_path):
     """Also where the device has been asked for the next step, and where that one begins a stage."""
 
     def run_to(folder, stop):
-        model, data = bert(place), split(24)
-        settings = {"batch_size": 8, "epochs": 1, "learning_rate": 1e-3, "warmup": 0.0, "layerwise_update": layerwise}
+        model, data = bert(place), split(12, longest=12)
+        settings = {"batch_size": 4, "epochs": 1, "learning_rate": 1e-3, "warmup": 0.0, "layerwise_update": layerwise}
         t = Trainer(model, data, TrainConfig(task="test", **settings), [(data, 1)])
         t.begin = lambda step: broken(t, step, stop)
         description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
@@ -55,14 +54,16 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it(at, layerwise, pla
         return t
 
     straight = run_to(tmp_path / "straight", None)
-    with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 6; the state before it is kept"):
-        run_to(tmp_path / "run", at)
-    told = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in told] == list(range(1, at + 1))
-    resumed = run_to(tmp_path / "run", None)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
-    for name, array in weights(straight).items():
-        np.testing.assert_array_equal(weights(resumed)[name], array, err_msg=name)
+    for at in (0, 1, 2, 3, 5):
+        folder = tmp_path / f"broken at {at}"
+        with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 6; the state before it is kept"):
+            run_to(folder, at)
+        told = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in told] == list(range(1, at + 1))
+        resumed = run_to(folder, None)
+        assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
+        for name, array in weights(straight).items():
+            np.testing.assert_array_equal(weights(resumed)[name], array, err_msg=name)
 
 
 def test_steps_asked_for_after_one_that_is_not_finite_update_nothing_until_it_is_known(place):

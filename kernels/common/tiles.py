@@ -141,8 +141,8 @@ def prefetch(typing, address):
 
 @intrinsic
 def prefetch_rows(typing, address, stride, rows, lines):
-    """`prefetch` of so many lines of so many rows, `stride` bytes apart. A function of its own in each kernel: loops that
-    LLVM unrolls wherever they stand were a third of a kernel's code, and of the time that it took to compile.
+    """`prefetch` of so many lines of so many rows, `stride` bytes apart. It is a function in each kernel: loops, which
+    LLVM unrolls wherever they stand, were a third of a kernel's code and most of the time to compile one.
     """
 
     def generate(context, builder, signature, arguments):

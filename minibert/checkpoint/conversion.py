@@ -41,6 +41,9 @@ FORMATS = {
     "torch": Format("pytorch_model.bin", "config.json", "optimizer.bin", pytorch.write),
 }
 
+OPTIMIZERS = tuple(form.optimizer for form in FORMATS.values() if form.optimizer)
+BESIDE = (*TOKENIZER, *OPTIMIZERS)  # what stands beside weights, and must not be left beside others
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -62,9 +65,9 @@ def convert(
     transformers reads, which else takes a cased model for an uncased one. `optimizer` carries Adam's moments over: in
     TensorFlow's checkpoint beside the variables, else in a file of their own under the names NAME/adam_m and
     NAME/adam_v. Raises CheckpointError where tensors do not fit the config, where there is nothing to carry over, where
-    a file would be replaced without `overwrite`, which also removes the rest of another tokenizer, or where other
-    weights in the folder would be read instead of these. `standing`: of a target that will be published at gs://, what
-    stands there and is not in `target`.
+    a file would be replaced without `overwrite`, which also removes the rest of another tokenizer and other weights'
+    moments, or where other weights in the folder would be read instead of these. `standing`: of a target that will be
+    published at gs://, what stands there and is not in `target`.
     """
     found = sources.find(source)
     path = config_path(found.folder)
@@ -90,9 +93,9 @@ def convert(
     _check_free(target, form, places, found, overwrite, standing)
     for name, entries in written.items():
         chosen.write(target / name, entries)
-    if overwrite and copied and remote.name(target.resolve()) != remote.name(found.folder.resolve()):
-        for name in {*TOKENIZER} - copied.keys():  # no part of another's is to be left
-            (target / name).unlink(missing_ok=True)
+    if overwrite and remote.name(target.resolve()) != remote.name(found.folder.resolve()):
+        for name in {*OPTIMIZERS, *(TOKENIZER if copied else ())} - written.keys() - copied.keys():
+            (target / name).unlink(missing_ok=True)  # no part of another's is to be left
     text = json.dumps(raw if form == "tensorflow" else _described(raw, found.tensors), indent=2)
     files.write_whole(target / chosen.config, text.encode() + b"\n")
     for name, place in copied.items():

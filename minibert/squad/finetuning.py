@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minibert import checkpoint, datasets, files, finetuning, loop, planning, remote, training
+from minibert.begun import Begun
 from minibert.checkpoint import Checkpoint, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
@@ -20,7 +21,7 @@ from minibert.loop import SAVE_EVERY
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
-from minibert.runs import RunDirectory, find_place
+from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import check_counts, check_names
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
@@ -64,12 +65,12 @@ class SquadRun:
 def finetune_squad(
     task: str = "squad",
     *,
-    checkpoint: str | Path = "base",
+    checkpoint: str | Path | None = None,
     data_dir: str | Path | None = None,
     stages: Sequence[tuple[str | Path, float]] = (),
     dev_file: str | Path | None = None,
     output_dir: str | Path | None = None,
-    save_every: int = SAVE_EVERY,
+    save_every: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
@@ -83,8 +84,8 @@ def finetune_squad(
     """Fine-tunes a checkpoint on SQuAD 1.1 ("squad") or 2.0 ("squad2") and returns the finished run; gs:// as any path.
 
     `stages` are files and their epochs, trained on one after the other, each with its own warm-up, decay and fresh
-    moments; without them it is the task's training file for `epochs`. `verbose` names the questions whose answer is not
-    in their text.
+    moments; without them it is the task's training file for `epochs`. With `resume` an unfinished run goes on as it was
+    begun: what is not given is what its run.json says. `verbose` names the questions whose answer is not in their text.
 
     `settings` are those of minibert.finetune, with other defaults: epochs 2, batch_size 12, learning_rate 3e-5 and
     max_seq_length 384; and of minibert.squad.settings.SquadConfig: doc_stride 128, max_query_length 64, n_best_size 20,
@@ -97,10 +98,17 @@ def finetune_squad(
     check_counts(save_every=save_every, threads=threads)
     if recompute != "auto":
         settings["recompute"] = recompute
-    config = SquadConfig(task=task, **settings)
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
-    output, mirror, old = find_place(task, output_dir, config.device, resume, overwrite)
+    output, mirror, old = place = find_place(task, output_dir, resume, overwrite)
+    begun = Begun.at(place)
+    config = begun.settings(SquadConfig, task, settings) if old else SquadConfig(task=task, **settings)
+    output = own_directory(output, config.device)
+    checkpoint = begun.sources(checkpoint, data_dir, False)[0] or "base"
+    save_every = save_every or begun.count("save_every") or SAVE_EVERY
+    if old and not data_dir:
+        stages = stages or [(_again(task, file, report) or file, epochs) for file, epochs in begun.stages()]
+        dev_file = dev_file or _again(task, begun.dev_file(), report)
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
     finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
@@ -116,13 +124,14 @@ def finetune_squad(
         check_answers(dev_questions)
     trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
     model = finetuning.model_config(found.config, config)
-    config, told = finetuning.fit(config, model, trained, device, limit, old, recompute, spans=True)
+    config, told = finetuning.fit(config, model, trained, device, limit, old is not None, recompute, spans=True)
     reader = _build(found.read(), model, config.seed, device)
     trainer = training.trainer(reader, data[0], config, trained[1:])
     description = finetuning.describe(config, checkpoint, found, device, old) | {
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
         "data": _describe_data(parts, dev),
         "data_dir": None,
+        "save_every": save_every,
         "labels": [],
         "columns": None,
     }
@@ -133,6 +142,15 @@ def finetune_squad(
         loop.train(trainer, run, None, None, None, save_every, report, observe)
         results = _finish(trainer, run, config, dev_questions, tokenizer, report)
     return SquadRun(run.name if mirror else run.path, results)
+
+
+def _again(task: str, file: str | None, report: Reporter) -> str | Path | None:
+    """A file of a run that goes on; where one of SQuAD's own is gone the download, whose checksum is known."""
+    names = datasets.SQUAD[task]
+    if file is None or remote.is_address(file) or Path(file).exists() or Path(file).name not in names:
+        return file
+    with report.transfer() as progress:
+        return datasets.squad_files(task, progress=progress)[names.index(Path(file).name)]
 
 
 def _files(

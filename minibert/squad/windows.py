@@ -141,7 +141,7 @@ def _arrays(questions: Questions, tokenizer: Tokenizer, lengths: Lengths, negati
     if targets:
         span = answers.spans(questions, targets, texts, documents, expected_tokens)
         tokens[span.dropped] = 0  # no windows
-    step = np.minimum(room, lengths.doc_stride)
+    step = np.minimum(room, min(lengths.doc_stride, lengths.max_seq_length))  # a number of any size
     windows = np.where(tokens > room, 1 - (room - tokens) // step, tokens > 0)  # 1 + (tokens - room) / step, upwards
     number = np.repeat(np.arange(len(questions)), windows)
     begin = step[number] * (np.arange(len(number)) - np.repeat(offsets_of(windows)[:-1], windows))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any, ClassVar
 
 from minibert import files, remote
 from minibert.errors import ConfigError, DataError
@@ -95,6 +96,19 @@ class TableTask(Task):
         if text not in self.labels:
             raise DataError(f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); correct the row")
         return self.labels.index(text)
+
+
+@dataclass(frozen=True)
+class UnreadTable:
+    """A task of one's own files before any is opened: a run that goes on has recorded what is not given."""
+
+    given: Mapping[str, Any]  # arguments of `table`
+    name: ClassVar[str] = "table"
+
+    def read(self, recorded: Mapping[str, Any]) -> TableTask:
+        if "label" in self.given and self.given["label"] != recorded.get("label"):
+            recorded = {name: value for name, value in recorded.items() if name != "labels"}
+        return table(**{**recorded, **self.given})
 
 
 def table(

@@ -28,9 +28,9 @@ from minibert.kernels.common import unit
         (("--epochs", "0"), ("epochs 0", "above 0")),
         (("--epochs", "nan"), ("epochs nan",)),
         (("--epochs", "inf"), ("epochs inf",)),
-        (("--epochs", "0.01"), ("no batch", "--epochs")),
+        (("--epochs", "0.01"), ("no batch", "more epochs")),
         (("--batch-size", "0"), ("batch size 0",)),
-        (("--batch-size", "25"), ("24 examples", "--batch-size")),
+        (("--batch-size", "25"), ("24 examples", "batches smaller")),
         (("--micro-batch", "9"), ("micro-batch 9", "from 1 to the batch size 8")),
         (("--learning-rate", "-1"), ("learning rate -1",)),
         (("--learning-rate", "nan"), ("learning rate nan",)),
@@ -55,7 +55,7 @@ def test_examples_that_make_no_batch_are_told_before_a_checkpoint_is_fetched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "resolve", Mock(side_effect=AssertionError("fetched")))
-    words = ("24 examples for 1 epochs make no batch of 25", "--batch-size")
+    words = ("24 examples for 1 epochs make no batch of 25; make batches smaller, or train for more epochs",)
     assert_one_line(finetune(here, "--batch-size", "25", output="new"), 1, *words)
 
 
