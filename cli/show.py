@@ -24,25 +24,35 @@ def as_json(values: Any) -> None:
 
 def table(values: dict[str, Any]) -> None:
     """Each metric with its interval and that of a model whose answer is always the same; what does not beat it."""
+    from minibert.metrics import ERRORS, beats
+
     constant, who = ("majority", "the majority class's") if "confusion" in values else ("mean", "that of the mean,")
     click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{constant:>9}")
     for name, value in values.items():
         if isinstance(value, float) and name in values["interval"]:
-            low, high = values["interval"][name]
-            click.echo(f"{name:<14}{value:>9.4f}  {f'{low:.4f} to {high:.4f}':^17}{values['majority'][name]:>9.4f}")
-    click.echo(f"{'loss':<14}{values['loss']:>9.4f}")
+            low, high = map(figure, values["interval"][name])
+            click.echo(f"{name:<14}{figure(value):>9}  {f'{low} to {high}':^17}{figure(values['majority'][name]):>9}")
+    click.echo(f"{'loss':<14}{figure(values['loss']):>9}")
     for note in values["notes"]:
         click.echo(f"note: {note}")
     for name, majority in values["majority"].items():
-        if values[name] <= majority:
+        if not beats(name, values[name], majority):
             click.echo(
-                f"{name} {values[name]:.4f} is not above {who} {majority:.4f}: "
+                f"{name} {figure(values[name])} is not {'below' if name in ERRORS else 'above'} {who} "
+                f"{figure(majority)}: "
                 "a model that always says the same scores that; see README, Failed runs"
             )
     for name, part in values.items():
         if isinstance(part, dict) and "beats_majority" in part:
             click.echo(f"\n{name}")
             table(part)
+
+
+def figure(value: float) -> str:
+    """A number of at most nine characters: four decimals, but for errors in a unit of large or of small numbers."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.3g}"
 
 
 def squad(values: dict[str, Any]) -> None:
@@ -72,9 +82,9 @@ def seeds(summary: dict[str, Any]) -> None:
     who, row_of = ("the mean", "constant") if "pearson" in metrics else ("the majority class", "majority")
     click.echo(f"{'seed':<10}" + "".join(f"{name:>12}" for name in metrics))
     for run in summary["runs"]:
-        note = "" if run["beats_majority"] else f"  not above {who}"
-        click.echo(f"{run['seed']:<10}" + "".join(f"{run[name]:>12.4f}" for name in metrics) + note)
+        note = "" if run["beats_majority"] else f"  does not beat {who}"
+        click.echo(f"{run['seed']:<10}" + "".join(f"{figure(run[name]):>12}" for name in metrics) + note)
     for row in ("mean", "deviation", "majority"):
-        values = (f"{summary[row][name]:>12.4f}" for name in metrics if name in summary[row])  # no majority's loss
+        values = (f"{figure(summary[row][name]):>12}" for name in metrics if name in summary[row])  # no majority's loss
         click.echo(f"{row_of if row == 'majority' else row:<10}" + "".join(values))
     click.echo(f"{summary['failed']} of {len(summary['runs'])} runs failed to beat {who}\n{summary['path']}")

@@ -223,13 +223,13 @@ def _build(
             f"{task.num_outputs}"
         )
     elif (labels := found.config.id2label) and not _is_trained(found):
-        if (columns := column_order(labels, task.labels or ("score",))) is None:
+        if (columns := column_order(labels, task.outputs)) is None:
             raise CheckpointError(
                 f"{flags.bert_config_file}: calls its labels {', '.join(labels)}, but {task.name} has "
                 f"{', '.join(task.labels)}; if these are its labels by other names, name them so in its id2label"
             )
         arrays |= {name: arrays[name][columns] for name in names.HEAD}
-    labelled = model_config(found.config, settings, task.labels or ("score",), task.regression)
+    labelled = model_config(found.config, settings, task.outputs, task.regression)
     bert = Bert(labelled, task.num_outputs, device)
     bert.fill(arrays)
     return bert

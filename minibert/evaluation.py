@@ -112,7 +112,7 @@ def evaluate_run(
     else:
         chosen = tasks.get(name)
     have = model.labels or ("score",)
-    order = column_order(have, chosen.labels or ("score",))
+    order = column_order(have, chosen.outputs)
     if order is None:
         raise ConfigError(
             f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}; if these are "

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training
+from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training, units
 from minibert.begun import Begun
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread, names
@@ -31,6 +31,7 @@ from minibert.tasks import Task
 from minibert.tasks.table import TableTask, UnreadTable
 from minibert.tokenizer import Tokenizer
 from minibert.training import Step, Trainer
+from minibert.units import Unit
 
 RESULTS = "eval_results.json"
 SAMPLE_NOTE = (
@@ -118,13 +119,17 @@ def finetune(
     hub.check(str(source))  # before data are fetched
     folder = _data_folder(task, data_dir, sample, report)
     examples = {name: read_examples(task, name, folder) for name in ("train", *task.dev_splits)}
+    unit = units.of_labels(task, examples["train"])
     training.count_steps(len(examples["train"]), config.epochs, config)  # before weights are fetched
     found = find_checkpoint(source, config, output, report)
     tokenizer = tokenizer_of(found)
     train, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
     del examples  # features hold what training needs of them
+    under_way = devs[0]
+    if unit:
+        train, under_way = unit.standard(train), unit.standard(under_way)
     data = [(train, config.epochs)]
-    model = model_config(found.config, config, task.labels or ("score",), task.regression)
+    model = model_config(found.config, config, task.outputs, task.regression)
     config, told = fit(config, model, data, device, limit, old is not None, recompute)
     description = describe(config, checkpoint if sample else source, found, device, old) | {
         "data": _describe_data(task, folder),
@@ -133,17 +138,20 @@ def finetune(
         "save_every": save_every,
         "data_dir": None,  # one's own files are named above, and downloads are found by the task
         "labels": list(task.labels),
+        "unit": dataclasses.asdict(unit) if unit else None,
         "columns": task.columns if isinstance(task, TableTask) else None,
     }
     if (data_dir or sample) and not isinstance(task, TableTask):
         description["data_dir"] = remote.name(folder.absolute())
-    bert = _build(found.read(), model, config.seed, device, report)
+    bert = _build(found.read(), model, config.seed, device, report, unit)
     del found  # which maps its file into memory
     trainer = training.trainer(bert, train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
-        loop.train(trainer, run, task, devs[0], eval_every, save_every, report, observe)
+        loop.train(trainer, run, task, under_way, eval_every, save_every, report, observe)
+        if unit:
+            unit.restore(bert)
         results = _finish(trainer, run, task, devs, tokenizer)
     return Run(run.name if mirror else run.path, results)
 
@@ -289,7 +297,9 @@ def model_config(
     return dataclasses.replace(of_checkpoint, hidden_act=gelu, id2label=labels, problem_type=kind)
 
 
-def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device, report: Reporter) -> Bert:
+def _build(
+    found: Checkpoint, model: BertConfig, seed: int, device: Device, report: Reporter, unit: Unit | None = None
+) -> Bert:
     """The model with the checkpoint's weights, and its head where that was trained for the same labels."""
     bert = Bert(model, len(model.id2label), device)
     arrays = dict(found.arrays)
@@ -298,6 +308,8 @@ def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device, repo
         report.say("the checkpoint's classifier has these labels: going on with it")
         columns = [labels.index(label) for label in model.id2label]
         arrays |= {name: arrays[name][columns] for name in names.HEAD}
+        if unit:
+            arrays |= unit.standard_head(arrays)
     else:
         if not found.missing_head:
             report.say("the checkpoint's classifier was trained for other labels: a new one takes its place")

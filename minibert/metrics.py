@@ -76,21 +76,34 @@ def spearman(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> Fl
     return _correlation(w, _ranks(x, w), _ranks(y, w))
 
 
+def rmse(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> Floats:
+    """The root of the mean squared difference of two (n,) series, in their unit; weights as in pearson()."""
+    squares = (np.asarray(x, np.float64) - np.asarray(y, np.float64)) ** 2
+    w = np.ones(len(squares)) if weights is None else np.asarray(weights, np.float64)
+    return np.sqrt((w * squares).sum(-1) / w.sum(-1))
+
+
+def beats(name: str, value: float, other: float) -> bool:
+    """Whether the value of a metric is strictly better than another one."""
+    return value < other if name in ERRORS else value > other
+
+
 CLASSIFICATION: dict[str, Callable[[ArrayLike], Floats]] = {
     "accuracy": accuracy,
     "f1": f1,
     "matthews": matthews,
 }
-REGRESSION: dict[str, Callable[..., Floats]] = {"pearson": pearson, "spearman": spearman}
+REGRESSION: dict[str, Callable[..., Floats]] = {"rmse": rmse, "pearson": pearson, "spearman": spearman}
+ERRORS = {"rmse"}  # of which less is better
 
 
 def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0) -> dict[str, Any]:
     """Every metric of the task for (n, K) outputs: logits or probabilities, or scores for regression, K = 1.
 
-    Returns plain numbers, ready for JSON: each metric by name; `combined`, their mean, where there are
-    several; `majority`, the same metrics of a constant predictor (the most frequent of these labels, the
-    first of them in a tie; their mean for regression); `beats_majority`, whether every metric lies strictly
-    above that; `interval`, {metric: [low, high]}, the 95 % percentile bootstrap; `confusion` (rows true,
+    Returns plain numbers, ready for JSON: each metric by name; `combined`, their mean but for errors, where there
+    are several; `majority`, the same metrics of a constant predictor (the most frequent of these labels, the
+    first of them in a tie; their mean for regression); `beats_majority`, whether every metric is strictly
+    better; `interval`, {metric: [low, high]}, the 95 % percentile bootstrap; `confusion` (rows true,
     columns predicted; not for regression); `examples`; and `notes`, what was undefined. Raises DataError for
     labels that are missing or do not fit, RunError for outputs that are not finite.
     """
@@ -113,10 +126,10 @@ def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0)
         result = _classified(task.metrics, confusion(truth.astype(np.int64), scores.argmax(1), k), rng)
     else:
         result = _correlated(task.metrics, scores[:, 0], truth, rng)
-    values = [result[name] for name in task.metrics]
+    values = [result[name] for name in task.metrics if name not in ERRORS]
     if len(values) > 1:
         result["combined"] = float(np.mean(values))
-    result["beats_majority"] = all(result[name] > result["majority"][name] for name in task.metrics)
+    result["beats_majority"] = all(beats(name, result[name], result["majority"][name]) for name in task.metrics)
     result["examples"] = n
     return result
 

@@ -363,6 +363,7 @@ def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
         **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
         "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),
         "labels": description.get("labels"),
+        "unit": description.get("unit"),
         "epochs of stages": [_mapping(stage).get("epochs") for stage in stages] if isinstance(stages, list) else None,
     }
 

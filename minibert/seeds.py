@@ -26,7 +26,7 @@ def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -
     """Fine-tunes with `count` seeds, from `seed` on, and sums up; the options are those of `finetune`.
 
     Returns, and writes to seeds.json in the output directory: {runs: [{seed, metric: value, ...}], mean, deviation,
-    majority: {metric: value}, failed: how many were not above the majority class}. Each run has a directory there,
+    majority: {metric: value}, failed: how many did not beat the majority class}. Each run has a directory there,
     seed-1 and so on; with `resume` the finished ones are kept.
     """
     check_counts(count=count)

@@ -18,8 +18,8 @@ ALLOWED = {
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
     "begun": "runs settings remote errors",
-    "finetuning": "begun planning memory_report kernels config loop training evaluation bert tasks datasets hub "
-    "checkpoint model runs settings progress random tokenizer tpu remote files errors",
+    "finetuning": "begun planning memory_report units kernels config loop training evaluation bert tasks datasets "
+    "hub checkpoint model runs settings progress random tokenizer tpu remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files errors",
     "seeds": "begun finetuning settings tasks runs progress remote gcs files errors",
@@ -35,6 +35,7 @@ ALLOWED = {
     "config datasets hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote "
     "files errors",
     "loop": "training evaluation runs tasks progress errors",
+    "units": "evaluation bert tasks checkpoint errors",
     "training": "replay evaluation bert batch optim optimizers parameters policies settings random autograd tpu "
     "kernels errors",
     "replay": "bert batch parameters random tokenizer kernels",

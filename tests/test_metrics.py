@@ -100,6 +100,19 @@ def test_against_scipy() -> None:
     assert metrics.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
+def test_of_an_error_less_is_better_and_it_is_no_part_of_the_mean() -> None:
+    task = SimpleNamespace(metrics=("rmse", "pearson", "spearman"), labels=())
+    truth = np.array([100.0, 200.0, 300.0, 500.0])
+    result = metrics.evaluate(task, truth + [30, -30, 30, -30], truth)
+    assert result["rmse"] == pytest.approx(30) and result["majority"]["rmse"] == pytest.approx(truth.std())
+    assert result["combined"] == pytest.approx((result["pearson"] + result["spearman"]) / 2)
+    assert result["interval"]["rmse"] == pytest.approx([30, 30]) and result["beats_majority"] is True
+    far = metrics.evaluate(task, truth / 1e5, truth)  # perfect correlations, in another unit
+    assert far["pearson"] == pytest.approx(1) and far["rmse"] > truth.std() and far["beats_majority"] is False
+    weights = np.array([[2, 0, 1, 1]])
+    assert metrics.rmse([1, 2, 3, 4], [1, 2, 5, 5], weights) == pytest.approx(np.sqrt((4 + 1) / 4))
+
+
 def test_evaluate_gives_every_metric_ready_for_json() -> None:
     truth, guess = [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]
     result = metrics.evaluate(BINARY, one_hot(guess), truth, seed=1)

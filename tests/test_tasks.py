@@ -309,7 +309,7 @@ def test_regression_only_when_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,0.5\nb,2\nc,0.5\n")
     assert table(path).labels == ("0.5", "2")
     task = table(path, regression=True)
-    assert task.labels == () and task.metrics == ("pearson", "spearman")
+    assert task.labels == () and task.metrics == ("rmse", "pearson", "spearman")
     assert [example.label for example in task.read("train")] == [0.5, 2.0, 0.5]
 
 

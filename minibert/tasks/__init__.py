@@ -39,6 +39,11 @@ class Task:
         return len(self.labels) or 1
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the model's outputs, by which a checkpoint's head is known as one for this task."""
+        return self.labels or ("score",)
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """What read() takes: of train, dev, dev-..., test and test-... those that the task has."""
         raise NotImplementedError

@@ -21,6 +21,7 @@ from minibert.tasks.rows import read_text, split_lines, tsv_cells
 log = logging.getLogger(__name__)
 
 BINARY = ("0", "1")
+LARGEST = 3.4028234663852886e38  # of the float32 that labels are trained in
 NLI = ("contradiction", "entailment", "neutral")  # Google's order; transformers' data sets have another
 ENTAILMENT = ("entailment", "not_entailment")
 
@@ -148,8 +149,8 @@ def score(text: str, where: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{where}: the label {text!r} is no number; correct the row or remove it")
+    if not abs(value) <= LARGEST:  # nor is NaN
+        raise DataError(f"{where}: the label {text!r} is no number, or a too large one; correct the row or remove it")
     return value
 
 

@@ -49,6 +49,10 @@ class TableTask(Task):
         return {"text_a": self.text_a, "text_b": self.text_b, "label": self.label, "id": self.id}
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.labels or (self.label,)  # what predicts a price does not predict a score
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
@@ -141,7 +145,7 @@ def table(
         text_a, text_b = _find_texts(first)
     if regression:
         found: tuple[str, ...] = ()
-        metrics: tuple[str, ...] = ("pearson", "spearman")
+        metrics: tuple[str, ...] = ("rmse", "pearson", "spearman")
     else:
         if labels is None and "train" not in places:
             raise ConfigError("table: no training file to find the labels in; give one, or the labels")
