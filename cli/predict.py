@@ -29,9 +29,9 @@ def predict(
     --output the directory for predictions.json, nbest_predictions.json and, of SQuAD 2.0, null_odds.json.
 
     The input has one text or pair a line, tab-separated, with or without a header that names the columns
-    (sentence1, sentence2, id; or as in the files that RUN was trained on); labels are not needed. From
-    stdin each answer is written as soon as its batch is done; a file is answered 1,024 texts at a time, and
-    --output is there when all of them are.
+    (sentence1, sentence2, id; or as in the files that RUN was trained on), or is csv with such a header, or jsonl;
+    labels are not needed. From stdin each answer is written as soon as its batch is done; a file is answered 1,024
+    texts at a time, and --output is there when all of them are.
     """
     from minibert import remote
     from minibert.progress import Reporter

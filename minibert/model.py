@@ -60,7 +60,11 @@ class Model:
         for first, second in pairs:
             if self.pairs not in (None, second is not None):
                 which, wanted = ("one text", "pairs") if self.pairs else ("a pair of texts", "single texts")
-                raise DataError(f"{first!r:.40}: is {which}, but the model was trained on {wanted}: give it {wanted}")
+                lines = "; in lines a tab stands between the two, or commas below a header that names them"
+                raise DataError(
+                    f"{first!r:.40}: is {which}, but the model was trained on {wanted}: "
+                    f"give it {wanted}{lines if self.pairs else ''}"
+                )
         outputs = self.outputs(self.tokenizer.encode(pairs, self.max_seq_length))
         if not self.labels:
             return [Prediction(float(value), {}) for value in outputs[:, 0]]

@@ -476,7 +476,9 @@ def test_predict_shows_that_it_goes_on(classifier: Path, tmp_path: Path, monkeyp
 
 def test_predict_wants_what_the_run_had(run: Path) -> None:
     done = minibert_in_process("predict", run, stdin=b"It rained .\n")
-    assert_one_line(done, 1, "'It rained .': is one text, but the model was trained on pairs: give it pairs")
+    assert_one_line(
+        done, 1, "'It rained .': is one text, but the model was trained on pairs: give it pairs; in lines a tab"
+    )
 
 
 def test_a_mistyped_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

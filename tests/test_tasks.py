@@ -409,6 +409,43 @@ def test_streams_to_predict() -> None:
         assert predicted(first + "\n") == [("0", first, None)]
 
 
+def test_csv_is_known_by_its_header() -> None:
+    own = {"text_a": "review", "text_b": None, "label": "verdict", "id": None}
+    assert predicted('id,text,label\n7,"a, ""b""",x\n\n8,c,y\n') == [("7", 'a, "b"', None), ("8", "c", None)]
+    assert predicted(b'\xef\xbb\xbf"review","verdict"\r\n"two\r\nlines",x\r\n', **own) == [("0", "two\nlines", None)]
+    assert predicted("Sentence1,SENTENCE2\na,b\n") == [("0", "a", "b")]
+    with pytest.raises(DataError, match="<stdin>: line 2: 3 columns where the header has 2"):
+        predicted("text,label\na,b,c\n")
+    with pytest.raises(DataError, match="<stdin>: line 3: .*check the quotes of the row that starts there"):
+        predicted('text,label\na,b\n"c,d\n')
+    # A tab makes a line tsv, and prose is prose: a space follows its commas.
+    assert predicted("sentence1\tsentence2,text\n") == [("0", "sentence1", "sentence2,text")]
+    for prose in ("Text, please", "review, text", 'what is a "text', "one, two"):
+        assert predicted(f"{prose}\nb\n", **own) == [("0", prose, None), ("1", "b", None)]
+
+
+def test_the_case_of_columns_does_not_count(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.csv", "ID,Text,Label\n7,a,x\n8,b,y\n"),
+        ("a.tsv", "Id\tTEXT\tLABEL\n7\ta\tx\n8\tb\ty\n"),
+        ("a.jsonl", '{"ID": "7", "Text": "a", "Label": "x"}\n{"ID": "8", "Text": "b", "Label": "y"}\n'),
+    ):
+        path = write(tmp_path / name, text)
+        task = table(path)
+        assert [(e.id, e.text_a, e.label) for e in task.read("train")] == [("7", "a", 0), ("8", "b", 1)]
+        assert task.columns == {"text_a": "text", "text_b": None, "label": "label", "id": None}
+        assert [(e.id, e.text_a) for e in read_pairs(path, columns=task.columns)] == [("7", "a"), ("8", "b")]
+        assert table(test=path, labels=["x", "y"]).read("test")[1].label == 1
+        own = {"text_a": "tExt", "label": "laBel"}
+        assert [e.text_a for e in table(path, **own).read("train")] == ["a", "b"]
+    # Where a file has both spellings the very one counts.
+    both = write(tmp_path / "both.csv", "Text,text,TEXT,label\na,b,c,x\nd,e,f,y\n")
+    for column, found in (("Text", "a"), ("text", "b"), ("TEXT", "c"), (None, "b")):
+        assert table(both, text_a=column).read("train")[0].text_a == found
+    with pytest.raises(DataError, match="line 1: column 'text' stands twice"):
+        table(write(both, "Text,TEXT,label\na,b,x\n"))
+
+
 def test_the_columns_that_a_run_was_told_of_come_first() -> None:
     own = {"text_a": "question", "text_b": "answer", "label": "verdict", "id": "number"}
     assert predicted("question\tanswer\na\tb\n\nc\td\n", **own) == [("0", "a", "b"), ("1", "c", "d")]

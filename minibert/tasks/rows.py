@@ -62,20 +62,24 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def read_rows(path: Path, advice: str, wanted: Mapping[str, str] | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, advice: str, wanted: Mapping[str, str] | None = None, known: Sequence[str] = ()
+) -> Iterator[Row]:
     """The rows of a csv, tsv or jsonl file with named columns; every row must have what the header names.
 
     csv has quotes as in RFC 4180; tsv has none, as in GLUE; jsonl holds one object of strings and numbers a
-    line. `wanted`: columns that the header must name, and what to do about each that it does not.
+    line. `wanted`: columns that the header must name, and what to do about each that it does not; of these and of
+    those in `known` the case does not count.
     """
     kind, text = format_of(path), read_text(path, advice)
     if kind == "jsonl":
         for number, line in enumerate(split_lines(text), 1):
             if line.strip():
-                yield number, json_cells(line, str(path), number)
+                yield number, json_cells(line, str(path), number, (*(wanted or {}), *known))
     else:
-        cells = _csv_cells(text, path) if kind == "csv" else tsv_cells(split_lines(text))
-        yield from named(cells, str(path), wanted or {})
+        lines = io.StringIO(text, newline="")
+        cells = csv_cells(lines, str(path)) if kind == "csv" else tsv_cells(split_lines(text))
+        yield from named(cells, str(path), wanted, known)
 
 
 def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -86,24 +90,43 @@ def tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # characters of a cell; the module's own limit is 131,072
 
 
-def _csv_cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def csv_header(line: str) -> list[str]:
+    """The cells of a line of csv that stands alone."""
+    return next(csv.reader([line]))
+
+
+def csv_cells(lines: Iterable[str], where: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells of lines with their ends; a line is asked for when the row before it has been used."""
+    reader = csv.reader(lines, strict=True)
     line = 1
     try:
         for cells in reader:
             yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}: line {line}: {error}; check the quotes of the row that starts there") from None
+        raise DataError(f"{where}: line {line}: {error}; check the quotes of the row that starts there") from None
 
 
-def named(rows: Iterator[tuple[int, list[str]]], where: str, wanted: Mapping[str, str] | None = None) -> Iterator[Row]:
+def spelled(header: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names of columns, each as `known` has it where only case differs and no other column is called so."""
+    names = [name.strip() for name in header]
+    knowns = {name.lower(): name for name in reversed(known)}
+    found = [knowns.get(name.lower(), name) for name in names]
+    return [name if new in names else new for name, new in zip(names, found, strict=True)]
+
+
+def named(
+    rows: Iterator[tuple[int, list[str]]],
+    where: str,
+    wanted: Mapping[str, str] | None = None,
+    known: Sequence[str] = (),
+) -> Iterator[Row]:
     """The rows below a header, which is the first of them; each must have what the header names.
 
-    `wanted` as in read_rows.
+    `wanted` and `known` as in read_rows.
     """
     _, header = next(rows)
-    header = [name.strip() for name in header]
+    header = spelled(header, (*(wanted or {}), *known))
     if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"{where}: line 1: column {twice[0]!r} stands twice; give each column its own name")
     for column, advice in (wanted or {}).items():
@@ -127,8 +150,11 @@ def there_are(header: Sequence[str], advice: str) -> str:
     return f" (there are: {', '.join(header)}); {advice}"
 
 
-def json_cells(line: str, where: str, number: int) -> dict[str, str | None]:
-    """The cells of one line of jsonl: strings as they stand, numbers, true and false as JSON writes them."""
+def json_cells(line: str, where: str, number: int, known: Sequence[str]) -> dict[str, str | None]:
+    """The cells of one line of jsonl: strings as they stand, numbers, true and false as JSON writes them.
+
+    `known` as in read_rows.
+    """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -136,7 +162,7 @@ def json_cells(line: str, where: str, number: int) -> dict[str, str | None]:
     if not isinstance(value, dict):
         raise DataError(f'{where}: line {number}: not an object; write {{"sentence1": ..., "sentence2": ...}}')
     cells: dict[str, str | None] = {}
-    for name, cell in value.items():
+    for name, cell in zip(spelled([*value], known), value.values(), strict=True):
         if isinstance(cell, str):
             # JSON can spell half of a UTF-16 pair, which is no text.
             if any("\ud800" <= letter <= "\udfff" for letter in cell):

@@ -14,7 +14,20 @@ from minibert import files, remote
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
 from minibert.tasks.glue import score
-from minibert.tasks.rows import Row, check_file, decode, format_of, json_cells, named, read_rows, there_are, tsv_cells
+from minibert.tasks.rows import (
+    Row,
+    check_file,
+    csv_cells,
+    csv_header,
+    decode,
+    format_of,
+    json_cells,
+    named,
+    read_rows,
+    spelled,
+    there_are,
+    tsv_cells,
+)
 
 # Column names that are known without being told, the first that all are there; GLUE's own are among them.
 KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
@@ -28,6 +41,7 @@ KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
     ("text", None),
 )
 KNOWN_IDS = ("id", "index")
+KNOWN = (*(name for pair in KNOWN_TEXTS for name in pair if name), *KNOWN_IDS)  # their case does not count
 ADVICE = "check the path and what the file holds"
 
 Columns = Mapping[str, str | None]  # column names under `text_a`, `text_b`, `label` and `id`, as TableTask.columns
@@ -63,7 +77,7 @@ class TableTask(Task):
         (path,) = self.paths(split)
         examples: list[Example] = []
         labelled = not split.startswith("test")
-        for line, cells in read_rows(path, ADVICE, self._wanted(labelled)):
+        for line, cells in read_rows(path, ADVICE, self._wanted(labelled), (self.label, *KNOWN)):
             where = f"{path}: line {line}"
             examples.append(
                 Example(
@@ -160,16 +174,16 @@ def read_pairs(
     """Texts to predict, without labels: a file, or an open stream such as sys.stdin.buffer, read as it comes.
 
     tsv has a header with column names of KNOWN_TEXTS, and perhaps id or index, or no header and one or two
-    columns; jsonl has those names as keys; csv, of files only, has the header. The names in `columns` are known
-    too, and come first; a label is not read. format: by the file's ending; a stream whose first line begins an
-    object is jsonl, any other tsv. DataError names the line.
+    columns; jsonl has those names as keys; csv has the header. The names in `columns` are known too, and come
+    first; a label is not read. format: by the file's ending; a stream whose first line begins an object is jsonl,
+    any other tsv, or csv where only then its first line is a header. DataError names the line.
     """
     columns = columns or {}
     if isinstance(source, (str, Path)):
         path = Path(remote.local(source))
         format = format or format_of(path)
         if format == "csv":
-            return _examples(read_rows(path, ADVICE), str(path), columns)
+            return _examples(read_rows(path, ADVICE, known=_known(columns)), str(path), columns)
         check_file(path, ADVICE)
         return _stream(_lines_of(path), str(path), format, columns)
     return _stream(_decoded(source, "<stdin>"), "<stdin>", format, columns)
@@ -192,20 +206,34 @@ def _stream(lines: Iterator[str], where: str, format: str | None, columns: Colum
     first = next(lines, None)
     if first is None:
         return
-    lines = chain([first], lines)
+    lines, known = chain([first], lines), _known(columns)
     if format == "jsonl" or (format is None and re.match(r'\s*\{\s*["}]', first)):
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        yield from _examples(((number, json_cells(line, where, number)) for number, line in numbered), where, columns)
+        yield from _examples(
+            ((number, json_cells(line, where, number, known)) for number, line in numbered), where, columns
+        )
         return
     if format not in (None, "tsv"):
         raise ConfigError(f"{where}: no format {format!r} for a stream of texts; tsv or jsonl")
-    rows = tsv_cells(lines)
-    _, header = next(rows)
-    rows = chain([(1, header)], rows)
-    if _texts_among((name.strip() for name in header), columns):
-        yield from _examples(named(rows, where), where, columns)
+    header = first.split("\t")
+    if _texts_among(spelled(header, known), columns):
+        yield from _examples(named(tsv_cells(lines), where, known=known), where, columns)
+    elif len(header) == 1 and _is_csv(csv_header(first), columns):
+        rows = csv_cells((f"{line}\n" for line in lines), where)
+        yield from _examples(named(rows, where, known=known), where, columns)
     else:
-        yield from _examples(_headless(rows, where, len(header)), where, {})
+        yield from _examples(_headless(tsv_cells(lines), where, len(header)), where, {})
+
+
+def _is_csv(header: list[str], columns: Columns) -> bool:
+    """Whether the first line of a stream is a header of csv and no prose, in which a space follows a comma."""
+    prose = any(name.startswith(" ") for name in header)
+    return not prose and _texts_among(spelled(header, _known(columns)), columns) is not None
+
+
+def _known(columns: Columns) -> list[str]:
+    """The names of columns whose case does not count, a run's own first."""
+    return [*(name for name in columns.values() if name), *KNOWN]
 
 
 def _headless(rows: Iterator[tuple[int, list[str]]], where: str, width: int) -> Iterator[Row]:
@@ -247,7 +275,7 @@ def _texts_among(names: Iterable[str], columns: Columns) -> tuple[str, str | Non
 
 
 def _find_texts(path: Path) -> tuple[str, str | None]:
-    for _, cells in read_rows(path, ADVICE):
+    for _, cells in read_rows(path, ADVICE, known=KNOWN):
         if texts := _texts_among(cells, {}):
             return texts
         advice = "name the columns: --text-a, --text-b"
