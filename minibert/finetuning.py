@@ -28,7 +28,7 @@ from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import TrainConfig, check_counts, check_names
 from minibert.tasks import Task
-from minibert.tasks.table import TableTask, UnreadTable
+from minibert.tasks.table import TableTask, UnreadTable, labels_told
 from minibert.tokenizer import Tokenizer
 from minibert.training import Step, Trainer
 from minibert.units import Unit
@@ -119,6 +119,8 @@ def finetune(
     hub.check(str(source))  # before data are fetched
     folder = _data_folder(task, data_dir, sample, report)
     examples = {name: read_examples(task, name, folder) for name in ("train", *task.dev_splits)}
+    if isinstance(task, TableTask):
+        report.say("\n".join(labels_told(task, examples["train"])))
     unit = units.of_labels(task, examples["train"])
     training.count_steps(len(examples["train"]), config.epochs, config)  # before weights are fetched
     found = find_checkpoint(source, config, output, report)

@@ -652,6 +652,7 @@ def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
         "--output-dir", tmp_path / "run", "--epochs", "1", *SIZE,
     )  # fmt: skip
     assert done.code == 0, done.err
+    assert "\nlabels: no 8, perhaps 8, yes, quite 8\n" in f"\n{done.err}"
     assert checkpoint.load(tmp_path / "run").config.id2label == ("no", "perhaps", "yes, quite")
     results = json_of(tmp_path / "run" / "eval_results.json")
     assert results["examples"] == 9 and results["majority"]["accuracy"] == pytest.approx(1 / 3)

@@ -14,7 +14,7 @@ import minibert
 from minibert import datasets, tasks
 from minibert.errors import ConfigError, DataError, MinibertError
 from minibert.tasks.glue import TASKS
-from minibert.tasks.table import read_pairs, table
+from minibert.tasks.table import labels_told, read_pairs, table
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 
@@ -382,6 +382,29 @@ def test_a_label_that_only_dev_has(tmp_path: Path) -> None:
     dev = write(tmp_path / "dev.csv", "text,label\na,no\nb,maybe\n")
     with pytest.raises(DataError, match=r"dev.csv: line 3: unknown label 'maybe' \(known: no, yes\)"):
         table(train, dev).read("dev")
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["bad"] * 2 + ["good"] * 3, ["labels: bad 2, good 3"]),
+        (["good", "Good", "bad"] * 2, ["labels: Good 2, bad 2, good 2",
+                                       "note: the labels 'Good' and 'good' differ in case or spaces only"]),
+        (["a  b", "a b", "ab", "c", "c"], ["labels: a  b 1, a b 1, ab 1, c 2",
+                                           "note: the labels 'a  b' and 'a b' and 'ab' differ in case or spaces only",
+                                           "note: a single row has the label 'a  b', 'a b', 'ab'"]),
+        ([i for i in range(15)] * 2, ["labels: " + ", ".join(f"{i} 2" for i in range(12)) + " ... (15 labels)"]),
+    ],
+)  # fmt: skip
+def test_the_labels_that_were_found_are_told(tmp_path: Path, labels: list, told: list[str]) -> None:
+    path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"a,{label}\n" for label in labels))
+    task = table(path)
+    assert list(labels_told(task, task.read("train"))) == told
+
+
+def test_of_a_regression_the_range_and_the_mean_are_told(tmp_path: Path) -> None:
+    task = table(write(tmp_path / "a.csv", "text,label\na,50000\nb,4600000\nc,90000\n"), regression=True)
+    assert list(labels_told(task, task.read("train"))) == ["labels: 50000 to 4600000, in the mean 1580000"]
 
 
 # Texts to predict

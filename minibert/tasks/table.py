@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -42,6 +43,7 @@ KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
 )
 KNOWN_IDS = ("id", "index")
 KNOWN = (*(name for pair in KNOWN_TEXTS for name in pair if name), *KNOWN_IDS)  # their case does not count
+SHOWN, WIDTH = 12, 40  # labels that are told, and letters of each
 ADVICE = "check the path and what the file holds"
 
 Columns = Mapping[str, str | None]  # column names under `text_a`, `text_b`, `label` and `id`, as TableTask.columns
@@ -127,6 +129,26 @@ class UnreadTable:
         if "label" in self.given and self.given["label"] != recorded.get("label"):
             recorded = {name: value for name, value in recorded.items() if name != "labels"}
         return table(**{**recorded, **self.given})
+
+
+def labels_told(task: TableTask, examples: Sequence[Example]) -> Iterator[str]:
+    """What the labels of training examples are, in lines: each with its rows, and what looks like a slip."""
+    if task.regression:
+        numbers = [float(example.label or 0) for example in examples]
+        yield f"labels: {min(numbers):.8g} to {max(numbers):.8g}, in the mean {math.fsum(numbers) / len(numbers):.8g}"
+        return
+    counts = Counter(example.label for example in examples)
+    rows = {name: counts[i] for i, name in enumerate(task.labels)}
+    shown = [f"{name:.{WIDTH}} {count:,}" for name, count in [*rows.items()][:SHOWN]]
+    yield f"labels: {', '.join(shown)}" + f" ... ({len(rows)} labels)" * (len(rows) > SHOWN)
+    alike: dict[str, list[str]] = {}
+    for name in rows:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"note: the labels {' and '.join(map(repr, names))} differ in case or spaces only"
+    if once := [repr(name) for name, count in rows.items() if count == 1]:
+        yield f"note: a single row has the label {', '.join(once[:SHOWN])}" + " ..." * (len(once) > SHOWN)
 
 
 def table(
