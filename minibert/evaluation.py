@@ -66,6 +66,7 @@ def evaluate(
     logits = logits if columns is None else logits[:, columns]
     losses = _losses(logits, data.labels)
     results = metrics.evaluate(task, logits, data.labels)
+    results["notes"] = [*task.notes, *results["notes"]]
     batches = [losses[i : i + loss_batch].mean() for i in range(0, len(losses), loss_batch)]
     return results | {"loss": float(losses.mean()), "batch_loss": float(np.mean(batches))}
 

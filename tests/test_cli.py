@@ -680,6 +680,16 @@ def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
     assert_one_line(minibert_in_process("evaluate", tmp_path / "run"), 1, f"dev.{kind}: no such file")
 
 
+def test_the_label_whose_f1_is_told_is_named(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "the cat,good\nthe dog,bad\n" * 8)
+    files = ("--train", path, "--dev", path, "--checkpoint", folder / "checkpoint", "--output-dir", tmp_path / "run")
+    done = minibert_in_process("finetune", "table", *files, "--epochs", "1", *SIZE)
+    assert done.code == 0, done.err
+    for out in (done.out, minibert_in_process("evaluate", tmp_path / "run").out):
+        assert re.search(r"^f1 .*\nloss .*\nnote: f1 is that of the label 'good'$", out, re.M), out
+
+
 def test_the_rows_of_the_helpers_are_balanced() -> None:
     labels = [row[0] for row in mrpc_rows(16)[1:]]
     assert labels.count("0") == labels.count("1") == 8

@@ -44,6 +44,11 @@ class Task:
         return self.labels or ("score",)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the results, in words."""
+        return ()
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """What read() takes: of train, dev, dev-..., test and test-... those that the task has."""
         raise NotImplementedError

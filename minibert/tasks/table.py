@@ -69,6 +69,10 @@ class TableTask(Task):
         return self.labels or (self.label,)  # what predicts a price does not predict a score
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        return (f"f1 is that of the label {self.labels[1]!r}",) if "f1" in self.metrics else ()
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
