@@ -178,7 +178,9 @@ GOOD = b"1\t10\t20\tone\ttwo\n"
         (HEADER + GOOD + b"\t10\t20\tone\ttwo\n", "line 3: unknown label ''"),
         (HEADER + GOOD + b"1\t10\t20\to\xffe\ttwo\n", "line 3: not UTF-8"),
         (HEADER + GOOD + b"1\t10\t20\to\0e\ttwo\n", "line 3: a NUL byte"),
-        ((HEADER + GOOD).decode().encode("utf-16"), "line 1: "),
+        ((HEADER + GOOD).decode().encode("utf-16"), "line 1: UTF-16, .* save it as UTF-8"),
+        (b"\xfe\xff" + (HEADER + GOOD).decode().encode("utf-16-be"), "line 1: UTF-16"),
+        ((HEADER + GOOD).decode().encode("utf-16-le"), "line 1: a NUL byte"),
     ],
 )
 def test_a_bad_file_gets_one_line_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
@@ -299,6 +301,24 @@ def test_tsv_and_jsonl_tables(tmp_path: Path) -> None:
     assert [(e.text_a, e.text_b, e.label) for e in task.read("train")] == [("x", "y", 1), ("z", "", 0)]
 
 
+def test_csv_may_have_semicolons(tmp_path: Path) -> None:
+    text = 'id;text;label\r\n7;"a; ""b"", c";1,5\r\n8;d, e;2\r\n'
+    path = write(tmp_path / "a.csv", text, "utf-8-sig")
+    assert [(e.id, e.text_a, e.label) for e in table(path).read("train")] == [("7", 'a; "b", c', 0), ("8", "d, e", 1)]
+    assert table(path).labels == ("1,5", "2")
+    found = [("7", 'a; "b", c', None), ("8", "d, e", None)]
+    assert predicted(text) == found == [(e.id, e.text_a, e.text_b) for e in read_pairs(path)]
+    mixed = write(tmp_path / "b.csv", "text,a;b,label\nx;y,0,0\nz,1,1\n")
+    assert [e.text_a for e in table(mixed).read("train")] == ["x;y", "z"]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+def test_rows_of_delimiters_alone_are_skipped(tmp_path: Path, name: str, mark: str) -> None:
+    path = write(tmp_path / name, "id,text,label\n,,\n7,a,0\n,,\n\n8,b,1\n,,\n,\n".replace(",", mark))
+    assert [(e.id, e.text_a) for e in table(path).read("train")] == [("7", "a"), ("8", "b")]
+    assert [(e.id, e.text_a) for e in read_pairs(path)] == [("7", "a"), ("8", "b")]
+
+
 def test_text_a_alone_is_a_task_of_single_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sentence1,sentence2,label\na,b,0\nc,d,1\n")
     assert table(path, text_a="sentence2").read("train")[0].text_b is None
@@ -349,7 +369,8 @@ def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
             r"no sentence1 and sentence2 \(there are: words, label\); .*--text-a",
         ),
         ("a.csv", "text,class\na,0\n", r"line 1: no column 'label' \(there are: text, class\); .*with --label"),
-        ("a.csv", "text;label\na;0\n", "the header is one column, 'text;label'; a .csv needs commas"),
+        ("a.tsv", "text;label\na;0\n", "the header is one column, 'text;label'; a .csv needs commas or semicolons"),
+        ("a.csv", "text;label\na;0\nb\n", "line 3: 1 columns where the header has 2"),
         ("a.csv", "text\tlabel\na\t0\n", r"the header is one column, 'text\\tlabel'; .* a .tsv tabs"),
         ("a.tsv", "text,label\na,0\n", "the header is one column, 'text,label'; .* a .tsv tabs"),
         ("a.csv", "a text,0\n", "no rows below the header, which is the first row"),
@@ -498,6 +519,8 @@ def test_a_stream_is_read_as_it_comes() -> None:
         (b"a\tb\nc\n", "<stdin>: line 2: 1 columns, not 2"),
         (b"a\tb\tc\n", "<stdin>: line 1: 3 columns and no header"),
         (b"a\n\xff\n", "<stdin>: line 2: not UTF-8"),
+        (b"a\n\xff\xfeb\0\n", "<stdin>: line 2: a NUL byte"),
+        ("text,label\r\na,b\r\n".encode("utf-16"), "<stdin>: line 1: UTF-16"),
         (b"a\nb\0\n", "<stdin>: line 2: a NUL byte"),
         (b'{"sentence": "a"}\n{"words": "a"}\n', "<stdin>: line 2: no sentence"),
         (b'{"sentence": "a"}\nb\n', "<stdin>: line 2: not JSON"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from minibert import files
@@ -46,7 +48,9 @@ def check_file(path: Path, advice: str) -> None:
 
 
 def decode(raw: bytes, where: str, line: int = 1) -> str:
-    """UTF-8 bytes that begin on `line` as text; NUL bytes (UTF-16 has them) are refused."""
+    """UTF-8 bytes that begin on `line` as text; NUL bytes are refused, and UTF-16, which has them."""
+    if line == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{where}: line 1: UTF-16, by its first bytes; save it as UTF-8 (in Excel: CSV UTF-8)")
     if b"\0" in raw:
         line += raw.count(b"\n", 0, raw.index(b"\0"))
         raise DataError(f"{where}: line {line}: a NUL byte; fetch the file again, or save it as UTF-8 text")
@@ -67,9 +71,9 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a csv, tsv or jsonl file with named columns; every row must have what the header names.
 
-    csv has quotes as in RFC 4180; tsv has none, as in GLUE; jsonl holds one object of strings and numbers a
-    line. `wanted`: columns that the header must name, and what to do about each that it does not; of these and of
-    those in `known` the case does not count.
+    csv has quotes as in RFC 4180, and may have semicolons in the place of commas; tsv has none, as in GLUE; jsonl
+    holds one object of strings and numbers a line. `wanted`: columns that the header must name, and what to do about
+    each that it does not; of these and of those in `known` the case does not count.
     """
     kind, text = format_of(path), read_text(path, advice)
     if kind == "jsonl":
@@ -92,12 +96,19 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # characters of a cell; the m
 
 def csv_header(line: str) -> list[str]:
     """The cells of a line of csv that stands alone."""
-    return next(csv.reader([line]))
+    return next(csv.reader([line], delimiter=_delimiter(line)))
+
+
+def _delimiter(header: str) -> str:
+    """A comma, or where commas are decimal points, as in much of Europe, what Excel puts in its place."""
+    return ";" if ";" in header and "," not in header else ","
 
 
 def csv_cells(lines: Iterable[str], where: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of lines with their ends; a line is asked for when the row before it has been used."""
-    reader = csv.reader(lines, strict=True)
+    lines = iter(lines)
+    header = next(lines, "")
+    reader = csv.reader(chain([header], lines), delimiter=_delimiter(header), strict=True)
     line = 1
     try:
         for cells in reader:
@@ -133,8 +144,8 @@ def named(
         if column not in header:
             raise DataError(f"{where}: line 1: no column {column!r}{there_are(header, advice)}")
     for number, cells in rows:
-        if cells in ([], [""]) and len(header) > 1:
-            continue  # an empty line
+        if not any(cells) and len(header) > 1:
+            continue  # an empty line, or one of delimiters alone, as Excel leaves them
         if len(cells) != len(header):
             raise DataError(
                 f"{where}: line {number}: {len(cells)} columns where the header has {len(header)}; "
@@ -146,7 +157,8 @@ def named(
 def there_are(header: Sequence[str], advice: str) -> str:
     """What columns there are where one is missing, and `advice`; or that they stand between other delimiters."""
     if len(header) == 1 and re.search(r"[;,\t]", header[0]):
-        return f": the header is one column, {header[0]!r:.60}; a .csv needs commas between columns, a .tsv tabs"
+        needed = "a .csv needs commas or semicolons between columns, a .tsv tabs"
+        return f": the header is one column, {header[0]!r:.60}; {needed}"
     return f" (there are: {', '.join(header)}); {advice}"
 
 
