@@ -74,7 +74,10 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
 @click.option("--train", "train_file", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
 @click.option("--dev", "dev_file", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
-@click.option("--text-a", metavar="COLUMN", help="TASK table: the text.  [default: found by name]")
+@click.option("--text-a", metavar="COLUMN", help="TASK table: the text; the case of columns does not "
+              "count.  [default: found by name: sentence1 and sentence2, #1 String and #2 String, question1 and "
+              "question2, question and sentence, premise and hypothesis, text_a and text_b, sentence, text]"
+              )  # fmt: skip
 @click.option("--text-b", metavar="COLUMN", help="TASK table: the second text of a pair.")
 @click.option("--label", metavar="COLUMN", help="TASK table: the label.  [default: label]")
 @_switch("--regression", help="TASK table: the labels are numbers to predict.")

@@ -38,6 +38,7 @@ from minibert.kernels.common import unit
 from minibert.kernels.devices import gpu
 from minibert.model import Prediction
 from minibert.tasks import Example
+from minibert.tasks.table import known_texts
 
 GLUE = Path(__file__).parent / "fixtures" / "glue"
 SIZE = ("--batch-size", "8", "--max-seq-length", "32")
@@ -92,6 +93,11 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     assert example, done.out
     arguments = shlex.split(example[1].replace("\\\n", " "))
     assert parsed(name, *arguments).command_path.startswith(f"minibert {name}")
+
+
+def test_help_names_the_columns_of_texts_that_are_known() -> None:
+    done = minibert_in_process("finetune", "--help")
+    assert f"[default: found by name: {known_texts()}]" in " ".join(done.out.split())
 
 
 def test_help_names_every_alias_of_a_checkpoint() -> None:

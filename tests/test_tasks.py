@@ -366,7 +366,7 @@ def test_no_labels_are_needed_to_predict(tmp_path: Path) -> None:
         (
             "a.csv",
             "words,label\na,0\n",
-            r"no sentence1 and sentence2 \(there are: words, label\); .*--text-a",
+            r"no column of texts is known \(there are: words, label\); name .*--text-a .* sentence1 and .*, text$",
         ),
         ("a.csv", "text,class\na,0\n", r"line 1: no column 'label' \(there are: text, class\); .*with --label"),
         ("a.tsv", "text;label\na;0\n", "the header is one column, 'text;label'; a .csv needs commas or semicolons"),

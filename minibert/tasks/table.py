@@ -300,12 +300,17 @@ def _texts_among(names: Iterable[str], columns: Columns) -> tuple[str, str | Non
     return next(((a, b) for a, b in known if a in names and (b is None or b in names)), None)
 
 
+def known_texts() -> str:
+    """KNOWN_TEXTS in words."""
+    return ", ".join(" and ".join(name for name in pair if name) for pair in KNOWN_TEXTS)
+
+
 def _find_texts(path: Path) -> tuple[str, str | None]:
     for _, cells in read_rows(path, ADVICE, known=KNOWN):
         if texts := _texts_among(cells, {}):
             return texts
-        advice = "name the columns: --text-a, --text-b"
-        raise DataError(f"{path}: no sentence1 and sentence2{there_are([*cells], advice)}")
+        advice = f"name the columns, --text-a and --text-b, or call them {known_texts()}"
+        raise DataError(f"{path}: line 1: no column of texts is known{there_are([*cells], advice)}")
     raise _no_rows(path)
 
 
