@@ -428,6 +428,17 @@ def test_of_a_regression_the_range_and_the_mean_are_told(tmp_path: Path) -> None
     assert list(labels_told(task, task.read("train"))) == ["labels: 50000 to 4600000, in the mean 1580000"]
 
 
+@pytest.mark.parametrize("text", ['[{"review": "a", "verdict": "x"}]\n', '[\n{"review": "a", "verdict": "x"}\n]\n'])
+def test_a_json_array_is_told_the_line_that_the_table_needs(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "a.json", text)
+    with pytest.raises(DataError, match=r'line 1: .* each line needs one object, {"review": ..., "verdict": ...}'):
+        table(path, text_a="review", label="verdict")
+    with pytest.raises(DataError, match=r'line 1: .* one object, {"sentence1": ..., "sentence2": ...}'):
+        table(path)
+    with pytest.raises(DataError, match=r'line 1: .* one object, {"review": ..., "reply": ...}'):
+        list(read_pairs(path, columns={"text_a": "review", "text_b": "reply", "label": "verdict", "id": None}))
+
+
 # Texts to predict
 
 

@@ -79,7 +79,7 @@ def read_rows(
     if kind == "jsonl":
         for number, line in enumerate(split_lines(text), 1):
             if line.strip():
-                yield number, json_cells(line, str(path), number, (*(wanted or {}), *known))
+                yield number, json_cells(line, str(path), number, [*(wanted or {})], known)
     else:
         lines = io.StringIO(text, newline="")
         cells = csv_cells(lines, str(path)) if kind == "csv" else tsv_cells(split_lines(text))
@@ -162,24 +162,28 @@ def there_are(header: Sequence[str], advice: str) -> str:
     return f" (there are: {', '.join(header)}); {advice}"
 
 
-def json_cells(line: str, where: str, number: int, known: Sequence[str]) -> dict[str, str | None]:
+def json_cells(
+    line: str, where: str, number: int, wanted: Sequence[str], known: Sequence[str]
+) -> dict[str, str | None]:
     """The cells of one line of jsonl: strings as they stand, numbers, true and false as JSON writes them.
 
-    `known` as in read_rows.
+    `wanted`: the columns, where they are known; `known` as in read_rows.
     """
+    cells = ", ".join(f"{json.dumps(name)}: ..." for name in wanted or ("sentence1", "sentence2"))
+    advice = f"each line needs one object, {{{cells}}}"
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: line {number}: not JSON ({error}); each line needs one object") from None
+        raise DataError(f"{where}: line {number}: not JSON ({error}); {advice}") from None
     if not isinstance(value, dict):
-        raise DataError(f'{where}: line {number}: not an object; write {{"sentence1": ..., "sentence2": ...}}')
-    cells: dict[str, str | None] = {}
-    for name, cell in zip(spelled([*value], known), value.values(), strict=True):
+        raise DataError(f"{where}: line {number}: not an object; {advice}")
+    found: dict[str, str | None] = {}
+    for name, cell in zip(spelled([*value], [*wanted, *known]), value.values(), strict=True):
         if isinstance(cell, str):
             # JSON can spell half of a UTF-16 pair, which is no text.
             if any("\ud800" <= letter <= "\udfff" for letter in cell):
                 raise DataError(f"{where}: line {number}: {name!r} holds a lone surrogate; remove it")
-            cells[name] = cell
+            found[name] = cell
         elif cell is None or isinstance(cell, (bool, int, float)):
-            cells[name] = None if cell is None else json.dumps(cell)
-    return cells
+            found[name] = None if cell is None else json.dumps(cell)
+    return found

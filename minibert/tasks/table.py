@@ -83,7 +83,7 @@ class TableTask(Task):
         (path,) = self.paths(split)
         examples: list[Example] = []
         labelled = not split.startswith("test")
-        for line, cells in read_rows(path, ADVICE, self._wanted(labelled), (self.label, *KNOWN)):
+        for line, cells in read_rows(path, ADVICE, _wanted(self.columns, labelled), (self.label, *KNOWN)):
             where = f"{path}: line {line}"
             examples.append(
                 Example(
@@ -96,17 +96,6 @@ class TableTask(Task):
         if not examples:
             raise _no_rows(path)
         return examples
-
-    def _wanted(self, labelled: bool) -> dict[str, str]:
-        """The columns that a header must have, and what to do about each that is missing."""
-        wanted = {self.text_a: _by("--text-a")}
-        if self.text_b is not None:
-            wanted[self.text_b] = _by("--text-b")
-        if labelled:
-            wanted[self.label] = _by("--label")
-        if self.id is not None:
-            wanted[self.id] = "rename the right one"
-        return wanted
 
     def _label(self, cells: Mapping[str, str | None], where: str, needed: bool) -> int | float | None:
         text = (cells.get(self.label) or "").strip()
@@ -189,7 +178,8 @@ def table(
     else:
         if labels is None and "train" not in places:
             raise ConfigError("table: no training file to find the labels in; give one, or the labels")
-        found = tuple(labels) if labels is not None else _find_labels(places["train"], label)
+        wanted = _wanted({"text_a": text_a, "text_b": text_b, "label": label, "id": id})
+        found = tuple(labels) if labels is not None else _find_labels(places["train"], label, wanted)
         metrics = ("accuracy", "f1") if len(found) == 2 else ("accuracy",)
     return TableTask("table", found, metrics, text_b is not None, places, text_a, text_b, label, id)
 
@@ -234,9 +224,10 @@ def _stream(lines: Iterator[str], where: str, format: str | None, columns: Colum
         return
     lines, known = chain([first], lines), _known(columns)
     if format == "jsonl" or (format is None and re.match(r'\s*\{\s*["}]', first)):
+        texts = [name for name in (columns.get("text_a"), columns.get("text_b")) if name]
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         yield from _examples(
-            ((number, json_cells(line, where, number, known)) for number, line in numbered), where, columns
+            ((number, json_cells(line, where, number, texts, known)) for number, line in numbered), where, columns
         )
         return
     if format not in (None, "tsv"):
@@ -314,10 +305,10 @@ def _find_texts(path: Path) -> tuple[str, str | None]:
     raise _no_rows(path)
 
 
-def _find_labels(path: Path, column: str) -> tuple[str, ...]:
+def _find_labels(path: Path, column: str, wanted: Mapping[str, str]) -> tuple[str, ...]:
     found: set[str] = set()
     rows = 0
-    for line, cells in read_rows(path, ADVICE, {column: _by("--label")}):
+    for line, cells in read_rows(path, ADVICE, wanted):
         where = f"{path}: line {line}"
         text = _cell(cells, column, where).strip()
         if not text:
@@ -362,9 +353,13 @@ def _cell(cells: Mapping[str, str | None], column: str, where: str) -> str:
     return text
 
 
-def _by(option: str) -> str:
-    """What to do about a column that is missing."""
-    return f"name the right one with {option} of minibert finetune, or rename it"
+def _wanted(columns: Columns, labelled: bool = True) -> dict[str, str]:
+    """The columns that a header must have, and what to do about each that is missing."""
+    advice = {"id": "rename the right one"} | {
+        name: f"name the right one with --{name.replace('_', '-')} of minibert finetune, or rename it"
+        for name in ("text_a", "text_b", *["label"] * labelled)
+    }
+    return {column: advice[name] for name, column in columns.items() if column is not None and name in advice}
 
 
 def _no_rows(path: Path) -> DataError:
