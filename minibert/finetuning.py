@@ -94,7 +94,7 @@ def finetune(
     check_names(settings, TrainConfig, finetune)
     check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
     task = asked(task, resume)
-    output, mirror, old = place = find_place(task.name, output_dir, resume, overwrite)
+    output, mirror, old, numbered = place = find_place(task.name, output_dir, resume, overwrite)
     begun = Begun.at(place)
     task = task.read(begun.table()) if isinstance(task, UnreadTable) else task
     if "train" not in task.splits or not task.dev_splits:
@@ -148,7 +148,7 @@ def finetune(
     bert = _build(found.read(), model, config.seed, device, report, unit)
     del found  # which maps its file into memory
     trainer = training.trainer(bert, train, config)
-    with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
+    with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
         loop.train(trainer, run, task, under_way, eval_every, save_every, report, observe)

@@ -66,14 +66,30 @@ def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
     raise RunError(f"{root}: no unfinished run of {task} to resume; leave --resume out to start one")
 
 
+def make_directory(path: Path, numbered: bool) -> Path:
+    """Makes a run's directory and returns it: of one that `next_directory` chose and that another process has made
+    since then, the next one.
+    """
+    with files.one_line(path, "write", RunError):
+        while True:
+            try:
+                path.mkdir(parents=True, exist_ok=not numbered)
+                return path
+            except FileExistsError:
+                if not numbered:
+                    raise
+                path = next_directory(path.name.rpartition("-")[0], path.parent)
+
+
 class Place(NamedTuple):
-    """Where a run is written: its directory, of one in a bucket the local copy and what publishes it; and what the run
-    says that goes on there, None of a new one.
+    """Where a run is written: its directory, of one in a bucket the local copy and what publishes it; what the run says
+    that goes on there, None of a new one; and whether the directory is but the next free one (`make_directory`).
     """
 
     path: Path
     mirror: Mirror | None
     old: dict[str, Any] | None
+    numbered: bool
 
 
 def find_place(task: str, output_dir: str | Path | None, resume: bool, overwrite: bool) -> Place:
@@ -86,7 +102,7 @@ def find_place(task: str, output_dir: str | Path | None, resume: bool, overwrite
     old = read_description(path) if resume else None
     if resume and old is None:
         raise RunError(f"{output_dir or path}: holds no run to resume; leave --resume out to start one")
-    return Place(path, mirror, old)
+    return Place(path, mirror, old, numbered=not (output_dir or resume))
 
 
 def own_directory(path: Path, device: str) -> Path:
@@ -173,14 +189,15 @@ class RunDirectory:
         resume: bool,
         overwrite: bool,
         mirror: Mirror | None = None,
+        numbered: bool = False,
     ) -> Iterator[RunDirectory]:
         """Opens `path` for the run that `description` tells of; RunError where that would lose something.
 
         A new or empty directory is taken. An unfinished run goes on with `resume` when its settings are the same.
-        Anything else is refused without `overwrite`, which removes what a run writes and nothing else.
+        Anything else is refused without `overwrite`, which removes what a run writes and nothing else. `numbered`: as
+        in `make_directory`.
         """
-        with files.one_line(path, "write", RunError):
-            path.mkdir(parents=True, exist_ok=True)
+        path = make_directory(path, numbered)
         run = cls(path, mirror)
         with run.locked():
             if overwrite:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import numpy as np
 
 from minibert import files, gcs, remote
 from minibert.begun import Begun
-from minibert.errors import RunError
+from minibert.errors import ConfigError, RunError
 from minibert.finetuning import RESULTS, asked, finetune
 from minibert.progress import Reporter
-from minibert.runs import DESCRIPTION, INDIFFERENT, next_directory, read_description
+from minibert.runs import DESCRIPTION, INDIFFERENT, make_directory, next_directory, read_description
 from minibert.settings import TrainConfig, check_counts
 from minibert.tasks import Task
 from minibert.tasks.table import UnreadTable
@@ -33,30 +35,26 @@ def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
     task = asked(task, bool(resume))
     first = TrainConfig(task=task.name, seed=options.pop("seed", 1)).seed  # or ConfigError
-    if resume and not (output and any(name.startswith("seed-") for name in _names(output))):
-        raise RunError(f"{output or 'no --output-dir'}: holds no seeds to resume; leave --resume out to start")
-    folder = remote.address(output) if remote.is_address(output) else str(Path(output or next_directory(task.name)))
-    if not (resume or overwrite) and _names(folder):
-        raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
     report = options.get("report") or Reporter()
-    new = (task, options)  # of a seed that is not begun yet
-    if resume and (other := _any_begun(folder)):
-        new = _alike(task, options, other)
     runs = []
-    for seed in range(first, first + count):
-        path = f"{folder}/seed-{seed}"
-        begun = _begun(path) if resume else None
-        done = read_description(begun) if begun else None
-        if begun and done and done["finished"]:
-            _check_same(path, done, task.name, options | {"seed": seed})
-            results = files.read_json(begun / RESULTS, RunError)
-        else:
-            report.say(f"seed {seed}, {seed - first + 1} of {count}")
-            what, how = (task, options) if done else new
-            results = finetune(
-                what, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **how
-            ).results
-        runs.append(results | {"seed": seed})
+    with _folder(task.name, output, resume, overwrite) as folder:
+        new = (task, options)  # of a seed that is not begun yet
+        if resume and (other := _any_begun(folder)):
+            new = _alike(task, options, other)
+        for seed in range(first, first + count):
+            path = f"{folder}/seed-{seed}"
+            begun = _begun(path) if resume else None
+            done = read_description(begun) if begun else None
+            if begun and done and done["finished"]:
+                _check_same(path, done, task.name, options | {"seed": seed})
+                results = files.read_json(begun / RESULTS, RunError)
+            else:
+                report.say(f"seed {seed}, {seed - first + 1} of {count}")
+                what, how = (task, options) if done else new
+                results = finetune(
+                    what, seed=seed, output_dir=path, resume=done is not None, overwrite=bool(overwrite), **how
+                ).results
+            runs.append(results | {"seed": seed})
     metrics = [*runs[0]["majority"]]
     values = {name: np.array([run[name] for run in runs]) for name in (*metrics, "loss")}
     summary = {
@@ -72,6 +70,27 @@ def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -
     }
     files.write_whole(f"{folder}/seeds.json", json.dumps(summary, indent=2).encode() + b"\n")
     return summary
+
+
+@contextlib.contextmanager
+def _folder(task: str, output: str | Path | None, resume: bool, overwrite: bool) -> Iterator[str]:
+    """The folder of the seeds' runs; the next free one is made at once, and goes again where no run is begun in it."""
+    if not output:
+        if resume:
+            raise ConfigError("--resume with --seeds goes on in a folder of seeds: name it with --output-dir")
+        made = make_directory(next_directory(task), numbered=True)
+        try:
+            yield str(made)
+        finally:
+            with contextlib.suppress(OSError):  # not empty, as it should be
+                made.rmdir()
+        return
+    if resume and not any(name.startswith("seed-") for name in _names(output)):
+        raise RunError(f"{output}: holds no seeds to resume; leave --resume out to start")
+    folder = remote.address(output) if remote.is_address(output) else str(Path(output))
+    if not (resume or overwrite) and _names(folder):
+        raise RunError(f"{folder}: is not empty; choose another --output-dir or add --resume or --overwrite")
+    yield folder
 
 
 def _names(folder: str | Path) -> set[str]:

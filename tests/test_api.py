@@ -419,6 +419,21 @@ def test_seeds_of_no_number(folder: Path, tmp_path: Path, count: object, more: d
     assert not (tmp_path / "seeds").exists()
 
 
+def test_seeds_started_together_have_a_folder_each_which_goes_where_nothing_begins(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minibert import seeds
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(seeds, "next_directory", lambda task: Path(f"runs/{task}-001"))
+    (tmp_path / "runs" / "mrpc-001").mkdir(parents=True)  # by another process, since then
+    with pytest.raises(minibert.MinibertError, match="nothing-here"):
+        minibert.finetune_seeds("mrpc", 2, data_dir=folder / "glue", checkpoint="./nothing-here")
+    assert os.listdir("runs") == ["mrpc-001"]
+    options = {"checkpoint": folder / "checkpoint", "data_dir": folder / "glue", "batch_size": 8, "max_seq_length": 32}
+    assert minibert.finetune_seeds("mrpc", 1, **options)["path"] == "runs/mrpc-002"
+
+
 def test_seeds_that_were_planned_resume(folder: Path, tmp_path: Path) -> None:
     from minibert.kernels.devices import PROCESS
     from minibert.seeds import finetune_seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -41,6 +42,18 @@ def test_one_process_at_a_time_and_the_lock_goes_with_it(tmp_path):
     assert not (tmp_path / "run" / ".lock").exists()
     with claim(tmp_path / "run", resume=True):
         pass
+
+
+def test_two_runs_that_were_given_the_same_number_get_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = [runs.find_place("sst-2", None, False, False) for _ in range(2)]
+    assert places[0] == places[1] and places[0].path.name == "sst-2-001" and not places[0].path.exists()
+    with ExitStack() as stack:
+        claimed = [RunDirectory.claim(p.path, DESCRIPTION, False, False, p.mirror, p.numbered) for p in places]
+        assert [stack.enter_context(claim).path.name for claim in claimed] == ["sst-2-001", "sst-2-002"]
+    named = runs.find_place("sst-2", tmp_path / "own", False, False)
+    resumed = runs.find_place("sst-2", None, True, False)
+    assert resumed.path.name == "sst-2-002" and not named.numbered and not resumed.numbered
 
 
 def test_a_file_system_without_locks_is_trained_into_all_the_same(tmp_path, monkeypatch):

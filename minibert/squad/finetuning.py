@@ -100,7 +100,7 @@ def finetune_squad(
         settings["recompute"] = recompute
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
-    output, mirror, old = place = find_place(task, output_dir, resume, overwrite)
+    output, mirror, old, numbered = place = find_place(task, output_dir, resume, overwrite)
     begun = Begun.at(place)
     config = begun.settings(SquadConfig, task, settings) if old else SquadConfig(task=task, **settings)
     output = own_directory(output, config.device)
@@ -136,7 +136,7 @@ def finetune_squad(
         "columns": None,
     }
     del found  # which maps its file into memory
-    with RunDirectory.claim(output, description, resume, overwrite, mirror) as run:
+    with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
         finetuning.say_start(report, trainer, task, checkpoint, run, told)
         observe = finetuning.observer(run, report) if report_memory else None
         loop.train(trainer, run, None, None, None, save_every, report, observe)

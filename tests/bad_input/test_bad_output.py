@@ -76,7 +76,7 @@ def test_nothing_to_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (here / "new").exists()
     monkeypatch.chdir(here)
     assert_one_line(minibert_in_process("finetune", "mrpc", "--resume"), 1, "no unfinished run of mrpc")
-    assert_one_line(minibert_in_process("finetune", "mrpc", "--resume", "--seeds", "2"), 1, "--output-dir")
+    assert_one_line(minibert_in_process("finetune", "mrpc", "--resume", "--seeds", "2"), 1, "name it with --output-dir")
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", bytes(range(256)) * 50])
