@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import click
@@ -35,7 +36,11 @@ def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> 
 
     found = planning.report(checkpoint, memory, **options)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(found | {"rows": [*found["rows"]]}, indent=2))
+        return
+    first = next(found["rows"])
+    if not first["settings"]:  # nor has any longer one
+        click.echo(first["told"])
         return
     columns = found["columns"]
     click.echo(
@@ -45,15 +50,12 @@ def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> 
     names = ["tokens", "TensorFlow", *(name.replace(", ", "+") for name in columns)]
     widths = [max(8, len(name) + 2) for name in names]
     click.echo("".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
-    for row in found["rows"]:
-        cells = [
-            row["max_seq_length"],
-            "" if row["tensorflow"] is None else row["tensorflow"],
-            *row["largest"].values(),
-        ]
+    told = []
+    for row in chain([first], found["rows"]):
+        theirs = "" if row["tensorflow"] is None else row["tensorflow"]
+        cells = [row["max_seq_length"], theirs, *row["largest"].values()]
         click.echo("".join(f"{cell!s:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+        told.append(f"{row['max_seq_length']:>8}  {row['told']}")
     times = ["time", "", *(f"x {time:.2f}" for time in columns.values())]
     click.echo("".join(f"{cell:>{width}}" for cell, width in zip(times, widths, strict=True)))
-    click.echo(f"\nfor batches of {options['batch_size']}")
-    for row in found["rows"]:
-        click.echo(f"{row['max_seq_length']:>8}  {row['told']}")
+    click.echo("\n".join(["", f"for batches of {options['batch_size']}", *told]))

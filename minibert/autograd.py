@@ -18,18 +18,17 @@ _serials = itertools.count()
 
 
 class Tensor:
-    """An array on a device. `dtype` names the type where NumPy cannot: bfloat16 travels as uint16.
+    """An array on a device.
 
     Operations capture tensors, not arrays, so that one may be forgotten after the forward pass: whoever asks for
     its data in the backward pass has it computed again.
     """
 
-    __slots__ = ("_again", "_data", "device", "dtype", "serial")
+    __slots__ = ("_again", "_data", "device", "serial")
 
-    def __init__(self, data: Any, device: Any, dtype: str = ""):
+    def __init__(self, data: Any, device: Any):
         self._data, self.device = data, device
         self._again: Callable[[], Tensor] | None = None
-        self.dtype = dtype or data.dtype.name
         self.serial = next(_serials)
 
     @property
@@ -152,11 +151,11 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor, away: Any = None)
         y = function(x)
     if back is not None:
         away.left()
-        device, dtype = x.device, x.dtype  # not x, which would keep itself alive
-        x.forget(lambda: Tensor(back(), device, dtype))
+        device = x.device  # not x, which would keep itself alive
+        x.forget(lambda: Tensor(back(), device))
 
     def vjp(dy: list[Any]) -> list[list[Any]]:
-        start = Tensor(x.data, x.device, x.dtype)
+        start = Tensor(x.data, x.device)
         with Tape() as tape:
             again = function(start)
         again.forget()

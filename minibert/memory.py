@@ -124,5 +124,7 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if not found or (found[3] and not found[2]):
         raise ConfigError(f"memory {text}: not a size; write it as 12GB or 800MB")
+    if not found[2] and float(found[1]) < 10**6:
+        raise ConfigError(f"memory {text}: that is {found[1]} bytes; write {found[1]}GB")
     unit = 1024 ** "kmgt".index(found[2]) * 1024 if found[3] else UNITS[found[2]]
     return int(float(found[1]) * unit)

@@ -139,17 +139,19 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
     room = op.workspace(min(t, PIECE), f, c)
     y = device.empty_like(x.data)
     h = device.empty((t, f), device.activation_type, "activations")
+    weights = w1.operand, b1.data, w2.operand, b2.data
+    scratch = device.scratch(room)
     for r in _pieces(t):
-        weights = w1.operand, b1.data, w2.operand, b2.data
-        op.forward(y[r], h[r], x.data[r], *weights, tanh, device.scratch(room))
+        op.forward(y[r], h[r], x.data[r], *weights, tanh, scratch)
+    del weights, scratch
 
     def vjp(dy: Any) -> tuple[Any]:
         dx = device.empty_like(x.data)
         weights = w1.operand, b1.data, w2.operand
+        db1, db2, scratch = b1.grad, b2.grad, device.scratch(room)
         for r in _pieces(t):
             (dw1, dw2), add = _gradients(w1, w2)
-            grads = dw1, b1.grad, dw2, b2.grad
-            op.backward(dx[r], *grads, dy[r], x.data[r], h[r], *weights, tanh, add, device.scratch(room))
+            op.backward(dx[r], dw1, db1, dw2, db2, dy[r], x.data[r], h[r], *weights, tanh, add, scratch)
         return (dx,)
 
     return record(device, y, (x,), vjp)

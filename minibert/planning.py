@@ -108,7 +108,7 @@ class Plan:
             return self.planner.use([length] * count, recompute, layerwise).process
 
         few, low, many, high = 0, 0, 0, 0  # the most known to fit and the fewest known not to, 0: none yet
-        slope = 1.0
+        slope, step = 1.0, 1 if guess else max(1, 4096 // length)  # the one after a good guess does not fit
         guess = guess or 1
         while not many or many - few > 1:
             if (at := peak(guess)) <= self.memory:
@@ -124,7 +124,7 @@ class Plan:
             elif slope > 1:
                 guess = few + max(1, int((self.memory - low) / slope))
             else:
-                guess = few + max(1, 4096 // length)
+                guess = few + step
             if guess == 0:
                 return 0
         return few
@@ -327,7 +327,10 @@ def report(
     device: str = "auto",
     **settings: Any,
 ) -> dict[str, Any]:
-    """What `minibert plan` tells: the table, with what it was asked for. ConfigError for a length that is not there."""
+    """What `minibert plan` tells: what it was asked for, and the table, of which a row is made when it is asked for.
+
+    ConfigError for a length that is not there.
+    """
     config = hub.config(checkpoint)
     on = _described(device, precision)
     settled = TrainConfig(task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings)
@@ -343,5 +346,5 @@ def report(
         "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in plan.columns},
-        "rows": list(table(plan, batch_size, LENGTHS if max_seq_length is None else (max_seq_length,))),
+        "rows": table(plan, batch_size, LENGTHS if max_seq_length is None else (max_seq_length,)),
     }  # fmt: skip

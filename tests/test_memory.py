@@ -13,7 +13,7 @@ import pytest
 import emulator
 import gpus
 from commands import minibert_in_process as command
-from minibert import batch, chain, finetuning, memory_report, models, policies
+from minibert import batch, chain, finetuning, memory_report, models, ops, policies
 from minibert.begun import Begun
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
@@ -250,6 +250,23 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     assert Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS).largest(20, "none") == 0
 
 
+def test_a_right_guess_is_all_that_is_tried_but_for_the_next(monkeypatch):
+    plan = Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), PROCESS + 10**6)
+    count, counted, use = plan.largest(20, "none"), [], plan.planner.use
+    monkeypatch.setattr(plan.planner, "use", lambda *given: counted.append(given) or use(*given))
+    assert plan.largest(20, "none", guess=count) == count and len(counted) == 2
+
+
+def test_pieces_of_the_feed_forward_half_share_their_scratch():
+    planner = Plan(DEEP, TrainConfig(task="t"), devices.open("cpu"), 0).planner
+    planner.device.log = []
+    planner.layer([4 * ops.PIECE])
+    taken = [nbytes for kind, nbytes in planner.device.log if kind == "workspace" and nbytes > 0]
+    planner.device.log = []
+    planner.layer([ops.PIECE])
+    assert len(taken) == sum(kind == "workspace" and nbytes > 0 for kind, nbytes in planner.device.log)
+
+
 @pytest.mark.parametrize("shape", ["small", "base"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
 def test_evaluation_takes_no_more_than_training(shape, share):
@@ -368,7 +385,7 @@ def test_what_cannot_fit_is_told_with_what_would_help():
         ("11.5g", 11_500_000_000),
         ("800 MB", 8 * 10**8),
         ("4GiB", 4 << 30),
-        ("1000", 1000),
+        ("1000000", 10**6),
         ("7k", 7000),
     ],
 )
@@ -379,6 +396,12 @@ def test_sizes_are_read_as_people_write_them(given, wanted):
 @pytest.mark.parametrize("given", ["", "GB", "12 apples", "-1GB", "1e9", "3iB"])
 def test_what_is_no_size_is_told(given):
     with pytest.raises(ConfigError, match="not a size"):
+        parse_size(given)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("12", "12GB"), ("0.5 b", "0.5GB"), ("999999", "999999GB")])
+def test_a_size_without_its_unit_is_asked_about(given, meant):
+    with pytest.raises(ConfigError, match=f"bytes; write {meant}"):
         parse_size(given)
 
 
@@ -428,13 +451,15 @@ def test_plan_prints_the_chapter_s_table_and_the_same_as_json():
         (("--memory", "lots"), "not a size"),
         (("--max-seq-length", "513"), "1 to 512"),
         (("--checkpoint", "nowhere/"), "nowhere"),
+        (("--memory", "12"), "12 bytes; write 12GB"),
         (("--memory", "1GB"), None),
+        (("--memory", "100MB"), None),
     ],
 )
 def test_plan_says_in_a_line_what_is_wrong(arguments, words):
     done = command("plan", *arguments)
-    if words is None:  # too little is an answer, not an error
-        assert done.code == 0 and "does not suffice" in done.out
+    if words is None:  # too little is an answer, not an error, and takes no table
+        assert done.code == 0 and "does not suffice" in done.out and len(done.out.splitlines()) == 1
     else:
         assert done.code == 1 and words in done.err and len(done.err.splitlines()) == 1 and done.out == ""
 

@@ -229,7 +229,7 @@ class Device:
     def _drop(self, room: int) -> None:
         """Gives the largest kept blocks back to the system until no more than `room` bytes are kept."""
         while self._kept_bytes > room:
-            largest = max(other for other, blocks in self._kept.items() if blocks)
+            largest = max(filter(self._kept.get, self._kept))
             self.resident -= self._kept[largest].pop().touched
             self._kept_bytes -= largest
 
