@@ -261,8 +261,7 @@ def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Ca
 
     def observe(trainer: Trainer, step: int) -> Callable[[], Step]:
         begun, found = memory_report.observed(trainer, step)
-        written = memory_report.write(run.path, found)
-        report.say("\n".join([*memory_report.lines(found), f"written: {', '.join(map(str, written))}"]))
+        report.say("\n".join([*memory_report.lines(found), memory_report.write(run.path, found)]))
         return begun
 
     return observe

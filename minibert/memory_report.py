@@ -82,13 +82,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     return rows
 
 
-def write(folder: Path, found: dict[str, Any]) -> list[Path]:
-    """memory.json, and memory.png where matplotlib is installed; returns what was written."""
+def write(folder: Path, found: dict[str, Any]) -> str:
+    """memory.json, and memory.png where matplotlib is installed; returns a line that says so."""
     files.write_whole(folder / JSON, json.dumps(found).encode() + b"\n")
     if importlib.util.find_spec("matplotlib") is None:
-        return [folder / JSON]
+        return f'written: {folder / JSON}; {PICTURE} needs matplotlib: pip install ".[plot]" in the checkout'
     files.write_whole(folder / PICTURE, picture(found))
-    return [folder / JSON, folder / PICTURE]
+    return f"written: {folder / JSON}, {folder / PICTURE}"
 
 
 def picture(found: dict[str, Any]) -> bytes:

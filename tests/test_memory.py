@@ -536,6 +536,13 @@ def test_square_brackets_are_parts_whose_inputs_wait_in_the_host_s_memory():
     assert [policies.hosted(name) for name in names] == [False, False, False, True, True]
 
 
+def test_a_picture_that_cannot_be_drawn_is_told_with_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_report.importlib.util, "find_spec", lambda name: None)
+    told = memory_report.write(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.json"]
+    assert 'memory.json; memory.png needs matplotlib: pip install ".[plot]"' in told
+
+
 def test_the_picture_of_memory_is_a_png():
     pytest.importorskip("matplotlib", reason="the plot extra is not installed")
     device = devices.open("cpu")
