@@ -16,8 +16,7 @@ _switch = partial(click.option, is_flag=True, default=None)  # None where it is 
 SQUAD = (
     "doc_stride", "max_query_length", "n_best_size", "max_answer_length", "null_score_diff_threshold", "verbose",
 )  # fmt: skip
-TABLE = ("train_file", "dev_file", "text_a", "text_b", "label", "regression")
-NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", "eval_every")
+NOT_SQUAD = ("sample", "train", "text_a", "text_b", "label", "regression", "eval_every")
 
 
 @click.command(
@@ -72,8 +71,8 @@ NOT_SQUAD = ("sample", "train_file", "text_a", "text_b", "label", "regression", 
 @_switch("--overwrite", help="Replace what an earlier run wrote into the output directory.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
-@click.option("--train", "train_file", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
-@click.option("--dev", "dev_file", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
+@click.option("--train", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
+@click.option("--dev", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
 @click.option("--text-a", metavar="COLUMN", help="TASK table: the text; the case of columns does not "
               "count.  [default: found by name: sentence1 and sentence2, #1 String and #2 String, question1 and "
               "question2, question and sentence, premise and hypothesis, text_a and text_b, sentence, text]"
@@ -109,21 +108,23 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     from minibert import finetuning
     from minibert import seeds as many
     from minibert.progress import Reporter
+    from minibert.tasks.table import OWN
 
     if any(stages) or any(name in given for name in SQUAD):
         raise click.UsageError(
             f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
         )
-    table = {name: given.pop(name) for name in TABLE if name in given}
-    chosen = _table("resume" in given, **table) if task == "table" else task
-    if task != "table" and table:
+    own = [name for name in OWN if name in given]
+    if task == "table" and not ("resume" in given or {"train", "dev"} <= given.keys()):
+        raise click.UsageError("TASK table needs --train FILE and --dev FILE")
+    if task != "table" and own:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
     with _offline_options(task):
         if seeds is None:
-            show.results(finetuning.finetune(chosen, report=report, **given))
+            show.results(finetuning.finetune(task, report=report, **given))
         else:
-            show.seeds(many.finetune_seeds(chosen, seeds, report=report, **given))
+            show.seeds(many.finetune_seeds(task, seeds, report=report, **given))
 
 
 @contextlib.contextmanager
@@ -153,6 +154,8 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
     first, then = stages
     if then and not first:
         raise click.UsageError("--then comes after --first FILE:EPOCHS")
+    if "dev" in given:
+        given["dev_file"] = given.pop("dev")
     parts = [_stage(text) for text in (first, *then) if text]
     with _offline_options(task):
         show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
@@ -163,10 +166,10 @@ def _refuse(task: str, option: str) -> NoReturn:
     from minibert import datasets
 
     instead = ""
-    if option == "train_file":
+    if option == "train":
         names = " and ".join(datasets.SQUAD[task])
         instead = f": give --first FILE:EPOCHS, and --dev FILE, or --data-dir DIR with {names} in it"
-    raise click.UsageError(f"--{option.replace('_', '-').replace('-file', '')} does not go with TASK {task}{instead}")
+    raise click.UsageError(f"--{option.replace('_', '-')} does not go with TASK {task}{instead}")
 
 
 def _stage(text: str) -> tuple[str, float]:
@@ -177,12 +180,3 @@ def _stage(text: str) -> tuple[str, float]:
         return file, float(epochs)
     except ValueError:
         raise click.UsageError(f"{text}: not FILE:EPOCHS, as in train-v1.1.json:2") from None
-
-
-def _table(resume: bool, train_file: str | None = None, dev_file: str | None = None, **columns: Any) -> Any:
-    from minibert.tasks.table import UnreadTable
-
-    if not (train_file and dev_file or resume):
-        raise click.UsageError("TASK table needs --train FILE and --dev FILE")
-    files = {"train": train_file, "dev": dev_file}
-    return UnreadTable({name: file for name, file in files.items() if file} | columns)

@@ -32,6 +32,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("minibert")
+        except PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
     if name not in _HOME:
         raise AttributeError(f"module 'minibert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"minibert.{_HOME[name]}"), name)
@@ -39,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names, loaded or not, and what every module has; not the modules behind them."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})

@@ -26,7 +26,7 @@ from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
-from minibert.settings import TrainConfig, check_counts, check_names
+from minibert.settings import TrainConfig, check_counts, check_names, check_paths
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask, UnreadTable, labels_told
 from minibert.tokenizer import Tokenizer
@@ -63,6 +63,12 @@ def finetune(
     *,
     checkpoint: str | Path | None = None,
     data_dir: str | Path | None = None,
+    train: str | Path | None = None,
+    dev: str | Path | None = None,
+    text_a: str | None = None,
+    text_b: str | None = None,
+    label: str | None = None,
+    regression: bool = False,
     output_dir: str | Path | None = None,
     sample: bool = False,
     eval_every: int | None = None,
@@ -84,16 +90,20 @@ def finetune(
     "auto", device "auto", layerwise_update False, shard_parameters False and seed 1.
 
     Without a checkpoint `base` is used, without a data_dir the data are downloaded; `sample` takes the embedded sample
-    and its model for both. The state is saved every 1,000 steps, or every `save_every`. With `resume` an unfinished run
-    goes on as it was begun: what is not given is what its run.json says, the files of a "table" among it.
+    and its model for both. The task "table" is made of one's own files: `train` and `dev`, each csv, tsv or jsonl, and
+    the names of their columns where these are not found. The state is saved every 1,000 steps, or every `save_every`.
+    With `resume` an unfinished run goes on as it was begun: what is not given is what its run.json says, the files of a
+    "table" among it.
     `memory` ("12GB"; what is free, unless given) decides about micro-batches and recomputation where neither
     `micro_batch` nor `recompute` does; `report_memory` writes memory.json, and memory.png with the plot extra. Every
     MinibertError says what to do about it.
     """
     report = report or Reporter()
     check_names(settings, TrainConfig, finetune)
-    check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
-    task = asked(task, resume)
+    eval_every, save_every, threads = check_counts(eval_every=eval_every, save_every=save_every, threads=threads)
+    check_paths(checkpoint=checkpoint, data_dir=data_dir, train=train, dev=dev, output_dir=output_dir)
+    own = {"train": train, "dev": dev, "text_a": text_a, "text_b": text_b, "label": label, "regression": regression}
+    task = asked(task, resume, **own)
     output, mirror, old, numbered = place = find_place(task.name, output_dir, resume, overwrite)
     begun = Begun.at(place)
     task = task.read(begun.table()) if isinstance(task, UnreadTable) else task
@@ -125,12 +135,12 @@ def finetune(
     training.count_steps(len(examples["train"]), config.epochs, config)  # before weights are fetched
     found = find_checkpoint(source, config, output, report)
     tokenizer = tokenizer_of(found)
-    train, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
+    trained, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
     del examples  # features hold what training needs of them
     under_way = devs[0]
     if unit:
-        train, under_way = unit.standard(train), unit.standard(under_way)
-    data = [(train, config.epochs)]
+        trained, under_way = unit.standard(trained), unit.standard(under_way)
+    data = [(trained, config.epochs)]
     model = model_config(found.config, config, task.outputs, task.regression)
     config, told = fit(config, model, data, device, limit, old is not None, recompute)
     description = describe(config, checkpoint if sample else source, found, device, old) | {
@@ -147,7 +157,7 @@ def finetune(
         description["data_dir"] = remote.name(folder.absolute())
     bert = _build(found.read(), model, config.seed, device, report, unit)
     del found  # which maps its file into memory
-    trainer = training.trainer(bert, train, config)
+    trainer = training.trainer(bert, trained, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
         say_start(report, trainer, task.name, source, run, told)
         observe = observer(run, report) if report_memory else None
@@ -158,11 +168,16 @@ def finetune(
     return Run(run.name if mirror else run.path, results)
 
 
-def asked(task: str | Task | UnreadTable, resume: bool) -> Task | UnreadTable:
-    """The task by its name; of a run on one's own files that goes on the name is enough."""
-    if not isinstance(task, str):
-        return task
-    return UnreadTable({}) if resume and tasks.plain(task) == "table" else tasks.get(task, to_train=True)
+def asked(task: str | Task | UnreadTable, resume: bool, **own: Any) -> Task | UnreadTable:
+    """The task by its name. Of "table" `own` says what tasks.table.table takes; of a run that goes on it need not."""
+    own = {name: value for name, value in own.items() if value not in (None, False)}
+    is_table = isinstance(task, str) and tasks.plain(task) == "table"
+    if is_table and (resume or {"train", "dev"} <= own.keys()):
+        return UnreadTable(own)
+    if own and not is_table:
+        name = task if isinstance(task, str) else task.name
+        raise ConfigError(f"{', '.join(own)}: only the task table, of your own files, has such settings, not {name}")
+    return tasks.get(task, to_train=True) if isinstance(task, str) else task
 
 
 def _finish(

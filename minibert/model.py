@@ -20,7 +20,7 @@ from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.runs import read_description
-from minibert.settings import settled_device, settled_precision
+from minibert.settings import check_counts, settled_device, settled_precision
 from minibert.tokenizer import Features, Tokenizer
 
 BATCH = 32  # examples computed at a time outside training, at most
@@ -137,7 +137,6 @@ def load(
     Texts are cut where the run cut them, those for other checkpoints at their tokenizer's model_max_length, or at the
     model's last position. Raises CheckpointError where there is no classification head, which fine-tuning would make.
     """
-    source = fspath(source)
     path = find_run(source)
     description = read_description(path)
     if description and not description["finished"]:
@@ -158,10 +157,12 @@ def load(
     return Model(bert, tokenizer, labels, min(longest, positions), _pairs(description))
 
 
-def find_run(source: str) -> Path:
+def find_run(source: str | PathLike[str]) -> Path:
     """Where what `load` is given lies (hub.resolve); RunError, naming the runs that there are, where it is no name."""
+    if not isinstance(source, str | PathLike):
+        raise ConfigError(f"{source!r:.40}: is no run or checkpoint; give its path or its name")
     try:
-        return hub.resolve(source)
+        return hub.resolve(fspath(source))
     except hub.Unknown:
         there = runs.listed()
         advice = f"there are {there}" if there else "minibert finetune TASK makes one"
@@ -181,6 +182,7 @@ def _pairs(description: Mapping[str, Any] | None) -> bool | None:
 
 def open_device(name: str, threads: int | None, precision: str = "auto") -> Device:
     """The device of a setting; `auto` is the GPU where there is one, and the device's best precision."""
+    (threads,) = check_counts(threads=threads)
     name = settled_device(name)
     if name == "tpu":
         from minibert.tpu import device as tpu

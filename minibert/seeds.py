@@ -17,9 +17,9 @@ from minibert.errors import ConfigError, RunError
 from minibert.finetuning import RESULTS, asked, finetune
 from minibert.progress import Reporter
 from minibert.runs import DESCRIPTION, INDIFFERENT, make_directory, next_directory, read_description
-from minibert.settings import TrainConfig, check_counts
+from minibert.settings import TrainConfig, check_counts, check_paths
 from minibert.tasks import Task
-from minibert.tasks.table import UnreadTable
+from minibert.tasks.table import OWN, UnreadTable
 
 SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
 
@@ -32,8 +32,9 @@ def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -
     seed-1 and so on; with `resume` the finished ones are kept.
     """
     check_counts(count=count)
+    check_paths(checkpoint=options.get("checkpoint"), output_dir=options.get("output_dir"))
     output, resume, overwrite = (options.pop(name, None) for name in ("output_dir", "resume", "overwrite"))
-    task = asked(task, bool(resume))
+    task = asked(task, bool(resume), **{name: options.pop(name) for name in OWN if name in options})
     first = TrainConfig(task=task.name, seed=options.pop("seed", 1)).seed  # or ConfigError
     report = options.get("report") or Reporter()
     runs = []

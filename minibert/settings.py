@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from inspect import Parameter, signature
+from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 from minibert import policies
@@ -20,8 +22,8 @@ DEVICES = ("cpu", "gpu", "tpu")
 OPTIMIZERS = ("adam", "adam8bit", "adafactor")
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings, by their annotations, and what people call them
     "str": ((str,), "a text"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
+    "int": ((Integral,), "a whole number"),
+    "float": ((Real,), "a number"),
     "bool": ((bool,), "True or False"),
 }
 
@@ -115,6 +117,9 @@ class TrainConfig:
             kinds, wanted = KINDS[kind]
             if not isinstance(value, kinds) or (isinstance(value, bool) and kind != "bool"):
                 raise ConfigError(f"{field.name}={value!r:.40} is of the wrong kind: it must be {wanted}")
+            if isinstance(value, Real) and kind != "bool":  # Python's own, not NumPy's, which are no JSON
+                number = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(self, field.name, number)
 
     def _check_tpu(self) -> None:
         """ConfigError for what the other devices have and TPUs have not."""
@@ -158,11 +163,22 @@ def check_names(given: Iterable[str], kind: type[TrainConfig], function: Callabl
             raise ConfigError(f"{function.__name__} has no setting {name!r}{advice}")
 
 
-def check_counts(**counts: int | None) -> None:
-    """ConfigError for a number of threads, steps or the like that is no whole number from 1 on; None is not given."""
+def check_counts(**counts: int | None) -> list[int | None]:
+    """Numbers of threads, steps or the like as Python's own; ConfigError for one that is no whole number from 1 on.
+
+    None is not given.
+    """
     for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name}={value!r:.40}: it must be a whole number, at least 1")
+    return [value if value is None else int(value) for value in counts.values()]
+
+
+def check_paths(**paths: object) -> None:
+    """ConfigError for what is no path; None is not given."""
+    for name, value in paths.items():
+        if value is not None and not isinstance(value, str | PathLike):
+            raise ConfigError(f"{name}={value!r:.40}: it must be a path, as a text or a pathlib.Path")
 
 
 def settled_device(device: str) -> str:

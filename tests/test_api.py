@@ -139,7 +139,11 @@ def test_errors_are_minibert_errors(folder: Path, tmp_path: Path, run: minibert.
         ({"layerwise_update": "no"}, "layerwise_update='no' .* True or False"),
         ({"threads": "2"}, "threads='2': it must be a whole number, at least 1"),
         ({"save_every": 0}, "save_every=0: it must be a whole number, at least 1"),
-        ({"memory": 1000}, "memory of 0.00 GB does not suffice"),
+        ({"memory": 10**6}, "memory of 0.00 GB does not suffice"),
+        ({"memory": 12}, "12 bytes; write 12GB"),
+        ({"label": "verdict"}, "label: only the task table, of your own files, has such settings, not mrpc"),
+        ({"checkpoint": 5}, "checkpoint=5: it must be a path"),
+        ({"threads": np.float64(2)}, "threads=.*2.0.*: it must be a whole number, at least 1"),
     ],
     ids=str,
 )
@@ -147,6 +151,52 @@ def test_a_setting_that_is_unknown_or_of_another_kind(folder: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=told):
         train(folder, tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [None, 5, 1.5])
+def test_what_is_no_path_is_told(given: object, folder: Path) -> None:
+    for load in (minibert.load, minibert.load_squad):
+        with pytest.raises(ConfigError, match=f"{given}: is no run or checkpoint; give its path or its name"):
+            load(given)
+    if given is not None:
+        for train_it in (
+            minibert.finetune,
+            minibert.finetune_squad,
+            lambda **more: minibert.finetune_seeds("rte", 1, **more),
+        ):
+            with pytest.raises(ConfigError, match=f"output_dir={given}: it must be a path"):
+                train_it(output_dir=given)
+
+
+def test_numbers_may_be_numpys_and_are_recorded_as_pythons(folder: Path, tmp_path: Path) -> None:
+    numbers = {"threads": np.int64(1), "batch_size": np.int32(8), "seed": np.int64(2), "epochs": np.float32(1)}
+    run = train(folder, tmp_path / "run", **numbers, save_every=np.int64(2), warmup=np.float64(0.5))
+    settings = json.loads((run.path / "run.json").read_text())["settings"]
+    assert settings["batch_size"] == 8 and settings["epochs"] == 1.0 and settings["warmup"] == 0.5
+    kept = TrainConfig(task="t", epochs=np.float64(2), batch_size=np.int64(4))
+    assert repr(kept.epochs) == "2.0" and repr(kept.batch_size) == "4" and repr(kept.micro_batch) == "4"
+    with pytest.raises(ConfigError, match="threads='1': it must be a whole number"):
+        minibert.load(run, threads="1")
+
+
+def test_ones_own_files_by_name(folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        rows = [f"good text {i},yes\nbad text {i},no\n" for i in range(8)]
+        (tmp_path / f"{name}.csv").write_text("".join(["words,verdict\n", *rows]))
+    own = {"train": str(tmp_path / "train.csv"), "dev": tmp_path / "dev.csv", "text_a": "words", "label": "verdict"}
+    more = {"checkpoint": folder / "checkpoint", "batch_size": 8, "max_seq_length": 16, "threads": 1}
+    run = minibert.finetune("table", **own, **more, output_dir=tmp_path / "run")
+    assert minibert.load(run).labels == ("no", "yes")
+    seeds = minibert.finetune_seeds("Table", 1, **own, **more, output_dir=tmp_path / "seeds")
+    assert len(seeds["runs"]) == 1
+    with pytest.raises(ConfigError, match="table: is made of your own files: give train and dev"):
+        minibert.finetune("table", train=own["train"])
+
+
+def test_the_version() -> None:
+    from importlib.metadata import version
+
+    assert minibert.__version__ == version("minibert") and "__version__" in dir(minibert)
 
 
 def test_what_may_be_left_open_may_be_given_as_none(folder: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_can_be_trained_is_what_training_names() -> None:
     [
         ("squad", r'squad: answers questions: train it with minibert finetune squad, .*finetune_squad\("squad"\)'),
         ("SQuAD2", r'SQuAD2: answers questions: .*finetune_squad\("squad2"\)'),
-        ("table", "table: is made of your own files, in Python by minibert.tasks.table.table"),
+        ("table", r'table: is made of your own files: give train and dev, in Python minibert.finetune\("table", train'),
     ],
 )
 def test_tasks_that_are_trained_elsewhere_say_where(name: str, told: str) -> None:

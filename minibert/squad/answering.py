@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 from minibert import checkpoint, remote
@@ -63,7 +63,6 @@ def load_squad(
 
     Raises CheckpointError where there is no head that marks answers, which fine-tuning would make.
     """
-    source = fspath(source)
     path = find_run(source)
     description = read_description(path)
     if description and not description["finished"]:

@@ -22,7 +22,7 @@ from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
-from minibert.settings import check_counts, check_names
+from minibert.settings import check_counts, check_names, check_paths
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
 from minibert.squad.evaluation import check_answers, evaluate
@@ -95,7 +95,8 @@ def finetune_squad(
     if task not in TASKS:
         raise ConfigError(f"finetune_squad trains {' or '.join(TASKS)}, not {task!r:.40}: minibert.finetune the others")
     check_names(settings, SquadConfig, finetune_squad)
-    check_counts(save_every=save_every, threads=threads)
+    save_every, threads = check_counts(save_every=save_every, threads=threads)
+    check_paths(checkpoint=checkpoint, data_dir=data_dir, dev_file=dev_file, output_dir=output_dir)
     if recompute != "auto":
         settings["recompute"] = recompute
     if stages and "epochs" in settings:

@@ -102,7 +102,7 @@ def get(name: str, to_train: bool = False) -> Task:
 def _elsewhere(name: str) -> str:
     """What to do about a name that is a task, but not one of those that get() knows."""
     if name == "table":
-        return "is made of your own files, in Python by minibert.tasks.table.table(train=..., dev=...)"
+        return 'is made of your own files: give train and dev, in Python minibert.finetune("table", train=..., dev=...)'
     return (
         f'answers questions: train it with minibert finetune {name}, in Python minibert.finetune_squad("{name}"), or '
         "minibert run-squad"

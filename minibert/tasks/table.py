@@ -44,6 +44,7 @@ KNOWN_TEXTS: tuple[tuple[str, str | None], ...] = (
 KNOWN_IDS = ("id", "index")
 KNOWN = (*(name for pair in KNOWN_TEXTS for name in pair if name), *KNOWN_IDS)  # their case does not count
 SHOWN, WIDTH = 12, 40  # labels that are told, and letters of each
+OWN = ("train", "dev", "text_a", "text_b", "label", "regression")  # arguments of `table` that fine-tuning takes
 ADVICE = "check the path and what the file holds"
 
 Columns = Mapping[str, str | None]  # column names under `text_a`, `text_b`, `label` and `id`, as TableTask.columns
