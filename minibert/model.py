@@ -158,15 +158,21 @@ def load(
 
 
 def find_run(source: str | PathLike[str]) -> Path:
-    """Where what `load` is given lies (hub.resolve); RunError, naming the runs that there are, where it is no name."""
+    """Where what `load` is given lies (hub.resolve); RunError, naming the runs that there are, where it is no name, or
+    the folder of several.
+    """
     if not isinstance(source, str | PathLike):
         raise ConfigError(f"{source!r:.40}: is no run or checkpoint; give its path or its name")
     try:
-        return hub.resolve(fspath(source))
+        path = hub.resolve(fspath(source))
     except hub.Unknown:
         there = runs.listed()
         advice = f"there are {there}" if there else "minibert finetune TASK makes one"
         raise RunError(f"{source}: there is no such run or checkpoint: {advice}") from None
+    if seeds := runs.seeds_in(path):
+        named = " ... ".join(dict.fromkeys((seeds[0], seeds[-1])))
+        raise RunError(f"{source}: holds the runs {named}: name one, such as {Path(source) / seeds[0]}")
+    return path
 
 
 def _pairs(description: Mapping[str, Any] | None) -> bool | None:

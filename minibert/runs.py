@@ -58,6 +58,12 @@ def listed(root: Path = Path("runs")) -> str:
     return ", ".join(names + ["..."] * (len(found) > SHOWN))
 
 
+def seeds_in(folder: Path) -> list[str]:
+    """The names of the runs of --seeds in a folder, by their seeds."""
+    found = [path.parent.name for path in folder.glob(f"seed-*/{DESCRIPTION}")]
+    return sorted(found, key=lambda name: (len(name), name))
+
+
 def newest_unfinished(task: str, root: Path = Path("runs")) -> Path:
     """The last of runs/mrpc-001, -002 ... that has not finished; RunError when there is none."""
     for path in reversed(_numbered(task, root)):

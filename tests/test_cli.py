@@ -237,6 +237,9 @@ def test_runs_are_numbered(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_seeds(folder: Path, tmp_path: Path) -> None:
     done = finetune(folder, "--output-dir", tmp_path / "out", "--seeds", "2", "--seed", "5")
     assert done.code == 0, done.err
+    for reader in ("predict", "evaluate"):
+        told = minibert_in_process(reader, tmp_path / "out", stdin=b"")
+        assert_one_line(told, 1, "out: holds the runs seed-5 ... seed-6: name one, such as", "out/seed-5")
     summary = json_of(tmp_path / "out" / "seeds.json")
     assert [one["seed"] for one in summary["runs"]] == [5, 6]
     results = [json_of(tmp_path / "out" / f"seed-{seed}" / "eval_results.json") for seed in (5, 6)]
