@@ -76,12 +76,13 @@ def one_line(path: Path | str, doing: str, error: type[MinibertError] = Minibert
     except OSError as reason:
         if wrong := _wrong_kind(path, reason):
             raise error(f"{path}: cannot {doing}: {wrong}") from reason
+        refused = "check its permissions" if doing == "read" else "check who owns it, or choose another place"
         advice = {
             errno.ENOSPC: "free some space or choose another place",
             errno.EDQUOT: "your quota is used up: free some space or choose another place",
             errno.EROFS: "choose a place that can be written",
-            errno.EACCES: "check who owns it, or choose another place",
-            errno.EPERM: "check who owns it, or choose another place",
+            errno.EACCES: refused,
+            errno.EPERM: refused,
             errno.ENOENT: "check the path",
         }.get(reason.errno or 0, "check the path and the disk")
         raise error(f"{path}: cannot {doing}: {reason.strerror or reason}; {advice}") from reason

@@ -134,6 +134,15 @@ def test_streams_are_written_into_and_stay(tmp_path):
         assert files.is_stream(place) == stream
 
 
+@pytest.mark.parametrize(
+    ("doing", "advice"), [("read", "check its permissions"), ("write", "check who owns it, or choose another place")]
+)
+def test_what_may_not_be_used_is_told_with_advice_for_what_was_wanted(doing: str, advice: str) -> None:
+    told = pytest.raises(MinibertError, match=f"run.json: cannot {doing}: Permission denied; {advice}$")
+    with told, files.one_line("run.json", doing):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def test_a_folder_for_a_file_and_a_file_for_a_folder_are_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"content")
