@@ -9,6 +9,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,6 +33,8 @@ from minibert.cli.run_classifier import run_classifier
 from minibert.cli.run_squad import run_squad
 from minibert.cli.tpu import tpu
 from minibert.errors import MinibertError, Stopped
+
+PACKAGE = Path(__file__).parent.parent
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -71,7 +78,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: an answer may have what the terminal has not
     try:
-        code = cli(prog_name="minibert", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            code = cli(prog_name="minibert", standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "minibert"
@@ -99,6 +108,16 @@ def main() -> None:
         code = _complain(1, f"{error.filename or '<stdout>'}: {error.strerror or error}; check the path and the disk")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what the old one still holds would fail again at the exit
     sys.exit(code)
+
+
+def _show_warning(
+    python: Callable[..., None], message: Warning | str, category: type[Warning], filename: str, *more: Any
+) -> None:
+    """A warning of minibert's own as a line; any other as `python` shows it, with the place in the source."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        _complain(0, str(message))
+    else:
+        python(message, category, filename, *more)
 
 
 def _complain(code: int, text: str) -> int:

@@ -159,6 +159,24 @@ def test_what_needs_no_kernels_tells_nothing_of_their_cache(tmp_path: Path) -> N
     assert done.returncode == 0 and done.stderr == ""
 
 
+def test_the_command_line_tells_it_in_a_line_of_its_own(tmp_path: Path) -> None:
+    few = ("--checkpoint", "tiny", "--memory", "1GB", "--max-seq-length", "64")
+    done = with_a_closed_cache(tmp_path, "-m", "minibert", "plan", *few)
+    assert done.returncode == 0 and done.stderr.startswith("minibert: ") and TOLD in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_warnings_of_others_are_shown_as_python_shows_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from minibert import cli
+
+    shown: list[tuple] = []
+    for category, where in ((UserWarning, zipfile.__file__), (DeprecationWarning, cli.__file__)):
+        cli._show_warning(lambda *given: shown.append(given), category("old"), category, where, 1)
+    assert len(shown) == 2 and capsys.readouterr().err == ""
+
+
 def test_compile_where_nothing_would_be_kept_is_an_error(tmp_path: Path) -> None:
     done = with_a_closed_cache(tmp_path, "-m", "minibert", "compile")
     assert_one_line(Done(done.returncode, done.stdout, done.stderr), 1, "nothing is compiled: ", TOLD)
