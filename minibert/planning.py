@@ -211,15 +211,16 @@ def fitted(
         recompute=choice.recompute if set(choice.recompute) - {"k"} else "none",
         layerwise_update=choice.layerwise,
     )
-    return chosen, f"memory: at most {gigabytes(choice.peak)} of {gigabytes(limit)}{_told(choice)}"
+    return chosen, f"memory: at most {gigabytes(choice.peak)} of {gigabytes(limit)}{_told(choice, recompute)}"
 
 
-def _told(choice: Choice) -> str:
+def _told(choice: Choice, given: str | None = None) -> str:
+    """What a choice is beside a peak; `given`: the policy as it was asked for, perhaps by its name."""
     parts = []
     if choice.micro_tokens:
         parts.append(f"micro-batches of at most {choice.micro_tokens:,} tokens")
     if set(choice.recompute) - {"k"}:
-        parts.append(f"recompute {choice.recompute}")
+        parts.append(f"recompute {given or choice.recompute}")
     if choice.layerwise:
         parts.append("layers updated one by one")
     return f"; {', '.join(parts)}: about {choice.time:.2f} times the time" if parts else ""

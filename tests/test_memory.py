@@ -504,6 +504,13 @@ def test_what_is_no_policy_is_told(bad):
         TrainConfig(task="t", recompute=bad)
 
 
+def test_a_policy_that_is_given_by_name_is_told_by_it():
+    for given in ("segments:2", "((k)k)((k)k)k"):
+        few = DEEP, [(split(40, DEEP), 1)], devices.open("cpu"), 10**9
+        told = fitted(TrainConfig(task="t", precision="fp32"), *few, given)[1]
+        assert f"; recompute {given}: about" in told
+
+
 def test_a_policy_for_other_layers_is_told():
     with pytest.raises(ConfigError, match="a policy for 3 layers, the model has 5"):
         policies.parse("k(kk)", 5)
