@@ -13,7 +13,9 @@ from minibert.cli import show
 
 @click.command(epilog='\b\nExample:\n  minibert answer runs/squad-001 --context article.txt --question "Who wrote it?"')
 @click.argument("run")
-@click.option("--context", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The text, UTF-8.")
+@click.option(
+    "--context", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The text, UTF-8; - is stdin."
+)
 @click.option("--question", help="[default: asked for, or read from stdin line by line]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Answers to show.")
 @click.option("--task", type=click.Choice(["squad", "squad2"]), help="squad2: of a checkpoint, that there may be no "
@@ -34,10 +36,15 @@ def answer(run: str, context: Path, question: str | None, top: int, as_json: boo
     from minibert.errors import DataError
     from minibert.squad import answering
 
-    context = Path(remote.local(context))
-    with files.one_line(context, "read", DataError):
-        raw = context.read_bytes()
-    text = _decoded(raw, context)
+    if str(context) == "-":
+        if question is None:
+            raise click.UsageError("--context - takes stdin for the text: give --question, too")
+        text = _decoded(sys.stdin.buffer.read(), "the text on stdin")
+    else:
+        context = Path(remote.local(context))
+        with files.one_line(context, "read", DataError):
+            raw = context.read_bytes()
+        text = _decoded(raw, context)
     model = answering.load_squad(run, **options)
     if question is not None:
         return show.answers(question, model.answer(question, text, top), as_json)

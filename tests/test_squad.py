@@ -99,6 +99,7 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
     said = json.loads((run / "predictions.json").read_text())
     assert list(said) == [f"q{i}" for i in range(24, 33)]
     again = minibert_in_process("predict", run, "--input", small["dev"], "--output", tmp_path / "again")
+    assert "predictions of 9 questions: " in again.err and str(tmp_path / "again" / "predictions.json") in again.err
     assert again.code == 0, again.err
     for name in ("predictions.json", "nbest_predictions.json"):
         assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
@@ -236,6 +237,10 @@ def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):
     ]  # fmt: skip
     shown = minibert_in_process("answer", run.path, "--context", path, "--question", "Who?", "--top", "2")
     assert len(shown.out.splitlines()) == 2
+    read = ("answer", run.path, "--context", "-", "--top", "2")
+    assert minibert_in_process(*read, "--question", "Who?", stdin=path.read_bytes()).out == shown.out
+    assert_one_line(minibert_in_process(*read, stdin=b"text"), 2, "takes stdin for the text: give --question, too")
+    assert_one_line(minibert_in_process(*read, "--question", " ", stdin=b"text"), 1, "the question is empty: ask one")
     asked = ("answer", run.path, "--context", path, "--top", "2")
     piped = minibert_in_process(*asked, stdin=b"Who?\nWhat was sold?\n").out.splitlines()
     assert len(piped) == 4 and piped[:2] == shown.out.splitlines()
@@ -470,6 +475,13 @@ def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):
     both = [*options(tmp_path / "run", small["base"]), "--resume", "--overwrite"]
     assert_one_line(minibert_in_process("finetune", "squad", *parts, *both), 1, "give one of them")
     assert contents(small["base"]) == before and not (tmp_path / "run").exists()
+
+
+def test_windows_without_room_for_text_are_told_with_what_would_do(small, tmp_path):
+    told = minibert_in_process("finetune", "squad", "--max-seq-length", "64", "--output-dir", tmp_path / "run")
+    assert_one_line(told, 1, "--max-seq-length 64", "--max-query-length 64", "more than 67, or --max-query-length 16")
+    SquadConfig(task="squad", max_seq_length=64, max_query_length=16)
+    SquadConfig(task="squad", max_seq_length=68)
 
 
 def test_what_is_missing_gets_one_line(small, tmp_path):

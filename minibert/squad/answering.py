@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from minibert import checkpoint, remote
-from minibert.errors import CheckpointError, ConfigError, RunError
+from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.model import find_run, open_device, size, tokenizer_of
 from minibert.runs import read_description
 from minibert.squad import spans, windows
@@ -34,6 +34,8 @@ class Answerer:
 
     def answer(self, question: str, context: str, n: int = 3) -> list[Answer]:
         """The n best answers, each a part of the context, best first; "" where none is better (SQuAD 2.0)."""
+        if not question.strip():
+            raise DataError("the question is empty: ask one")
         questions = single(question, context)
         made = windows.make(questions, self.tokenizer, self.settings.lengths)
         s = self.settings

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import estimator, files, planning, remote, training
+from minibert import estimator, files, planning, training
 from minibert.checkpoint import names
 from minibert.errors import ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
@@ -20,9 +20,9 @@ from minibert.model import open_device
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import own_directory
-from minibert.squad import finetuning, reading, spans
+from minibert.squad import finetuning, reading
 from minibert.squad.answering import Answerer
-from minibert.squad.evaluation import write_all
+from minibert.squad.evaluation import say_written, write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 from minibert.tokenizer import Tokenizer
@@ -94,7 +94,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
         with files.one_line(flags.output_dir, "write", RunError):
             flags.output_dir.mkdir(parents=True, exist_ok=True)
         count = write_all(Answerer(reader, tokenizer, settings), parts, flags.output_dir, report)
-        report.say(f"predictions of {count:,} questions: {remote.name(flags.output_dir / spans.PREDICTIONS)}")
+        say_written(report, count, flags.output_dir)
     directory.publish(settle=True)
 
 

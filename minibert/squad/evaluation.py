@@ -134,7 +134,12 @@ def predict_file(
     if null_score_diff_threshold is not None:
         answerer = answerer.with_threshold(null_score_diff_threshold)
     with _folder(output_dir) as folder:
-        write_all(answerer, parts, folder, report)
+        count = write_all(answerer, parts, folder, report)
+    say_written(report or Reporter(), count, output_dir)
+
+
+def say_written(report: Reporter, count: int, folder: Path) -> None:
+    report.say(f"predictions of {count:,} questions: {remote.name(folder / spans.PREDICTIONS)}")
 
 
 def write_all(answerer: Answerer, parts: Iterable[Questions], folder: Path, report: Reporter | None = None) -> int:

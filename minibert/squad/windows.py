@@ -37,12 +37,13 @@ class Lengths:
     def __post_init__(self) -> None:
         if self.doc_stride < 1 or self.max_query_length < 1:
             raise ConfigError(
-                f"doc_stride {self.doc_stride} and max_query_length {self.max_query_length} must be at least 1"
+                f"--doc-stride {self.doc_stride} and --max-query-length {self.max_query_length} must be at least 1"
             )
         if self.max_seq_length <= self.max_query_length + 3:
             raise ConfigError(
-                f"max_seq_length {self.max_seq_length} leaves no room for the text beside max_query_length "
-                f"{self.max_query_length} and three special tokens; raise the one or lower the other"
+                f"--max-seq-length {self.max_seq_length} leaves no room for the text beside --max-query-length "
+                f"{self.max_query_length} and three special tokens: give more than {self.max_query_length + 3}, or "
+                f"--max-query-length {max(1, self.max_seq_length // 4)}"
             )
 
 
