@@ -147,7 +147,8 @@ def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, E
                 raise CheckpointError(f"{found.path}: tensor {name!r} is extra: the config has no such layer")
             if name not in known and not names.is_other_head(name) and not names.is_extra(name):
                 raise CheckpointError(f"{entry.where}: is no part of BERT: give a plain BERT checkpoint")
-            unused.append(name)
+            if not names.is_buffer(name):
+                unused.append(name)
     for name, shape in wanted.items():
         if name not in entries and name.startswith("pooler.") and heads["span head"]:
             raise CheckpointError(

@@ -67,8 +67,9 @@ OTHER_HEADS = (
     Row("qa_outputs.weight", "cls/squad/output_weights", "2 C"),
     Row("qa_outputs.bias", "cls/squad/output_bias", "2"),
 )
-# What else BERT checkpoints carry: copies of tied weights, counters, buffers. These have one name everywhere.
-EXTRAS = ("embeddings.position_ids", "cls.", "cls/", "qa_outputs.")
+# What else BERT checkpoints carry: copies of tied weights, counters. These have one name everywhere.
+BUFFER = "embeddings.position_ids"  # 0, 1, 2 ..., which transformers used to save
+EXTRAS = (BUFFER, "cls.", "cls/", "qa_outputs.")
 # Google's optimizer in its checkpoints: VARIABLE/adam_m, VARIABLE/adam_v and the number of updates.
 SLOTS, GLOBAL_STEP = ("adam_m", "adam_v"), "global_step"
 
@@ -161,6 +162,11 @@ def is_other_head(name: str) -> bool:
 def is_extra(name: str) -> bool:
     """True for a tensor of a file that is known to be no parameter of this model, and may stay unused."""
     return name.removeprefix(_PREFIX).startswith(EXTRAS)
+
+
+def is_buffer(name: str) -> bool:
+    """True for a tensor that says nothing, so that nobody needs to be told that it is not used."""
+    return name.removeprefix(_PREFIX) == BUFFER
 
 
 def _pattern(name: str) -> str:
