@@ -355,3 +355,13 @@ def test_inspect_says_why_a_config_describes_no_bert(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         done = minibert_in_process("inspect", tmp_path)
         assert done.code == 0 and f"note: {tmp_path / 'config.json'}" in done.out and words in done.out
+
+
+def test_a_text_is_no_checkpoint_and_no_damaged_one(tmp_path: Path) -> None:
+    for name, told in (
+        ("pairs.tsv", "is no checkpoint: give safetensors"),
+        ("model.safetensors", "the file is damaged"),
+    ):
+        (tmp_path / name).write_text("It rained .\tIt was wet .\n")
+        with pytest.raises(CheckpointError, match=f"{name}: .*{told}"):
+            inspection.inspect(tmp_path / name)

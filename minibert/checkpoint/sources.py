@@ -16,6 +16,7 @@ from minibert.checkpoint.tensors import Entry, Stored
 from minibert.errors import CheckpointError
 
 READS = "give safetensors, a PyTorch file, a TensorFlow checkpoint, Google's zip, or a directory that holds one"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of a file of such a name the content is damaged
 SHARDED = ".index.json"
 _TENSORFLOW_FILE = re.compile(r"\.(index|meta|data-[0-9]{5}-of-[0-9]{5})$")
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:]{1,200}")
@@ -119,6 +120,8 @@ def _read_file(path: Path) -> Stored:
         raise CheckpointError(f"{path}: is a Keras file (HDF5), which is not read: {READS}")
     if kind is None and (prefix := _prefix(path)) is not None:
         return tensorflow.read(prefix)
+    if kind is None and path.suffix not in WEIGHTS:
+        raise CheckpointError(f"{path}: is no checkpoint: {READS}")
     return pytorch.read(path) if kind == "torch" else huggingface.read(path)
 
 
