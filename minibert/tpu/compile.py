@@ -181,7 +181,7 @@ def report(
         "batch_size": settings.batch_size, "precision": settings.precision,
     }  # fmt: skip
     for number, way in enumerate(_ways(settings, length, len(target.cores), recompute)):
-        say(f"compiling for {name}, {spelled(way)}: this may take some minutes")
+        say(f"compiling for {name}, {spelled(way)}: half a minute to four minutes on free cores")
         told = _tried(target, config, way, length)
         say(f"{told['peak'] / 2**30:.2f} of {target.hbm / 2**30:.2f} GiB a core, compiled in {told['seconds']:.0f} s")
         if number == 0:
