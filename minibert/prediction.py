@@ -133,7 +133,8 @@ def _tsv_row(example: Example, p: Prediction) -> str:
 
 
 def _json_row(example: Example, p: Prediction) -> str:
-    return json.dumps({"id": example.id, "prediction": p.label, "probabilities": p.probabilities}) + "\n"
+    probabilities = {"probabilities": p.probabilities} if p.probabilities else {}  # a regression has none
+    return json.dumps({"id": example.id, "prediction": p.label, **probabilities}) + "\n"
 
 
 def _glue_row(example: Example, p: Prediction) -> str:

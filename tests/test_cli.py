@@ -639,6 +639,7 @@ def test_regression_end_to_end(folder: Path, tmp_path: Path) -> None:
     objects = minibert_in_process("predict", tmp_path / "run", "--format", "jsonl", stdin=lines_of_pairs()).out
     for line, row in zip(objects.splitlines(), rows, strict=True):
         assert json.loads(line)["prediction"] == pytest.approx(float(row[1]), rel=5e-6, abs=0)
+        assert json.loads(line).keys() == {"id", "prediction"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
