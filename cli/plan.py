@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+TENSORFLOWS = 12 * 10**9  # bytes that the second column is about
+
 
 @click.command(
     epilog="\b\nExample:\n  minibert plan --checkpoint large --task squad --max-seq-length 384 --memory 12GB"
@@ -58,4 +60,6 @@ def plan(checkpoint: str, memory: str | None, as_json: bool, **options: Any) -> 
         told.append(f"{row['max_seq_length']:>8}  {row['told']}")
     times = ["time", "", *(f"x {time:.2f}" for time in columns.values())]
     click.echo("".join(f"{cell:>{width}}" for cell, width in zip(times, widths, strict=True)))
+    if first["tensorflow"] is not None and found["memory"] != TENSORFLOWS:
+        click.echo("TensorFlow: on a card of 12 GB, whatever --memory is")
     click.echo("\n".join(["", f"for batches of {options['batch_size']}", *told]))

@@ -437,6 +437,9 @@ def test_plan_prints_the_chapter_s_table_and_the_same_as_json():
         row[0]: row[1] for row in rows if row and row[0] in ("64", "128", "256", "320", "384", "512") and len(row) > 5
     }
     assert theirs == {"64": "64", "128": "32", "256": "16", "320": "14", "384": "12", "512": "6"}
+    assert "on a card of 12 GB" not in done.out
+    less = command("plan", "--checkpoint", "base", "--memory", "8GB", "--max-seq-length", "128")
+    assert "TensorFlow: on a card of 12 GB, whatever --memory is" in less.out
     done = command(
         "plan", "--checkpoint", "tiny", "--task", "squad", "--memory", "1GB", "--max-seq-length", "64", "--json"
     )
