@@ -50,6 +50,12 @@ class RunError(MinibertError):
     """A run directory in use or unfit to resume, or training that went wrong (a loss that is not finite)."""
 
 
+def counted(number: float, what: str) -> str:
+    """1 step, 2,300 steps, 0.5 epochs."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {what}{'s' * (number != 1)}"
+
+
 def did_you_mean(name: str, choice: Iterable[str]) -> str:
     """; did you mean ...? with the nearest of the choice, case, "-" and "_" not counting; "" where none is near."""
     known = {_plain(one): one for one in choice}

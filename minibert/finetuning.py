@@ -17,7 +17,7 @@ from minibert.begun import Begun
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
-from minibert.errors import ConfigError, RunError
+from minibert.errors import ConfigError, RunError, counted
 from minibert.evaluation import Split, encode, evaluate, read_examples
 from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
@@ -345,7 +345,7 @@ def say_start(
     where = trainer.bert.device.description
     count = sum(len(stage.data.features) for stage in trainer.stages)
     report.say(
-        f"{task}: {count:,} examples, {trainer.total} steps of {s.batch_size}; "
+        f"{task}: {counted(count, 'example')}, {counted(trainer.total, 'step')} of {s.batch_size}; "
         f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.name}"
     )
     threads, began = trainer.bert.device.threads, run.description.get("threads")

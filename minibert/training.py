@@ -14,7 +14,7 @@ from minibert import batch, optim, policies
 from minibert.autograd import Tape
 from minibert.batch import Batch
 from minibert.bert import Bert
-from minibert.errors import ConfigError, RunError
+from minibert.errors import ConfigError, RunError, counted
 from minibert.evaluation import Split
 from minibert.kernels.devices.recording import Recorder
 from minibert.optimizers import OPTIMIZERS
@@ -50,7 +50,7 @@ def count_steps(examples: int, epochs: float, settings: TrainConfig) -> tuple[in
     total, warmup = optim.step_counts(examples, settings.batch_size, epochs, settings.warmup)
     if not total:
         raise ConfigError(
-            f"{examples} examples for {epochs:g} epochs make no batch of {settings.batch_size}; "
+            f"{counted(examples, 'example')} for {counted(epochs, 'epoch')} make no batch of {settings.batch_size}; "
             "make batches smaller, or train for more epochs"
         )
     return total, warmup

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from minibert.errors import counted
 from minibert.progress import Progress, Reporter, Transfer
 
 
@@ -126,3 +127,8 @@ def test_the_first_step_which_compiles_is_not_counted(clock: list[float]) -> Non
         "step 13/14  loss 0.5000  rate 1.00e-05  30 tokens/s  0:10 left",
         "step 14/14  loss 0.5000  rate 1.00e-05  40 tokens/s  0:00 left",
     ]
+
+
+def test_one_of_a_thing_is_no_plural():
+    assert [counted(n, "step") for n in (1, 2300, 0)] == ["1 step", "2,300 steps", "0 steps"]
+    assert [counted(n, "epoch") for n in (1.0, 3.0, 0.5)] == ["1 epoch", "3 epochs", "0.5 epochs"]

@@ -55,7 +55,7 @@ def test_examples_that_make_no_batch_are_told_before_a_checkpoint_is_fetched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "resolve", Mock(side_effect=AssertionError("fetched")))
-    words = ("24 examples for 1 epochs make no batch of 25; make batches smaller, or train for more epochs",)
+    words = ("24 examples for 1 epoch make no batch of 25; make batches smaller, or train for more epochs",)
     assert_one_line(finetune(here, "--batch-size", "25", output="new"), 1, *words)
 
 
