@@ -7,7 +7,6 @@ written whole, too; what is read there comes through minibert/remote.py.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import functools
@@ -17,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import tempfile
 import time
 import urllib.error
@@ -26,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minibert import gcs
+from minibert import gcs, temporary
 from minibert.errors import DataError, DownloadError, MinibertError
 
 try:
@@ -57,15 +55,8 @@ def user_cache() -> Path:
 
 @functools.cache
 def _temporary_cache() -> Path:
-    """A folder that goes when this process ends, unless a run is left in it that could not be published."""
-    folder, maker = Path(tempfile.mkdtemp(prefix="minibert-")), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == maker and not any(folder.glob("unpublished-*")):  # a forked process leaves it alone
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
+    """A folder for this process alone, unless a run is left in it that could not be published."""
+    return temporary.folder("minibert-", keep=lambda folder: any(folder.glob("unpublished-*")))
 
 
 @contextlib.contextmanager
@@ -146,16 +137,16 @@ def whole(path: Path | str) -> Iterator[BinaryIO]:
                 yield file
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            with open(temporary, "xb") as file:
+            with open(beside, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                beside.unlink()
             raise
 
 

@@ -300,3 +300,18 @@ def test_kernels_give_the_same_bits_freshly_compiled_and_from_the_cache(tmp_path
         subprocess.run(call, env=variables, capture_output=True, text=True, check=True).stdout for _ in range(2)
     )
     assert first == second
+
+
+def test_a_temporary_folder_goes_with_its_process_and_not_with_one_that_was_forked_from_it(tmp_path: Path) -> None:
+    for kept in (False, True):
+        code = (
+            "import os; from minibert import temporary\n"
+            f"folder = temporary.folder('minibert-here-', lambda folder: {kept} and (folder / 'kept').exists())\n"
+            "(folder / 'kept').touch()\n"
+            "if os.fork() == 0: raise SystemExit\n"
+            "os.wait(); print(folder, folder.exists())"
+        )
+        env = environment({"TMPDIR": str(tmp_path)})
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+        made, alive = done.stdout.split()
+        assert alive == "True" and Path(made).parent == tmp_path and Path(made).exists() == kept

@@ -21,7 +21,7 @@ ALLOWED = {
     "finetuning": "begun planning memory_report units kernels config loop training evaluation bert tasks datasets "
     "hub checkpoint model runs settings progress random tokenizer tpu remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
-    "kernels files errors",
+    "kernels files temporary errors",
     "seeds": "begun finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "finetuning planning kernels loop training evaluation prediction bert model runs optim settings "
@@ -66,12 +66,13 @@ ALLOWED = {
     "datasets": "files models tarball errors",
     "tarball": "files errors",
     "config": "errors",
-    "files": "gcs errors",
+    "files": "gcs temporary errors",
+    "temporary": "",
     "gcs": "errors",
     "remote": "files gcs errors",
     "mirror": "remote files gcs errors",
     "errors": "",
-    "kernels": "kernels errors",
+    "kernels": "kernels temporary errors",
 }
 
 # Heavy packages and the only places that may import them.

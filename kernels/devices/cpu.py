@@ -7,7 +7,6 @@ it compiles three times faster, needs no OpenMP at run time, and BLAS calls shar
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -28,6 +27,7 @@ import numba
 import numba.core.config
 import numpy as np
 
+from minibert import temporary
 from minibert.kernels.common import unit
 
 from . import Block, Device, Lease
@@ -74,23 +74,11 @@ def cache_directory() -> Path:
             f"({getattr(error, 'strerror', None) or error}), so that compiled kernels are kept for one run only; set "
             "XDG_CACHE_HOME to a folder that can be"
         )
-        return _temporary()
+        return temporary.folder("minibert-kernels-")
 
 
 not_kept = ""  # why this process's kernels are gone with it, and what to do
 _told = False
-
-
-def _temporary() -> Path:
-    """A folder that goes when this process ends; one that was forked from it leaves it alone."""
-    folder, maker = Path(tempfile.mkdtemp(prefix="minibert-kernels-")), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == maker:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
 
 
 def _tell() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import zlib
@@ -18,6 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from minibert import temporary
 from minibert.bert import Bert
 from minibert.errors import BackendError, RunError
 from minibert.kernels.devices import Device
@@ -115,8 +114,7 @@ def own_directory(path: Path) -> Path:
     platform()
     own = path
     if jax.process_index():
-        own = Path(tempfile.mkdtemp(prefix="minibert-"))
-        atexit.register(shutil.rmtree, own, True)
+        own = temporary.folder("minibert-")
         for entry in path.iterdir() if path.is_dir() else ():
             if not entry.name.startswith("."):
                 (own / entry.name).symlink_to(entry.resolve())
