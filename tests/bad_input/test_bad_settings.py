@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 import minibert
-from commands import assert_one_line, contents, minibert_in_process, minibert_process
+from commands import assert_one_line, assert_stopped, contents, minibert_in_process, minibert_process
 from damage import finetune
 from minibert import datasets, hub
 from minibert.errors import DownloadError
@@ -179,7 +179,7 @@ def test_no_network_and_nothing_in_the_cache(
     shutil.copytree(originals / "glue", tmp_path / "glue")
     (tmp_path / "a.csv").write_text("text,label\n" + "one,a\ntwo,b\n" * 20)
     done = minibert_process(*arguments.split(), env=offline, cwd=tmp_path)
-    assert_one_line(done, 1, "cannot", "or name a local copy")
+    assert_stopped(done, 1, "cannot", "or name a local copy")  # labels of one's own files are told before
     assert set(re.findall(r"--[a-z-]+", done.err)) == options
     assert not (tmp_path / "runs").exists()
 
