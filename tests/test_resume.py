@@ -144,7 +144,7 @@ def test_ones_own_files_go_on(here: Path, killed: Callable[..., None], regressio
     assert done.code == 1 and ("is no number" if regression else "labels was ['0', '1'], now [") in done.err, done.err
     done = minibert_in_process(*resume)
     assert_goes_on_to(here / "straight", here / "moved", done)
-    with pytest.raises(minibert.MinibertError, match=r"is made of your own files, in Python by"):
+    with pytest.raises(minibert.MinibertError, match=r"is made of your own files: give train and dev"):
         minibert.finetune("table", output_dir="new")
 
 
