@@ -60,6 +60,20 @@ def test_numba(name, heads, d, rate, data):
         assert_as_accurate(got, naive, wanted, k=3, floor=5e-7, what=what)
 
 
+def test_gradients_of_shifted_keys_are_as_accurate_as_numpy():
+    """Keys far from zero multiply what P's sum and the mean of M dP are rounded by, which is to stay small."""
+    batch, ratios = pack((512,)), []
+    for seed in range(6):
+        qkv, dy = floats(rng := np.random.default_rng(seed), 512, 72), floats(rng, 512, 24)
+        qkv[:, 24:] += np.float32(100)
+        got, naive, wanted = (
+            compute(backend, batch, 3, 0.5, *arrays)[2]
+            for backend, arrays in [(cpu, (qkv, dy)), (reference, (qkv, dy)), (reference, exact(qkv, dy))]
+        )
+        ratios.append(np.abs(got - wanted).max() / np.abs(naive - wanted).max())
+    assert np.mean(ratios) < 1.5
+
+
 def test_huge_logits_are_huge():
     """The case above means what it says: logits beyond 1e3, where exponentials of unshifted scores overflow."""
     qkv, _ = make(512, 128, size=16.0)
