@@ -67,8 +67,8 @@ OTHER_HEADS = (
     Row("qa_outputs.weight", "cls/squad/output_weights", "2 C"),
     Row("qa_outputs.bias", "cls/squad/output_bias", "2"),
 )
-# What else BERT checkpoints carry: copies of tied weights, counters. These have one name everywhere.
 BUFFER = "embeddings.position_ids"  # 0, 1, 2 ..., which transformers used to save
+# What else BERT checkpoints carry: copies of tied weights, counters. These have one name everywhere.
 EXTRAS = (BUFFER, "cls.", "cls/", "qa_outputs.")
 # Google's optimizer in its checkpoints: VARIABLE/adam_m, VARIABLE/adam_v and the number of updates.
 SLOTS, GLOBAL_STEP = ("adam_m", "adam_v"), "global_step"
