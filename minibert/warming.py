@@ -14,7 +14,7 @@ from minibert.errors import BackendError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.common import unit
-from minibert.kernels.devices import cpu, gpu
+from minibert.kernels.devices import compiling, gpu
 from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
@@ -37,8 +37,8 @@ def compile_kernels() -> Iterator[tuple[str, float]]:
     form of GELU, all losses and all optimizers: kernels are compiled for types, not for sizes. Yields what was compiled
     for and the seconds it took. BackendError where nothing of it would be kept.
     """
-    if cpu.not_kept:
-        raise BackendError(f"nothing is compiled: {cpu.not_kept}")
+    if compiling.not_kept:
+        raise BackendError(f"nothing is compiled: {compiling.not_kept}")
     places = {"cpu": unit.available(), "gpu": gpu.precision() == "bf16"} if gpu.usable() else {"cpu": unit.available()}
     for name, bf16 in places.items():
         for precision in ("fp32", "bf16") if bf16 else ("fp32",):

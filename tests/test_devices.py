@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minibert.errors import BackendError
 from minibert.kernels import devices
-from minibert.kernels.devices import cpu, size_class
+from minibert.kernels.devices import cpu, host, size_class
 
 
 def test_arrays_stand_on_cache_lines_whatever_their_size():
@@ -94,3 +96,25 @@ def test_an_error_in_a_worker_reaches_the_caller():
 def test_the_top_level_folder_refuses_to_be_imported_as_kernels():
     done = subprocess.run([sys.executable, "-c", "import kernels"], capture_output=True, text=True)
     assert done.returncode == 1 and "import minibert.kernels" in done.stderr
+
+
+def test_no_more_threads_than_control_groups_give_time_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (groups / "a" / "b").mkdir(parents=True)
+    (groups / "cpu" / "old").mkdir(parents=True)
+    assert host.cores(proc, groups) == 8
+    (proc / "self" / "cgroup").write_text("0::/a/b\n")
+    for inner, outer, cores in (
+        ("max 100000", "max 100000", 8), ("200000 100000", "max 100000", 2), ("max 100000", "150000 100000", 2),
+        ("400000 100000", "300000 100000", 3), ("1000 100000", "max 100000", 1), ("9900000 100000", "", 8),
+    ):  # fmt: skip
+        (groups / "a" / "b" / "cpu.max").write_text(f"{inner}\n")
+        (groups / "a" / "cpu.max").write_text(f"{outer}\n")
+        assert host.cores(proc, groups) == cores
+    (proc / "self" / "cgroup").write_text("4:cpu,cpuacct:/old\n")
+    for quota, cores in (("-1", 8), ("250000", 3)):
+        (groups / "cpu" / "old" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (groups / "cpu" / "old" / "cpu.cfs_period_us").write_text("100000\n")
+        assert host.cores(proc, groups) == cores

@@ -115,7 +115,8 @@ def test_a_home_that_is_closed_or_missing(tmp_path: Path, mode: int, home: str) 
     places = {"HOME": str(tmp_path / "above" / home), "TMPDIR": str(tmp_path / "temporary")}
     env = environment(places | {"XDG_CACHE_HOME": None})
     code = (
-        "from numba.core import config; from minibert.files import user_cache; import minibert.kernels.devices.cpu\n"
+        "from numba.core import config; from minibert.files import user_cache\n"
+        "import minibert.kernels.devices.compiling\n"
         "print(user_cache(), config.CACHE_DIR, sep='\\n')"
     )
     (tmp_path / "above").chmod(mode)
@@ -143,10 +144,10 @@ TOLD = "/file: cannot be written (Not a directory), so that compiled kernels are
 
 def test_that_kernels_are_not_kept_is_told_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from minibert.kernels import devices; from minibert.kernels.devices import cpu\n"
+        "import os, sys; from minibert.kernels import devices; from minibert.kernels.devices import compiling\n"
         "print('imported', file=sys.stderr); devices.open('cpu'); devices.open('cpu')\n"
         "if os.fork() == 0: sys.exit()\n"  # which leaves the folder alone
-        "os.wait(); print(os.path.exists(cpu.numba.core.config.CACHE_DIR))"
+        "os.wait(); print(os.path.exists(compiling.numba.core.config.CACHE_DIR))"
     )
     done = with_a_closed_cache(tmp_path, "-W", "always", "-c", code)
     assert done.returncode == 0 and done.stdout == "True\n"
@@ -193,7 +194,7 @@ def test_a_run_that_could_not_be_published_stays_in_a_temporary_cache(tmp_path: 
 
 
 def test_old_kernels_are_cleared_away_when_new_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minibert.kernels.devices import cpu
+    from minibert.kernels.devices import compiling
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ages = {"unused": 31, "recent": 29}  # days
@@ -201,12 +202,12 @@ def test_old_kernels_are_cleared_away_when_new_ones_come(tmp_path: Path, monkeyp
     for name, days in ages.items():
         (kernels / name / "inside").mkdir(parents=True)
         os.utime(kernels / name, (time.time() - days * 86400,) * 2)
-    ours = cpu.cache_directory()
+    ours = compiling.cache_directory()
     assert {path.name for path in kernels.iterdir()} == {"recent", ours.name}
     long_ago = (time.time() - 31 * 86400,) * 2
     os.utime(ours, long_ago)
     os.utime(kernels / "recent", long_ago)
-    assert cpu.cache_directory() == ours and time.time() - ours.stat().st_mtime < 86400, "a use counts"
+    assert compiling.cache_directory() == ours and time.time() - ours.stat().st_mtime < 86400, "a use counts"
     assert (kernels / "recent").exists(), "nothing new, nothing cleared"
 
 

@@ -77,8 +77,8 @@ ALLOWED = {
 
 # Heavy packages and the only places that may import them.
 HOMES = {
-    "numba": ("kernels/*/cpu*.py", "kernels/devices/cpu.py", "kernels/common/*.py"),
-    "llvmlite": ("kernels/devices/cpu.py", "kernels/common/*.py"),
+    "numba": ("kernels/*/cpu*.py", "kernels/devices/compiling.py", "kernels/devices/binding.py", "kernels/common/*.py"),
+    "llvmlite": ("kernels/devices/compiling.py", "kernels/devices/binding.py", "kernels/common/*.py"),
     "cupy": ("kernels/*/gpu.py", "kernels/devices/gpu.py"),
     "jax": ("minibert/tpu/*.py",),
     "click": ("cli/*.py",),

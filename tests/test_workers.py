@@ -8,13 +8,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
+import numba
+import numpy as np
 import pytest
 
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.workers import Errand, Workers, wait_for
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.workers import PATIENCE, Errand, Tasks, Workers, wait_for
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 53, 1000])
@@ -163,3 +167,118 @@ def test_threads_begin_with_the_first_launch_and_end():
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+@jit
+def add_to(worker, begin, end, counts, workers, arrays, number):
+    """Adds to each chunk's count what all arguments come to, by a view that Numba counts references of."""
+    for i in range(begin, end):
+        part = counts[i : i + 1]
+        for j in range(part.size):
+            part[j] += number + arrays[0][0] + arrays[1].shape[1]
+        workers[i] = worker
+
+
+@jit
+def double(worker, begin, end, counts):
+    for i in range(begin, end):
+        counts[i] *= 2
+
+
+@jit
+def raise_at(worker, begin, end, place):
+    if begin <= place < end:
+        raise ValueError("there")
+
+
+def arguments(count: int) -> tuple:
+    """Of `add_to`, which adds 5 with them."""
+    return np.zeros(count), np.full(count, -1), (np.ones(1), np.zeros((1, 3))), 1.0
+
+
+def pieces(count: int) -> Tasks:
+    return Tasks([(i, i + 1) for i in range(count)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+def test_a_launch_covers_its_tasks_once_and_its_kernels_come_one_after_the_other(threads, count):
+    given = arguments(count)
+    references = [sys.getrefcount(array) for array in (*given[:2], *given[2])]
+    for turn in range(1, 20):
+        cpu.launch(pieces(count), (add_to, given), (double, given[:1]))
+        np.testing.assert_array_equal(given[0], 10 * (2**turn - 1))
+        assert set(given[1]) <= set(range(threads))
+    assert references == [sys.getrefcount(array) for array in (*given[:2], *given[2])]
+
+
+def test_nothing_is_computed_where_there_are_no_tasks(threads):
+    given = arguments(1)
+    cpu.launch(pieces(0), (add_to, given))
+    cpu.run(add_to, 0, *given)
+    assert given[0] == 0 and given[1] == -1
+
+
+def test_a_thread_that_sleeps_is_woken_and_helps():
+    workers, given = Workers(2), arguments(100_000)
+    workers.launch(pieces(100_000), (add_to, given))
+    (helper,) = workers._helpers
+    for _ in range(3):
+        until = time.monotonic() + 10
+        while not helper.asleep:
+            assert time.monotonic() < until, "it looks on and on"
+            time.sleep(0.01)
+        given[1][:] = -1
+        while 1 not in given[1]:
+            assert time.monotonic() < until, "it never helps"
+            workers.launch(pieces(100_000), (add_to, given))
+    workers.end()
+    assert PATIENCE < 10_000, "a thread that looks is a core that others do not have"
+
+
+def test_threads_of_python_launch_at_the_same_time():
+    workers, wrong = Workers(3), []
+
+    def launch() -> None:
+        given = arguments(1000)
+        for turn in range(1, 200):
+            workers.launch(pieces(1000), (add_to, given))
+            if not (given[0] == 5 * turn).all():
+                wrong.append(turn)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    workers.end()
+
+
+def test_launches_and_python_functions_take_turns(threads):
+    given, done = arguments(20), []
+    for turn in range(1, 50):
+        cpu.launch(pieces(20), (add_to, given))
+        cpu.share([(turn,)] * 3, lambda worker, turn: done.append(turn))
+        assert (given[0] == 5 * turn).all() and done[-3:] == [turn] * 3
+
+
+@pytest.mark.parametrize("place", [0, 7, 99])
+def test_a_kernel_s_error_is_not_passed_over(threads, place):
+    with pytest.raises(RuntimeError, match="raise_at raised an error"):
+        cpu.launch(pieces(100), (raise_at, (place,)))
+    cpu.launch(pieces(100), (raise_at, (100,)))
+
+
+def test_a_kernel_is_not_given_what_references_would_be_lost_of():
+    def kernel(worker, begin, end, text):
+        pass
+
+    with pytest.raises((TypeError, numba.core.errors.NumbaError), match="numbers, arrays and tuples"):
+        numba.njit(pipeline_class=jit(kernel)._compiler.pipeline_class)(kernel)(-1, 0, 0, "text")
+
+
+def test_threads_that_look_for_launches_let_a_process_end_in_silence():
+    code = "import numpy as np; from minibert.kernels.add import cpu; x = np.ones(1 << 20, 'f'); cpu.forward(x, x, x)"
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 
 def workspace(f: int, c: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import lanes, storage
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 PIECE = 1 << 14
 AHEAD = 1 << 8  # elements; the processor itself looks no further than to the end of a page

@@ -6,7 +6,8 @@ import numpy as np
 
 from minibert.kernels.common import lanes, storage
 from minibert.kernels.common.philox_cpu import stack_words
-from minibert.kernels.devices.cpu import exact, inlined, jit, run
+from minibert.kernels.devices.compiling import exact, inlined, jit
+from minibert.kernels.devices.cpu import run
 
 from . import codes
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import halves, lanes, tiles
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices.compiling import inlined
 
 SIDE = 32  # rows and columns of a block
 LINE = 64  # bytes; also of a block's row, and of 16 lanes

@@ -21,7 +21,8 @@ import numpy as np
 from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
 from minibert.kernels.common.philox_cpu import settings, stack_words
-from minibert.kernels.devices.cpu import inlined, jit, run, threads
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.cpu import run, threads
 
 from .blocks import (
     BLOCK,

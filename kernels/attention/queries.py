@@ -6,7 +6,8 @@ import numpy as np
 
 from minibert.kernels.common import lanes
 from minibert.kernels.common.philox_lanes import philox4x32
-from minibert.kernels.devices.cpu import inlined, threads
+from minibert.kernels.devices.compiling import inlined
+from minibert.kernels.devices.cpu import threads
 
 from .blocks import BLOCK, LINE
 

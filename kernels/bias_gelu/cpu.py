@@ -7,7 +7,8 @@ import numpy as np
 from minibert.kernels.common.gelu import gelu, gelu_slope, gelu_tanh, gelu_tanh_slope
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 
 def workspace(t: int, f: int) -> int:

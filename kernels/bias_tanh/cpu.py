@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common.elementary import tanh
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 
 def forward(y: np.ndarray, x: np.ndarray, bias: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices.compiling import inlined
 
 from . import lanes, storage
 

@@ -19,7 +19,8 @@ from numba.extending import register_jitable
 from minibert.kernels.common import halves, lanes, masks, tiles
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import inlined, jit, run
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.cpu import run
 
 SIDE = 32  # rows of a panel; K of a step
 BLOCK = SIDE * SIDE  # elements of a panel's step, and of the sums that the registers hold
@@ -46,13 +47,14 @@ def whole_lines(nbytes: int) -> int:
 
 
 @jit
-def pack_rows(a, top, once, x):
-    """Rows of x from panel `top` on, as they lie."""
-    row = 2 * x.shape[1]
-    for panel in range(a.shape[0]):
-        for step in range(a.shape[1]):
+def pack_rows(worker, begin, end, tasks, own, kept, steps, x):
+    """Rows of x, those of a task of products.py, as they lie."""
+    top, bottom, _, _ = tasks[begin]
+    row, a = 2 * x.shape[1], address(own) + worker * own.shape[1] + kept
+    for panel in range(bottom - top):
+        for step in range(steps):
             mask = columns(x, step)
-            to = address(a) + (panel * a.shape[1] + step) * STEP
+            to = a + (panel * steps + step) * STEP
             at = address(x) + (top + panel) * SIDE * row + step * LINE
             rows = min(SIDE, x.shape[0] - (top + panel) * SIDE)
             for r in range(rows):
@@ -63,26 +65,29 @@ def pack_rows(a, top, once, x):
 
 
 def _columns_packer(block: Callable) -> Callable:
-    """The kernel that packs columns of dy (T, N) from panel `top` on, transposed, and adds their sums to dbias if it is
-    wanted and `once`. block(dy, step, panel): where a block lies, the bytes from row to row, its columns and rows.
+    """The kernel that packs columns of dy (T, N), a task's panels, transposed, and adds their sums to dbias if it is
+    wanted, in the first task of those panels. block(dy, step, panel): where a block lies, the bytes from row to row,
+    its columns and rows.
     """
 
     @jit
-    def pack(a, top, once, dy, dbias):
-        adds = once and dbias.size > 0
+    def pack(worker, begin, end, tasks, own, kept, steps, dy, dbias):
+        top, bottom, left, _ = tasks[begin]
+        adds, a = left == 0 and dbias.size > 0, address(own) + worker * own.shape[1] + kept
         sums = stack_words(NEAR * SIDE)
-        for near in range(0, a.shape[0], NEAR):
+        for near in range(0, bottom - top, NEAR):
+            last = min(near + NEAR, bottom - top)
             sums[:] = 0
-            for step in range(a.shape[1]):
-                for panel in range(near, min(near + NEAR, a.shape[0])):
-                    to = address(a) + (panel * a.shape[1] + step) * STEP
+            for step in range(steps):
+                for panel in range(near, last):
+                    to = a + (panel * steps + step) * STEP
                     at, row, mask, rows = block(dy, step, top + panel)
                     _pack_block(to, at, row, mask, rows, SIDE * row)
                     if adds:
                         _add_tokens(address(sums) + (panel - near) * 2 * LINE, to)
                     tiles.transpose(to)
                     tiles.transpose(to + TILE)
-            for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
+            for panel in range(near, last if adds else near):
                 add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
 
     return pack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minibert.kernels.common import tiles
-from minibert.kernels.devices.cpu import inlined, jit
+from minibert.kernels.devices.compiling import inlined, jit
 
 PRODUCTS = 4 * 2 * 16 * 16 * 32  # floating-point operations of a round of `multiply`
 

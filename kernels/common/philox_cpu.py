@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices.compiling import inlined
 
 from . import halves, lanes, philox, philox_lanes
 

@@ -41,7 +41,8 @@ from minibert.kernels.common.packing import (
     panels,
 )  # fmt: skip
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import inlined, jit
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.workers import Tasks
 
 TALL = 8  # panels of a that are worth packing
 FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memory for each
@@ -84,36 +85,34 @@ def multiply(
     b: np.ndarray,
     own: np.ndarray,
 ) -> None:
-    """All of a product by a `kernel` made by `product`. pack(a, top, once, *source) packs a's panels from `top` on,
-    and is told whether it is the first to see them; None: source[0] is a, packed.
+    """All of a product by a `kernel` made by `product`. pack(worker, task, ..., tasks, own, kept, steps, *source) packs
+    a task's panels of a into what is the worker's `own` from byte `kept` on; None: source[0] is a, packed.
     """
-    (wide, steps, size), tall, config = b.shape, panels(places[0].shape[0]), tiles.configuration()
+    (wide, steps, size), tall = b.shape, panels(places[0].shape[0])
     most = min(tall, _most(size // BLOCK * steps))
+    tasks, table = _tasks(tall, wide, most, cpu.threads())
     kept = _sums_bytes(most, wide, size // BLOCK * steps)
-    sums, packed = own[:, :kept].view(np.float32), own[:, kept:].view(np.uint16)
-
-    def work(worker: int, top: int, bottom: int, cut: int, cuts: int) -> None:
-        if pack:
-            a = packed[worker, : (bottom - top) * steps * size].reshape(bottom - top, steps, size)
-            pack(a, top, cut == 0, *source)
-        else:
-            a = source[0][top:bottom]
-        kernel(places, top, cut * wide // cuts, (cut + 1) * wide // cuts, a, b, sums[worker], config)
-
-    cpu.share(_tasks(tall, wide, most, cpu.threads()), work)
+    a = 0 if pack else source[0].ctypes.data
+    packs = [(pack, (table, own, kept, steps, *source))] if pack else []
+    cpu.launch(tasks, *packs, (kernel, (table, places, a, b, own, kept, tiles.configuration())))
 
 
 @lru_cache(256)
-def _tasks(tall: int, wide: int, most: int, workers: int) -> tuple[tuple[int, int, int, int], ...]:
-    """(top, bottom, cut, cuts): the panels top to bottom of a times part number `cut` of b in so many. More than one
-    part where `a` is short, and of the last tasks, whose end the other workers wait for.
+def _tasks(tall: int, wide: int, most: int, workers: int) -> tuple[Tasks, np.ndarray]:
+    """Tasks, each by its number, and a table (top, bottom, left, right): a's panels top to bottom times b's left to
+    right. All of b but where `a` is short, and for the last tasks, whose end the other workers wait for.
     """
     short = tall < TALL * workers
     fewest = max(1, min(FEWEST, tall // (FEWEST * workers)))
     pieces = cpu.helpings(tall, 1 if short and wide > 1 else workers, fewest, most)
     whole = 0 if short else len(pieces) - LAST * (workers - 1)
     cuts = [1 if n < whole else min(workers if short else 2, workers, wide) for n in range(len(pieces))]
-    return tuple((*piece, cut, many) for piece, many in zip(pieces, cuts, strict=True) for cut in range(many))
+    table = [
+        (*piece, cut * wide // many, (cut + 1) * wide // many)
+        for piece, many in zip(pieces, cuts, strict=True)
+        for cut in range(many)
+    ]
+    return Tasks([(n, n + 1) for n in range(len(table))]), np.array(table, np.int64).reshape(-1, 4)
 
 
 def _portions(steps: int) -> int:
@@ -144,26 +143,30 @@ def task_bytes(tall: int, wide: int, steps: int) -> int:
 
 
 def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
-    """The kernel out = finish(a b): `finish(places, row, m, n, mask)` gets the address of 32 sums, on a line, which
-    are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is called before a
-    32 x 32 block is multiplied and asks for what `finish` will read and write. `places`, a tuple, is theirs,
-    places[0] being (M, N). `turns` are those of a step.
+    """The kernel out = finish(a b), for one of `_tasks`: `finish(places, row, m, n, mask)` gets the address of 32 sums,
+    on a line, which are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is
+    called before a 32 x 32 block is multiplied and asks for what `finish` will read and write. `places`, a tuple, is
+    theirs, places[0] being (M, N). `turns` are those of a step. The kernel's `a` is where all of it is packed, or 0: what
+    is in the worker's `own` from byte `kept` on, where the sums end.
     """
     parts, count = 1 + max(turn[0] for turn in turns), len(turns)
     step_bytes = parts * STEP
     near = NEAR // step_bytes
 
     @jit
-    def multiply(places, top, left, right, a, b, sums, config):
-        tall, steps = a.shape[0], a.shape[1]
-        panel, lines = step_bytes * steps, -(-parts * SIDE // (count * tall))
-        portions = max(1, -(-panel // DEEP))
+    def multiply(worker, begin, end, tasks, places, a, b, own, kept, config):
+        top, bottom, left, right = tasks[begin]
+        steps = b.shape[1]
+        tall, panel = bottom - top, step_bytes * steps
+        sums = address(own) + worker * own.shape[1]
+        a_from = sums + kept if a == 0 else a + top * panel
+        lines, portions = -(-parts * SIDE // (count * tall)), max(1, -(-panel // DEEP))
         # The block before: its sums' address, its rows that have not left, the first of them, its columns.
-        done, rows, m, n, mask = address(sums), 0, 0, 0, 0
+        done, rows, m, n, mask = sums, 0, 0, 0, 0
         unit = tiles.configure(address(config))
         for portion in range(portions):
             first, last = portion * steps // portions, (portion + 1) * steps // portions
-            at, turns_here = address(sums), count * (last - first)
+            at, turns_here = sums, count * (last - first)
             for j in range(left, right):
                 b_from = address(b) + j * panel + first * step_bytes
                 ahead = b_from + panel
@@ -174,7 +177,7 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                         _zero_sums(unit)
                     else:
                         _load_sums(unit, at)
-                    a_at, b_at, leaving, due = address(a) + i * panel + first * step_bytes, b_from, rows, 0
+                    a_at, b_at, leaving, due = a_from + i * panel + first * step_bytes, b_from, rows, 0
                     for step in range(last - first):
                         for part_a, part_b, new_a, new_b in turns:
                             _turn(unit, a_at + part_a * STEP, b_at + part_b * STEP, new_a, new_b, step < near)

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices.compiling import inlined
 
 from . import halves, lanes, masks
 

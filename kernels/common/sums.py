@@ -5,7 +5,7 @@ So the number of threads never changes a bit, and rounding errors stay those of 
 
 from __future__ import annotations
 
-from minibert.kernels.devices.cpu import jit
+from minibert.kernels.devices.compiling import jit
 
 CHUNK = 64  # tokens
 

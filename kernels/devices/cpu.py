@@ -1,122 +1,47 @@
-"""The CPU: one pool of threads for Numba and BLAS alike, Numba's cache, and what this machine's cores can do.
+"""The CPU: one team of threads for compiled kernels and BLAS alike, and the machine's memory.
 
-Kernels are plain `@jit` functions over a range of chunks, `kernel(worker, begin, end, *arguments)`, compiled
-without the interpreter's lock; `run` covers [0, count) with them. A pool of our own instead of Numba's `prange`:
-it compiles three times faster, needs no OpenMP at run time, and BLAS calls share it, so nothing fights for cores.
+Kernels compute a range of chunks, `kernel(worker, begin, end, *arguments)`; `run` covers [0, count) with them. A team
+of our own (workers.py) instead of Numba's `prange`: kernels compile three times faster, need no OpenMP at run time, and
+BLAS calls share it, so nothing fights for cores.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import ctypes
-import hashlib
 import os
-import shutil
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
-import numba
-import numba.core.config
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
-from minibert import temporary
 from minibert.kernels.common import unit
 
-from . import Block, Device, Lease
+from . import Block, Device, Lease, compiling, host
 from .pages import Pages
-from .workers import Workers
+from .workers import Tasks, Workers
 
-KERNELS = Path(__file__).parent.parent
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
 SPARE = 32 << 20  # bytes of holes that stay beyond the most that was used: part of what PROCESS allows
 SPARE_IN_TRAINING = 8 << 20  # so that a plan is within three percent of what a process grows by
 
-
-def cpu_features() -> tuple[str, ...]:
-    """What LLVM says the cores can do, such as `avx512f` and `amx-bf16`."""
-    return tuple(sorted(name for name, has in llvmlite.binding.get_host_cpu_features().items() if has))
-
-
-def cache_directory() -> Path:
-    """Where compiled kernels are kept: a folder for these sources, this Numba, these cores and what multiplies tiles.
-
-    Numba does not notice an edited helper in another file: the folder's name does, being a hash of them all.
-    Where it cannot be written they are in a temporary folder, for this process (`not_kept`). A new folder replaces
-    those unused for 30 days.
-    """
-    digest = hashlib.sha256(f"{numba.__version__} {cpu_features()} {unit.mode()}".encode())
-    for source in sorted(KERNELS.rglob("*.py")):
-        digest.update(source.read_bytes())
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        folder = base / "minibert" / "kernels" / digest.hexdigest()[:16]
-        new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            os.utime(folder)  # its time is that of its last use
-        with contextlib.suppress(OSError):  # another process may be clearing up too
-            for old in folder.parent.iterdir() if new else ():
-                if old.stat().st_mtime < time.time() - 30 * 86400:
-                    shutil.rmtree(old, ignore_errors=True)
-        return folder
-    except (OSError, RuntimeError) as error:  # RuntimeError: a user whom the system does not know
-        global not_kept
-        not_kept = (
-            f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}: cannot be written "
-            f"({getattr(error, 'strerror', None) or error}), so that compiled kernels are kept for one run only; set "
-            "XDG_CACHE_HOME to a folder that can be"
-        )
-        return temporary.folder("minibert-kernels-")
-
-
-not_kept = ""  # why this process's kernels are gone with it, and what to do
 _told = False
 
 
 def _tell() -> None:
     """Warns, once, that kernels are not kept: when a device is opened, since to import this module is no use of it."""
     global _told
-    if not_kept and not _told:
+    if compiling.not_kept and not _told:
         _told = True
-        warnings.warn(not_kept, stacklevel=3)
+        warnings.warn(compiling.not_kept, stacklevel=3)
 
 
-# Before any decorator runs: Numba asks where to cache when it decorates.
-numba.core.config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-defined]
-
-
-# Reductions become vector code; NaN and infinity keep their meaning, so that a bad loss stays visible.
-REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
-
-
-def _compiled(function: Callable, **options: Any) -> Callable:
-    return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-
-
-def jit(function: Callable) -> Callable:
-    """Compiles a kernel: cached, without the interpreter's lock, with sums that LLVM may reorder."""
-    return _compiled(function, fastmath=REASSOCIATE)
-
-
-def inlined(function: Callable) -> Callable:
-    """Like `jit`, for helpers inside loops: LLVM vectorises no loop around a call."""
-    return _compiled(function, fastmath=REASSOCIATE, forceinline=True)
-
-
-def exact(function: Callable) -> Callable:
-    """Like `inlined`, for helpers whose roundings are meant: evaluated as written, fused multiply-adds apart."""
-    return _compiled(function, fastmath={"contract"}, forceinline=True)
-
-
-_workers = Workers(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+_workers = Workers(host.cores())
 
 
 def threads() -> int:
@@ -128,6 +53,12 @@ def set_threads(count: int) -> None:
     global _workers
     _workers.end()
     _workers = Workers(count)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Threads that look for launches when the interpreter goes would go down with a noise."""
+    _workers.end()
 
 
 def _after_fork() -> None:
@@ -143,11 +74,24 @@ if hasattr(os, "register_at_fork"):
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     """Calls kernel(worker, begin, end, *arguments) on all threads until [0, count) is covered.
 
-    `grain` is the least number of chunks worth a call. Which worker computes a chunk varies from run to run, so a
-    kernel's result must not depend on it.
+    `kernel`: compiled, or a Python function. `grain` is the least number of chunks worth a call. Which worker computes
+    a chunk varies from run to run, so a kernel's result must not depend on it.
     """
     least = max(grain, -(-count // (16 * _workers.count)))  # the last helpings: what one may have to wait for
-    share(helpings(count, _workers.count, least), lambda worker, begin, end: kernel(worker, begin, end, *arguments))
+    if isinstance(kernel, Dispatcher):
+        _workers.launch(_helpings(count, _workers.count, least), (kernel, arguments))
+    else:
+        share(helpings(count, _workers.count, least), lambda worker, begin, end: kernel(worker, begin, end, *arguments))
+
+
+def launch(tasks: Tasks, *kernels: tuple[Callable, tuple]) -> None:
+    """As Workers.launch says."""
+    _workers.launch(tasks, *kernels)
+
+
+@lru_cache(256)
+def _helpings(count: int, workers: int, least: int) -> Tasks:
+    return Tasks(helpings(count, workers, least))
 
 
 @lru_cache(256)

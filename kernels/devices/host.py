@@ -1,8 +1,9 @@
-"""How much more memory the system would give this process."""
+"""What the system would give this process: memory, and cores."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,26 +46,55 @@ def _free(proc: Path) -> Iterator[int]:
 
 
 def _in_control_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of each group that holds this process, up to the root, its limit less what is used (version 2, then 1)."""
+    """Of each group that holds this process its limit less what is used. The files that a group has read count as used,
+    though the kernel drops them for whoever needs their memory.
+    """
+    for place, version in _groups("memory", proc, cgroups):
+        limit, used, cached = {
+            2: ("memory.max", "memory.current", "inactive_file"),
+            1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        }[version]
+        with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there, or says `max`
+            free = int((place / limit).read_text()) - int((place / used).read_text())
+            yield free + next(_numbers(place / "memory.stat", cached), 0)
+
+
+def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[tuple[Path, int]]:
+    """The control groups that hold this process, up to the root, and their version."""
     with contextlib.suppress(OSError):
         for line in (proc / "self/cgroup").read_text().splitlines():
             controllers, _, name = line.partition(":")[2].partition(":")
             if controllers == "":
-                yield from _up(cgroups, name, "memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                old = cgroups / "memory"
-                yield from _up(old, name, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                yield from ((place, 2) for place in _up(cgroups, name))
+            elif controller in controllers.split(","):
+                yield from ((place, 1) for place in _up(cgroups / controller, name))
 
 
-def _up(root: Path, name: str, limit: str, used: str, cached: str) -> Iterator[int]:
-    """The files that a group has read count as used, though the kernel drops them for whoever needs their memory."""
+def _up(root: Path, name: str) -> Iterator[Path]:
     folder = root / name.lstrip("/")
     for place in (folder, *folder.parents):
-        with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there, or says `max`
-            free = int((place / limit).read_text()) - int((place / used).read_text())
-            yield free + next(_numbers(place / "memory.stat", cached), 0)
+        yield place
         if place == root:
             return
+
+
+def cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """How many cores this process may use: those that it may run on, or fewer where control groups limit its time, as
+    `docker run --cpus` does. Threads beyond them would be stopped in the midst of what others wait for.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(share) for share in _shares_of_cores(proc, cgroups))]))
+
+
+def _shares_of_cores(proc: Path, cgroups: Path) -> Iterator[float]:
+    for place, version in _groups("cpu", proc, cgroups):
+        with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there, says `max` or a quota of -1
+            if version == 2:
+                quota, period = map(int, (place / "cpu.max").read_text().split())
+            else:
+                quota, period = (int((place / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0 < period:
+                yield quota / period
 
 
 def _in_limits(proc: Path) -> Iterator[int]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from minibert.kernels.common import storage
 from minibert.kernels.common.philox_cpu import dropped, hidden_room, hidden_words, settings, stack_words
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 
 def forward(

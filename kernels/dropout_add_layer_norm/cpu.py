@@ -8,7 +8,8 @@ from minibert.kernels.common import lanes, storage
 from minibert.kernels.common import layer_norm_cpu as norm
 from minibert.kernels.common.philox_cpu import dropped, hidden_room, hidden_words, settings, stack_words
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
-from minibert.kernels.devices.cpu import inlined, jit, run
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.cpu import run
 
 
 def workspace(t: int, c: int) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 from minibert.kernels.common.sums import CHUNK, add_partials, chunks
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 TILE = 32  # slices are whole register tiles of any BLAS, and on cache lines
 LONG = 1024  # sides longer than this per worker are cut finer, so that workers finish together

@@ -18,7 +18,8 @@ from minibert.kernels.common import halves, lanes, packing, products, tiles
 from minibert.kernels.common.packing import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import jit, run
+from minibert.kernels.devices.compiling import jit
+from minibert.kernels.devices.cpu import run
 
 
 def prepared_bytes(f: int, c: int) -> int:

@@ -26,7 +26,8 @@ from minibert.kernels.common import halves, lanes, masks, packing, products, til
 from minibert.kernels.common.packing import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import inlined, jit, run
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.cpu import run
 
 PARTS = 3
 LONG = 24  # steps of a portion of K
@@ -107,11 +108,13 @@ split_product = products.product(products.fetch_result, products.float_row, prod
 
 
 @jit
-def pack_rows(a, top, once, x, first):
-    """Rows of x from panel `top` on, columns from step `first` on, as they lie."""
-    for panel in range(a.shape[0]):
-        for step in range(a.shape[1]):
-            to = address(a) + (panel * a.shape[1] + step) * PARTS * STEP
+def pack_rows(worker, begin, end, tasks, own, kept, steps, x, first):
+    """Rows of x, those of a task of products.py, columns from step `first` on, as they lie."""
+    top, bottom, _, _ = tasks[begin]
+    a = address(own) + worker * own.shape[1] + kept
+    for panel in range(bottom - top):
+        for step in range(steps):
+            to = a + (panel * steps + step) * PARTS * STEP
             _split_rows(to, x, top + panel, first + step)
 
 
@@ -134,23 +137,25 @@ def pack_pairs(worker, begin, end, b, x, first):
 
 
 @jit
-def pack_columns(a, top, once, dy, first, dbias):
-    """Columns of dy from panel `top` on, rows from step `first` on, transposed; dbias += their sums, if it is wanted
-    and `once`.
+def pack_columns(worker, begin, end, tasks, own, kept, steps, dy, first, dbias):
+    """Columns of dy, a task's panels, rows from step `first` on, transposed; dbias += their sums, if it is wanted, in
+    the first task of those panels.
     """
-    adds = once and dbias.size > 0
+    top, bottom, left, _ = tasks[begin]
+    adds, a = left == 0 and dbias.size > 0, address(own) + worker * own.shape[1] + kept
     sums = stack_words(NEAR * SIDE)
-    for near in range(0, a.shape[0], NEAR):
+    for near in range(0, bottom - top, NEAR):
+        last = min(near + NEAR, bottom - top)
         sums[:] = 0
-        for step in range(a.shape[1]):
-            for panel in range(near, min(near + NEAR, a.shape[0])):
-                to = address(a) + (panel * a.shape[1] + step) * PARTS * STEP
+        for step in range(steps):
+            for panel in range(near, last):
+                to = a + (panel * steps + step) * PARTS * STEP
                 lower, upper = _split_pairs(to, dy, first + step, top + panel, 4 * SIDE * dy.shape[1])
                 sum_at = address(sums) + (panel - near) * 2 * LINE
                 lanes.store(sum_at, lanes.load(sum_at) + lower)
                 lanes.store(sum_at + LINE, lanes.load(sum_at + LINE) + upper)
                 _transpose(to)
-        for panel in range(near, min(near + NEAR, a.shape[0]) if adds else near):
+        for panel in range(near, last if adds else near):
             packing.add_sums(dbias, top + panel, address(sums) + (panel - near) * 2 * LINE)
 
 

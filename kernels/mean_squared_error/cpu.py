@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.devices.cpu import jit
+from minibert.kernels.devices.compiling import jit
 
 
 @jit

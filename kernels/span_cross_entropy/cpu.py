@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common.elementary import exp_bounded
-from minibert.kernels.devices.cpu import exact, inlined, jit, run
+from minibert.kernels.devices.compiling import exact, inlined, jit
+from minibert.kernels.devices.cpu import run
 
 
 def forward(loss: np.ndarray, logits: np.ndarray, offsets: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import storage
-from minibert.kernels.devices.cpu import jit
+from minibert.kernels.devices.compiling import jit
 
 
 def forward(y: np.ndarray, x: np.ndarray, rows: np.ndarray) -> None:

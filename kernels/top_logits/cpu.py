@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minibert.kernels.devices.cpu import inlined, jit, run
+from minibert.kernels.devices.compiling import inlined, jit
+from minibert.kernels.devices.cpu import run
 
 
 def forward(values: np.ndarray, places: np.ndarray, logits: np.ndarray, offsets: np.ndarray) -> None:

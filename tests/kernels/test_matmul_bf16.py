@@ -336,8 +336,9 @@ def test_permission_reaches_threads_older_and_younger_than_itself():
         "    asked.wait()\n"
         "    a, b = (Device('cpu').zeros((1, 1, 1024), np.uint16, 'workspace') for _ in range(2))\n"
         "    out, addend = np.full((32, 32), 7, np.float32), np.ones(32, np.float32)\n"
-        "    sums = Device('cpu').empty((2, 1024), np.float32, 'workspace')\n"
-        "    products._float_product((out, addend, 0), 0, 0, 1, a, b, sums, config)\n"
+        "    own, tasks = Device('cpu').empty((1, 8192), np.uint8, 'workspace'), np.array([[0, 1, 0, 1]])\n"
+        "    places, address = (out, addend, 0), a.ctypes.data\n"
+        "    products._float_product(0, 0, 1, tasks, places, address, b, own, 4096, config)\n"
         "    done.append((out == 1).all())\n"
         "older = threading.Thread(target=work)\n"
         "older.start()\n"
@@ -384,8 +385,10 @@ def test_tasks_cover_a_product_once(workers):
         for wide in (1, 2, 24):
             for most in (1, 5, 21):
                 done = np.zeros((tall, wide), int)
-                for top, bottom, cut, cuts in products._tasks(tall, wide, most, workers):
-                    part = done[top:bottom, cut * wide // cuts : (cut + 1) * wide // cuts]
+                tasks, table = products._tasks(tall, wide, most, workers)
+                assert tasks.count == len(table)
+                for top, bottom, left, right in table:
+                    part = done[top:bottom, left:right]
                     assert 0 < bottom - top <= most and part.size
                     part += 1
                 assert (done == 1).all()

@@ -10,7 +10,7 @@ import pytest
 
 from minibert.kernels.attention import queries
 from minibert.kernels.common import lanes, philox, philox_cpu, philox_lanes
-from minibert.kernels.devices.cpu import jit
+from minibert.kernels.devices.compiling import jit
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "dropout.json").read_text())
 

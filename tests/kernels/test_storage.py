@@ -8,7 +8,7 @@ import pytest
 
 from bits import as_bf16, from_bf16
 from minibert.kernels.common import storage
-from minibert.kernels.devices.cpu import jit
+from minibert.kernels.devices.compiling import jit
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.uint16])
 

@@ -15,8 +15,8 @@ from checks import assert_as_accurate
 from minibert.errors import BackendError
 from minibert.kernels import devices
 from minibert.kernels.common import lanes, tiles, unit, vector_tiles
-from minibert.kernels.devices import cpu
-from minibert.kernels.devices.cpu import inlined
+from minibert.kernels.devices import compiling
+from minibert.kernels.devices.compiling import inlined
 
 LINE, TILE = 64, 1024
 in_memory = pytest.mark.skipif(unit.mode() == "amx", reason="about tiles in memory: here they are registers")
@@ -202,7 +202,7 @@ def test_kernels_of_different_units_are_kept_apart(monkeypatch, tmp_path):
     folders = set()
     for mode in ("amx", "dot", "software", None):
         monkeypatch.setattr(unit, "mode", lambda mode=mode: mode)
-        folders.add(cpu.cache_directory())
+        folders.add(compiling.cache_directory())
     assert len(folders) == 4
 
 
