@@ -146,8 +146,8 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
     """The kernel out = finish(a b), for one of `_tasks`: `finish(places, row, m, n, mask)` gets the address of 32 sums,
     on a line, which are those of row m and the columns from n on that have a bit in mask; `fetch(places, m, n)` is
     called before a 32 x 32 block is multiplied and asks for what `finish` will read and write. `places`, a tuple, is
-    theirs, places[0] being (M, N). `turns` are those of a step. The kernel's `a` is where all of it is packed, or 0: what
-    is in the worker's `own` from byte `kept` on, where the sums end.
+    theirs, places[0] being (M, N). `turns` are those of a step. The kernel's `a` is where all of it is packed, or 0:
+    then its panels are in the worker's `own` from byte `kept` on, where the sums end.
     """
     parts, count = 1 + max(turn[0] for turn in turns), len(turns)
     step_bytes = parts * STEP
