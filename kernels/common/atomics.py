@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from llvmlite import ir
 from numba import types
@@ -13,6 +14,7 @@ from . import lanes
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _PAUSES = 16  # of some 40 to 140 cycles each
+_WINDOWS = sys.platform == "win32"
 
 
 def _word(builder, address):
@@ -62,17 +64,38 @@ def exchange(typing, address, value):
 
 @intrinsic
 def relax(typing):
-    """A moment, about a microsecond, in which this thread leaves its core to others: to the core's other thread, and to
-    whatever the system would run.
+    """A moment in which this thread leaves its core to others: to the core's other thread, and to whatever the system
+    would run. A microsecond where there is nothing.
     """
 
     def generate(context, builder, signature, arguments):
         if lanes.compiles("sse2"):
-            pause = ir.FunctionType(ir.VoidType(), [])
             for _ in range(_PAUSES):
-                builder.call(cgutils.get_or_insert_function(builder.module, pause, "llvm.x86.sse2.pause"), [])
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, []), name), [])
+                _call(builder, ir.VoidType(), "llvm.x86.sse2.pause")
+        _call(builder, _I32, "SwitchToThread" if _WINDOWS else "sched_yield")
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def nanoseconds(typing):
+    """A clock that does not go back."""
+
+    def generate(context, builder, signature, arguments):
+        word = ir.Constant(_I64, 1)
+        if _WINDOWS:
+            ticks = cgutils.alloca_once(builder, _I64)
+            _call(builder, _I32, "QueryPerformanceCounter", ticks)
+            return builder.mul(builder.load(ticks), ir.Constant(_I64, 100))  # there are 10 million a second
+        now = cgutils.alloca_once(builder, _I64, 2)  # seconds and nanoseconds
+        _call(builder, _I32, "clock_gettime", ir.Constant(_I32, time.CLOCK_MONOTONIC), now)
+        seconds, rest = builder.load(now), builder.load(builder.gep(now, [word]))
+        return builder.add(builder.mul(seconds, ir.Constant(_I64, 10**9)), rest)
+
+    return types.int64(), generate
+
+
+def _call(builder, result, name, *operands):
+    kind = ir.FunctionType(result, [operand.type for operand in operands])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)

@@ -93,8 +93,11 @@ def multiply(
     tasks, table = _tasks(tall, wide, most, cpu.threads())
     kept = _sums_bytes(most, wide, size // BLOCK * steps)
     a = 0 if pack else source[0].ctypes.data
-    packs = [(pack, (table, own, kept, steps, *source))] if pack else []
-    cpu.launch(tasks, *packs, (kernel, (table, places, a, b, own, kept, tiles.configuration())))
+    multiplies = kernel, (table, places, a, b, own, kept, tiles.configuration())
+    if pack:
+        cpu.launch(tasks, (pack, (table, own, kept, steps, *source)), multiplies)
+    else:
+        cpu.launch(tasks, multiplies)
 
 
 @lru_cache(256)

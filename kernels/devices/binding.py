@@ -111,6 +111,11 @@ class Bindable(CompilerBase):
         return [passes]
 
 
+def is_bindable(kernel: object) -> bool:
+    """Whether a function was compiled so."""
+    return getattr(getattr(kernel, "_compiler", None), "pipeline_class", None) is Bindable
+
+
 @intrinsic
 def call(typing, room, worker, begin, end):
     """kernel(worker, begin, end, ...) with what is bound in a room: the status, 0 where it ended as it should."""

@@ -18,13 +18,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba.core.dispatcher import Dispatcher
 
 from minibert.kernels.common import unit
 
 from . import Block, Device, Lease, compiling, host
+from .binding import is_bindable
 from .pages import Pages
-from .workers import Tasks, Workers
+from .workers import Bound, Tasks, Workers
 
 PAGED = 1 << 20  # bytes from which on an array is cut from pages
 SPARE = 32 << 20  # bytes of holes that stay beyond the most that was used: part of what PROCESS allows
@@ -51,18 +51,15 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     global _workers
-    _workers.end()
-    _workers = Workers(count)
+    before, _workers = _workers, Workers(count)
+    before.end()  # after which nothing is launched there
 
 
-@atexit.register
-def _at_exit() -> None:
-    """Threads that look for launches when the interpreter goes would go down with a noise."""
-    _workers.end()
+atexit.register(lambda: _workers.end_for_good())
 
 
 def _after_fork() -> None:
-    """A forked process has the pool but none of its threads, for which `share` would wait for ever."""
+    """A forked process has the team's memory but none of its threads."""
     global _workers
     _workers = Workers(_workers.count)
 
@@ -74,19 +71,19 @@ if hasattr(os, "register_at_fork"):
 def run(kernel: Callable, count: int, *arguments: Any, grain: int = 1) -> None:
     """Calls kernel(worker, begin, end, *arguments) on all threads until [0, count) is covered.
 
-    `kernel`: compiled, or a Python function. `grain` is the least number of chunks worth a call. Which worker computes
-    a chunk varies from run to run, so a kernel's result must not depend on it.
+    `kernel`: compiled so that it can be launched, or any function. `grain` is the least number of chunks worth a call.
+    Which worker computes a chunk varies from run to run, so a kernel's result must not depend on it.
     """
     least = max(grain, -(-count // (16 * _workers.count)))  # the last helpings: what one may have to wait for
-    if isinstance(kernel, Dispatcher):
+    if is_bindable(kernel):
         _workers.launch(_helpings(count, _workers.count, least), (kernel, arguments))
     else:
         share(helpings(count, _workers.count, least), lambda worker, begin, end: kernel(worker, begin, end, *arguments))
 
 
-def launch(tasks: Tasks, *kernels: tuple[Callable, tuple]) -> None:
+def launch(tasks: Tasks, first: Bound, second: Bound | None = None) -> None:
     """As Workers.launch says."""
-    _workers.launch(tasks, *kernels)
+    _workers.launch(tasks, first, second)
 
 
 @lru_cache(256)

@@ -1,13 +1,10 @@
-"""A team of threads that shares out the tasks of a launch.
+"""Threads that compute together: a team for compiled kernels (team.py), and for functions of Python.
 
-**Compiled kernels** are launched without the interpreter. The caller binds them to their arguments (binding.py), opens
-the launch in memory that the threads share, and takes task after task, as the others do, who look there for about half
-a millisecond after the last launch before they sleep. So a launch costs 2 microseconds, where waking a sleeping thread
-through the interpreter's lock costs 30 to 80, and a step of a small model, 130 milliseconds, has 200 launches. Whoever
-comes late finds fewer tasks, or none: nobody waits for a thread that the system does not run, but for one in the midst
-of a task.
+**Compiled kernels** are launched without the interpreter, once they are bound to their arguments (binding.py): 4 to 7
+microseconds, where to wake a thread through the interpreter's lock takes 30 to 80; and a step of a small model, 130
+milliseconds, has 200 launches.
 
-**Python functions** (BLAS) are errands for the same threads, each of which must do its own.
+**Functions of Python** (BLAS) are errands for the same threads.
 """
 
 from __future__ import annotations
@@ -15,115 +12,54 @@ from __future__ import annotations
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from threading import Thread, local
+from threading import Thread, current_thread, get_ident, main_thread
+from time import sleep
 
 import numpy as np
 
-from minibert.kernels.common import atomics
+from . import team
+from .binding import ROOM, is_bindable
 
-from .binding import ROOM, call
-from .compiling import jit
-
-PATIENCE = 400  # looks for the next launch, some microseconds each, before a thread sleeps
-MOST_KERNELS = 2  # of a launch
-
-# The words of a team's memory by their place in bytes, each on lines of its own.
-_OPEN, _NEXT, _INSIDE, _OPENED, _BUSY, _STATUS, _TASKS, _COUNT, _FIRST, _SECOND, _CALLED = (128 * n for n in range(11))
+Bound = tuple[Callable, tuple]  # a compiled kernel, and its arguments after (worker, begin, end)
 
 
-@jit
-def _take(team, worker):
-    """Computes tasks of the open launch until there are no more."""
-    tasks, count = atomics.load(team + _TASKS), atomics.load(team + _COUNT)
-    first, second = atomics.load(team + _FIRST), atomics.load(team + _SECOND)
-    while True:
-        task = atomics.add(team + _NEXT, 1)
-        if task >= count:
-            break
-        status = _compute(tasks + 16 * task, worker, first, second)
-        if status != 0:
-            atomics.store(team + _STATUS, status)
+class Tasks:
+    """Pairs of numbers (begin, end), also where compiled code finds them."""
 
-
-@jit
-def _compute(task, worker, first, second):
-    """The kernels of a launch for one task; the status of the first that failed."""
-    begin, end = atomics.load(task), atomics.load(task + 8)
-    status = call(first, worker, begin, end)
-    if status == 0 and second != 0:
-        status = call(second, worker, begin, end)
-    return status
-
-
-@jit
-def _launch(team, tasks, count, first, second):
-    """All tasks of a launch, with the help of whoever looks; alone where the team has another launch open."""
-    if atomics.exchange(team + _BUSY, 1) != 0:
-        status = np.int32(0)
-        for task in range(count):
-            failed = _compute(tasks + 16 * task, 0, first, second)
-            if failed != 0:
-                status = failed
-        return status
-    atomics.store(team + _TASKS, tasks)
-    atomics.store(team + _COUNT, count)
-    atomics.store(team + _FIRST, first)
-    atomics.store(team + _SECOND, second)
-    atomics.store(team + _STATUS, 0)
-    atomics.store(team + _NEXT, 0)
-    atomics.store(team + _OPEN, 1)
-    atomics.add(team + _OPENED, 1)
-    _take(team, 0)
-    atomics.store(team + _OPEN, 0)
-    while atomics.load(team + _INSIDE) != 0:
-        atomics.relax()
-    status = np.int32(atomics.load(team + _STATUS))
-    atomics.store(team + _BUSY, 0)
-    return status
-
-
-@jit
-def _look(team, worker, patience):
-    """Helps with launches until none has been opened for a while, or this worker is called.
-
-    Who is inside has seen the launch open after saying so, and whoever opened it waits: what it reads there is whole.
-    """
-    seen, looks = np.int64(-1), 0
-    while looks < patience and atomics.load(team + _CALLED + 8 * worker) == 0:
-        opened = atomics.load(team + _OPENED)
-        if opened != seen:
-            seen, looks = opened, 0
-            atomics.add(team + _INSIDE, 1)
-            if atomics.load(team + _OPEN) != 0:
-                _take(team, worker)
-            atomics.add(team + _INSIDE, -1)
-        atomics.relax()
-        looks += 1
+    def __init__(self, pairs: Sequence[tuple[int, int]]):
+        self.pairs, self.count = pairs, len(pairs)
+        self._words = np.array(pairs, np.int64).reshape(-1)
+        self.address = self._words.ctypes.data
 
 
 class Errand:
     """A thread's part in what Python computes: to take tasks until none is left."""
 
-    def __init__(self, take: Callable[[int], None], worker: int):
-        self._take: Callable[[int], None] | None = take
-        self._worker = worker
+    def __init__(self, take: Callable[[int], None] | None, worker: int):
+        self._take, self._worker = take, worker
         self._error: BaseException | None = None
-        self._open = allocate_lock()
-        self._open.acquire()
+        self._whose: dict[str, str] = {}  # whoever is first to say so (`setdefault` is atomic)
+        self._done = allocate_lock()
+        self._done.acquire()
 
     def run(self) -> None:
-        assert self._take is not None
+        if self._whose.setdefault("it", "its helper's") != "its helper's":
+            return
         try:
-            self._take(self._worker)
+            if self._take:
+                self._take(self._worker)
         except BaseException as error:
             self._error = error
         self._take = None  # which has the launch's arrays, and whoever waits may count on them to die
-        self._open.release()
+        self._done.release()
 
     def wait(self) -> None:
-        """Until it has run; any number of times."""
-        with self._open:
-            pass
+        """Until it has run, if it has begun; if not, it never will. Any number of times."""
+        if self._whose.setdefault("it", "the caller's") == "the caller's":
+            self._take = None
+        else:
+            with self._done:
+                pass
 
     def outcome(self) -> BaseException | None:
         """Its error, if it ended with one, which is forgotten here: its frames know this errand."""
@@ -132,40 +68,46 @@ class Errand:
 
 
 class Helper:
-    """A thread that helps: does an errand, looks for launches for a while, and sleeps until the next errand."""
+    """A thread that does errands in their order, looks for launches after each, and sleeps until the next."""
 
-    def __init__(self, team: np.ndarray, number: int):
-        self.asleep = True
-        self._team, self._number = team, number
-        self._errands: SimpleQueue[Errand | bool] = SimpleQueue()
+    def __init__(self, memory: np.ndarray, number: int):
+        self.number = number
+        self._team = memory.ctypes.data
+        self._words = memory.data
+        self._sent, self._asleep = ((team.OWN + team.LINE * number + n) // 8 for n in (team.SENT, team.ASLEEP))
+        self._words[self._asleep] = 1
+        self._errands: SimpleQueue[Errand | None] = SimpleQueue()
+        self._sending, self._ended = allocate_lock(), False
         self._thread = Thread(target=self._serve, name="minibert", daemon=True)
         self._thread.start()
 
-    def send(self, errand: Errand | bool) -> None:
-        """An errand; or True, nothing but to wake up; or False, to end."""
-        self._team[_CALLED // 8 + self._number] = 1  # first, since it takes an errand for the end of its calls
-        self._errands.put(errand)
+    def send(self, errand: Errand | None) -> None:
+        """An errand, or None: to end, after which none is taken any more."""
+        with self._sending:
+            if not self._ended:
+                self._ended = errand is None
+                self._words[self._sent] += 1  # first: who sees it and finds nothing waits for what is coming
+                self._errands.put(errand)
+
+    @property
+    def asleep(self) -> bool:
+        return bool(self._words[self._asleep])
+
+    def wake(self) -> None:
+        """Makes it look for launches, if it sleeps and nobody has woken it yet."""
+        if self._words[self._asleep] and self._errands.empty():
+            self.send(Errand(None, self.number))
 
     def join(self) -> None:
         self._thread.join()
 
     def _serve(self) -> None:
-        team = self._team.ctypes.data
+        taken = 0
         while errand := self._errands.get():
-            self.asleep, self._team[_CALLED // 8 + self._number] = False, 0
-            if isinstance(errand, Errand):
-                errand.run()
-            _look(team, self._number, PATIENCE)
-            self.asleep = True
-
-
-class Tasks:
-    """Pairs of numbers (begin, end), where compiled code finds them."""
-
-    def __init__(self, pairs: Sequence[tuple[int, int]]):
-        self.count = len(pairs)
-        self._pairs = np.array(pairs, np.int64).reshape(-1)
-        self.address = self._pairs.ctypes.data
+            taken += 1
+            self._words[self._asleep] = 0
+            errand.run()
+            team.look(self._team, self.number, taken, team.PATIENCE)
 
 
 class Workers:
@@ -173,39 +115,42 @@ class Workers:
 
     def __init__(self, count: int):
         self.count = count
-        self._team = np.zeros(_CALLED // 8 + count, np.int64)
-        self._address = self._team.ctypes.data  # to ask for it takes as long as a launch
+        self._memory = team.memory(count)
+        self._team = self._memory.ctypes.data  # to ask for it takes as long as a launch
         self._helpers: list[Helper] = []
-        self._helping = allocate_lock()  # held while helpers are added
-        self._own = local()
+        self._helping, self._ended = allocate_lock(), False  # held while helpers come and go
+        self._rooms = Rooms()
 
-    def launch(self, tasks: Tasks, *kernels: tuple[Callable, tuple]) -> None:
-        """kernel(worker, begin, end, *arguments) for each task, by one or two compiled kernels, one after the other for
-        each task; tasks begin in their order.
+    def launch(self, tasks: Tasks, first: Bound, second: Bound | None = None) -> None:
+        """kernel(worker, begin, end, *arguments) for each task, by one or two kernels, one after the other for each
+        task; tasks begin in their order. RuntimeError where a kernel has raised an error, which is lost.
         """
-        rooms = self._rooms()
-        for room, (kernel, arguments) in zip(rooms, kernels, strict=False):
-            kernel(-1, room, 0, *arguments)
+        room, other = self._rooms[get_ident()]
+        _bind(room, *first)
+        if second:
+            _bind(other, *second)
         for helper in self._for(tasks.count):
-            if helper.asleep:
-                helper.send(True)
-        bound = (*rooms[: len(kernels)], 0)
-        if _launch(self._address, tasks.address, tasks.count, bound[0], bound[1]):
-            raise RuntimeError(f"{' or '.join(kernel.__name__ for kernel, _ in kernels)} raised an error")
+            helper.wake()
+        status = team.launch(self._team, tasks.address, tasks.count, room, other if second else 0)
+        if status == team.ENDED:
+            _at_the_end(tasks, first, second)
+        elif status:
+            names = [bound[0].__name__ for bound in (first, second) if bound]
+            raise RuntimeError(f"{' or '.join(names)} raised an error")
 
     def share(self, tasks: Sequence[tuple], work: Callable[..., None]) -> None:
-        """Calls work(worker, *task), a Python function, for every task; tasks begin in their order."""
+        """Calls work(worker, *task), a function of Python, for every task; tasks begin in their order."""
         rest = iter(tasks)  # next() is atomic under the interpreter's lock
 
         def take(worker: int) -> None:
             for task in rest:
                 work(worker, *task)
 
-        errands = []
-        for number, helper in enumerate(self._for(len(tasks)), start=1):
-            errands.append(Errand(take, number))
-            helper.send(errands[-1])
+        helpers = self._for(len(tasks))
+        errands = [Errand(take, helper.number) for helper in helpers]
         try:
+            for helper, errand in zip(helpers, errands, strict=True):
+                helper.send(errand)
             take(0)
         finally:
             wait_for(errands)
@@ -214,34 +159,64 @@ class Workers:
             raise errors.pop(0)  # nothing here keeps it, and with it the arrays of all frames that it has passed
 
     def end(self) -> None:
-        """Lets the threads go."""
-        helpers, self._helpers = self._helpers, []
+        """Lets the threads go, and starts none any more: the caller computes alone."""
+        with self._helping:
+            helpers, self._helpers, self._ended = self._helpers, [], True
         for helper in helpers:
-            helper.send(False)
+            helper.send(None)
         for helper in helpers:
             helper.join()
+
+    def end_for_good(self) -> None:
+        """Before the interpreter goes, and with it the kernels: threads that are still there must not compute on."""
+        if self._memory[team.OPENED // 8]:  # otherwise there is nothing, and it would have to be compiled
+            team.end(self._team)
+        self.end()
 
     def _for(self, tasks: int) -> list[Helper]:
         """Those that can help with so many tasks."""
         count = max(0, min(self.count, tasks) - 1)
-        if len(self._helpers) < count:
+        if len(self._helpers) < count and not self._ended:
             with self._helping:
-                while len(self._helpers) < count:
-                    self._helpers.append(Helper(self._team, len(self._helpers) + 1))
+                team.look(self._team, 0, -1, 0)  # compiles, which must not fail in a helper
+                while len(self._helpers) < count and not self._ended:
+                    self._helpers.append(Helper(self._memory, len(self._helpers) + 1))
         return self._helpers[:count]
 
-    def _rooms(self) -> tuple[int, ...]:
-        """Where this thread binds a launch's kernels."""
-        try:
-            return self._own.places
-        except AttributeError:
-            self._own.rooms = np.empty((MOST_KERNELS, ROOM // 8), np.int64)
-            self._own.places = tuple(room.ctypes.data for room in self._own.rooms)
-            return self._own.places
+
+class Rooms(dict[int, tuple[int, int]]):
+    """Where a thread binds a launch's kernels, by its number. (What threading.local has is gone before a daemon is.)"""
+
+    def __init__(self) -> None:
+        self._memory: list[np.ndarray] = []
+
+    def __missing__(self, thread: int) -> tuple[int, int]:
+        rooms = np.empty((2, ROOM // 8), np.int64)
+        self._memory.append(rooms)
+        self[thread] = places = rooms[0].ctypes.data, rooms[1].ctypes.data
+        return places
+
+
+def _bind(room: int, kernel: Callable, arguments: tuple) -> None:
+    if not is_bindable(kernel):
+        raise TypeError(f"{kernel} cannot be launched: decorate it with jit, and begin with (worker, begin, end)")
+    kernel(-1, room, 0, *arguments)
+
+
+def _at_the_end(tasks: Tasks, *kernels: Bound | None) -> None:
+    """A launch when the interpreter is going: no thread but the main one comes back from compiled code then."""
+    if current_thread() is not main_thread():
+        while True:
+            sleep(3600)
+    for begin, end in tasks.pairs:
+        for kernel, arguments in filter(None, kernels):
+            kernel(0, begin, end, *arguments)
 
 
 def wait_for(errands: Sequence[Errand]) -> None:
-    """Until all have run. No interrupt comes before, however many: kernels write on, into arrays that would be gone."""
+    """Until all have run that have begun. No interrupt comes before, however many: kernels write on, into arrays that
+    would be gone.
+    """
     try:
         for errand in errands:
             errand.wait()
