@@ -50,7 +50,7 @@ def whole_lines(nbytes: int) -> int:
 def pack_rows(worker, begin, end, tasks, own, kept, steps, x):
     """Rows of x, those of a task of products.py, as they lie."""
     top, bottom, _, _ = tasks[begin]
-    row, a = 2 * x.shape[1], address(own) + worker * own.shape[1] + kept
+    row, a = 2 * x.shape[1], own_place(own, worker) + kept
     for panel in range(bottom - top):
         for step in range(steps):
             mask = columns(x, step)
@@ -73,7 +73,7 @@ def _columns_packer(block: Callable) -> Callable:
     @jit
     def pack(worker, begin, end, tasks, own, kept, steps, dy, dbias):
         top, bottom, left, _ = tasks[begin]
-        adds, a = left == 0 and dbias.size > 0, address(own) + worker * own.shape[1] + kept
+        adds, a = left == 0 and dbias.size > 0, own_place(own, worker) + kept
         sums = stack_words(NEAR * SIDE)
         for near in range(0, bottom - top, NEAR):
             last = min(near + NEAR, bottom - top)
@@ -170,6 +170,12 @@ def _within(n, panel):
 def address(x):
     """An array's address, signed: where uint64 and int64 meet, Numba computes in float64."""
     return np.intp(x.ctypes.data)
+
+
+@inlined
+def own_place(own, worker):
+    """Where a worker's own bytes are."""
+    return address(own) + worker * own.shape[1]
 
 
 # A plain function for Numba's cache, which knows a kernel by what it closes over: compiled functions have random names.

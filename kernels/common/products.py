@@ -38,6 +38,7 @@ from minibert.kernels.common.packing import (
     address,
     columns,
     finishing,
+    own_place,
     panels,
 )  # fmt: skip
 from minibert.kernels.devices import cpu
@@ -161,7 +162,7 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
         top, bottom, left, right = tasks[begin]
         steps = b.shape[1]
         tall, panel = bottom - top, step_bytes * steps
-        sums = address(own) + worker * own.shape[1]
+        sums = own_place(own, worker)
         a_from = sums + kept if a == 0 else a + top * panel
         lines, portions = -(-parts * SIDE // (count * tall)), max(1, -(-panel // DEEP))
         # The block before: its sums' address, its rows that have not left, the first of them, its columns.

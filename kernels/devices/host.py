@@ -80,7 +80,7 @@ def _up(root: Path, name: str) -> Iterator[Path]:
 
 def cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """How many cores this process may use: those that it may run on, or fewer where control groups limit its time, as
-    `docker run --cpus` does. Threads beyond them would be stopped in the midst of what others wait for.
+    `docker run --cpus` does; a part of a core counts as one. More threads would wait for each other's time.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([count, *(math.ceil(share) for share in _shares_of_cores(proc, cgroups))]))

@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import halves, lanes, masks, packing, products, tiles
-from minibert.kernels.common.packing import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, panels
+from minibert.kernels.common.packing import LINE, NEAR, SIDE, STEP, TILE, Room, address, columns, own_place, panels
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.compiling import inlined, jit
@@ -111,7 +111,7 @@ split_product = products.product(products.fetch_result, products.float_row, prod
 def pack_rows(worker, begin, end, tasks, own, kept, steps, x, first):
     """Rows of x, those of a task of products.py, columns from step `first` on, as they lie."""
     top, bottom, _, _ = tasks[begin]
-    a = address(own) + worker * own.shape[1] + kept
+    a = own_place(own, worker) + kept
     for panel in range(bottom - top):
         for step in range(steps):
             to = a + (panel * steps + step) * PARTS * STEP
@@ -142,7 +142,7 @@ def pack_columns(worker, begin, end, tasks, own, kept, steps, dy, first, dbias):
     the first task of those panels.
     """
     top, bottom, left, _ = tasks[begin]
-    adds, a = left == 0 and dbias.size > 0, address(own) + worker * own.shape[1] + kept
+    adds, a = left == 0 and dbias.size > 0, own_place(own, worker) + kept
     sums = stack_words(NEAR * SIDE)
     for near in range(0, bottom - top, NEAR):
         last = min(near + NEAR, bottom - top)
