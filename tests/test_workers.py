@@ -350,7 +350,7 @@ def test_a_team_that_has_ended_starts_no_thread_and_its_caller_computes_alone(wo
     assert (given[0] == 10).all() and not given[1].any() and threading.active_count() == others
 
 
-def test_threads_are_changed_while_others_launch():
+def test_a_team_is_replaced_while_others_launch():
     """No two threads may ever have the same number, by which they find their scratch."""
     before, stop, given = cpu.threads(), threading.Event(), arguments(3000)
 
@@ -412,3 +412,14 @@ def test_what_nobody_has_begun_is_not_waited_for():
     wait_for([errand, errand])
     errand.run()
     assert errand.outcome() is None
+
+
+def test_fewer_threads_compute_where_the_system_starts_no_more(workers, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    given, done = arguments(5), []
+    workers.launch(pieces(5), (add_to, given))
+    workers.share([(), ()], done.append)
+    assert (given[0] == 5).all() and not given[1].any() and done == [0, 0]

@@ -87,7 +87,7 @@ def nanoseconds(typing):
         if _WINDOWS:
             ticks = cgutils.alloca_once(builder, _I64)
             _call(builder, _I32, "QueryPerformanceCounter", ticks)
-            return builder.mul(builder.load(ticks), ir.Constant(_I64, 100))  # there are 10 million a second
+            return builder.mul(builder.load(ticks), ir.Constant(_I64, 100))  # there are 10 million a second, as a rule
         now = cgutils.alloca_once(builder, _I64, 2)  # seconds and nanoseconds
         _call(builder, _I32, "clock_gettime", ir.Constant(_I32, time.CLOCK_MONOTONIC), now)
         seconds, rest = builder.load(now), builder.load(builder.gep(now, [word]))

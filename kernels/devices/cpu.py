@@ -50,9 +50,10 @@ def threads() -> int:
 
 
 def set_threads(count: int) -> None:
+    """Nothing may compute meanwhile whose scratch is for fewer."""
     global _workers
     before, _workers = _workers, Workers(count)
-    before.end()  # after which nothing is launched there
+    before.end()
 
 
 atexit.register(lambda: _workers.end_for_good())

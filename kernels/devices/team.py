@@ -3,10 +3,11 @@
 A team is words of memory that its threads share. The caller **opens** a launch there and takes task after task, as
 everybody does who looks; it closes the launch when there are none left, and waits for those that are **inside**.
 Whoever is inside said so before finding the launch open, so that what it reads there is whole. Who comes late finds
-fewer tasks, or none: nobody waits for a thread that the system does not run, but for one in the midst of a task.
+fewer tasks, or none: nobody waits for a thread that the system does not run, but for one that is inside.
 
-Helpers look for some time after a launch and then sleep: waking them costs 30 to 80 microseconds, looking 1. Where a
+Helpers look for some time after a launch and then sleep: waking them costs 20 to 80 microseconds, looking 1. Where a
 look takes long, others want the core, and helpers sleep at once: threads that look would take from those that compute.
+A helper that falls asleep in the microseconds between a caller's look at it and the launch misses that launch.
 """
 
 from __future__ import annotations
@@ -119,11 +120,3 @@ def look(team, worker, taken, patience):
         now = atomics.nanoseconds()
         if now - since > patience or now - before > WANTED:
             atomics.store(own + ASLEEP, 1)
-
-
-@jit
-def end(team):
-    """No launch is opened from now on, and none is under way when this returns."""
-    atomics.store(team + OVER, 1)
-    while atomics.load(team + UNDER_WAY) != 0:
-        atomics.relax()

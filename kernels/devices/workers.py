@@ -1,7 +1,7 @@
 """Threads that compute together: a team for compiled kernels (team.py), and for functions of Python.
 
 **Compiled kernels** are launched without the interpreter, once they are bound to their arguments (binding.py): 4 to 7
-microseconds, where to wake a thread through the interpreter's lock takes 30 to 80; and a step of a small model, 130
+microseconds, where to wake a thread through the interpreter's lock takes 20 to 80; and a step of a small model, 130
 milliseconds, has 200 launches.
 
 **Functions of Python** (BLAS) are errands for the same threads.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread, current_thread, get_ident, main_thread
 from time import sleep
@@ -149,11 +150,16 @@ class Workers:
         helpers = self._for(len(tasks))
         errands = [Errand(take, helper.number) for helper in helpers]
         try:
-            for helper, errand in zip(helpers, errands, strict=True):
-                helper.send(errand)
-            take(0)
-        finally:
+            try:
+                for helper, errand in zip(helpers, errands, strict=True):
+                    helper.send(errand)
+                take(0)
+            finally:
+                for errand in errands:  # here, since an interrupt can come where a function begins
+                    errand.wait()
+        except BaseException:
             wait_for(errands)
+            raise
         errors = [error for error in map(Errand.outcome, errands) if error is not None]
         if errors:
             raise errors.pop(0)  # nothing here keeps it, and with it the arrays of all frames that it has passed
@@ -168,9 +174,11 @@ class Workers:
             helper.join()
 
     def end_for_good(self) -> None:
-        """Before the interpreter goes, and with it the kernels: threads that are still there must not compute on."""
-        if self._memory[team.OPENED // 8]:  # otherwise there is nothing, and it would have to be compiled
-            team.end(self._team)
+        """Before the interpreter goes, and with it the kernels: daemon threads must not launch on."""
+        self._memory[team.OVER // 8] = 1
+        sleep(1e-4)  # without the interpreter's lock, whose return is a barrier: who has not seen it can be seen
+        while self._memory[team.UNDER_WAY // 8]:
+            sleep(1e-4)
         self.end()
 
     def _for(self, tasks: int) -> list[Helper]:
@@ -179,8 +187,9 @@ class Workers:
         if len(self._helpers) < count and not self._ended:
             with self._helping:
                 team.look(self._team, 0, -1, 0)  # compiles, which must not fail in a helper
-                while len(self._helpers) < count and not self._ended:
-                    self._helpers.append(Helper(self._memory, len(self._helpers) + 1))
+                with suppress(RuntimeError):  # a limit on threads, or an end that is near: there are fewer then
+                    while len(self._helpers) < count and not self._ended:
+                        self._helpers.append(Helper(self._memory, len(self._helpers) + 1))
         return self._helpers[:count]
 
 
@@ -214,9 +223,7 @@ def _at_the_end(tasks: Tasks, *kernels: Bound | None) -> None:
 
 
 def wait_for(errands: Sequence[Errand]) -> None:
-    """Until all have run that have begun. No interrupt comes before, however many: kernels write on, into arrays that
-    would be gone.
-    """
+    """Until all have run that have begun, whatever interrupts: kernels write on, into arrays that would be gone."""
     try:
         for errand in errands:
             errand.wait()
