@@ -21,7 +21,7 @@ from numba.core.compiler_machinery import FunctionPass, register_pass
 from numba.core.untyped_passes import IRProcessing
 from numba.extending import intrinsic
 
-ROOM = 4096  # bytes; the largest kernels need some 1,500
+ROOM = 4096  # bytes; a kernel that needs more does not compile
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _BOUND = ir.FunctionType(_I32, [_I64] * 4)  # (room, worker, begin, end), to Numba's status, 0 where nothing was raised

@@ -24,7 +24,7 @@ WANTED = 20_000  # nanoseconds that a look takes where others want the core
 ENDED = np.int32(-1000)  # a launch's status where none can be opened any more; Numba's own are nearer to 0
 
 # The words, by their place in bytes, on lines of their own.
-LINE = 128
+LINE = 128  # bytes: two of a cache's, which cores fetch together
 OPEN, NEXT, INSIDE, OPENED, BUSY, STATUS, TASKS, COUNT = (LINE * n for n in range(8))
 FIRST, SECOND, UNDER_WAY, OVER, OWN = (LINE * n for n in range(8, 13))
 SENT, ASLEEP = 0, 8  # in each worker's own line, from OWN on: how much it was sent, and whether it sleeps

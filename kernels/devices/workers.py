@@ -96,7 +96,7 @@ class Helper:
 
     def wake(self) -> None:
         """Makes it look for launches, if it sleeps and nobody has woken it yet."""
-        if self._words[self._asleep] and self._errands.empty():
+        if self.asleep and self._errands.empty():
             self.send(Errand(None, self.number))
 
     def join(self) -> None:
