@@ -246,13 +246,12 @@ def test_what_is_bound_has_no_references_that_a_kernel_could_count():
 
 
 def test_a_launch_ends_with_its_slowest_thread(workers):
-    for _ in range(50):
-        done = np.zeros(2)
+    until, done = time.monotonic() + 60, np.zeros(2)  # where others want both cores it can take long
+    while done.tolist() != [1, 2]:
+        assert time.monotonic() < until, "the other thread never helps"
+        done[:] = 0
         workers.launch(pieces(2), (slow, (done, 3_000_000)))
         assert done.all()
-        if done.tolist() == [1, 2]:
-            return
-    pytest.fail("the other thread never helps")
 
 
 def test_a_thread_that_sleeps_is_woken_and_helps(workers):
@@ -260,7 +259,7 @@ def test_a_thread_that_sleeps_is_woken_and_helps(workers):
     workers.launch(pieces(100_000), (add_to, given))
     (helper,) = workers._helpers
     for _ in range(3):
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not helper.asleep:
             assert time.monotonic() < until, "it looks on and on"
             time.sleep(0.01)
@@ -408,18 +407,6 @@ def test_a_process_ends_in_silence_whatever_threads_do(code):
     last = "import atexit; atexit.register(lambda: cpu.forward(x[:99], x[:99], x[:99]))"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{last}"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_at_the_end_only_the_main_thread_computes(workers):
-    given = arguments(5)
-    workers.launch(pieces(5), (add_to, given))
-    workers.end_for_good()
-    workers.launch(pieces(5), (add_to, given), (double, given[:1]))
-    assert (given[0] == 20).all() and not given[1].any()
-    other = threading.Thread(target=workers.launch, args=(pieces(5), (add_to, given)), daemon=True)
-    other.start()
-    other.join(0.2)
-    assert other.is_alive() and (given[0] == 20).all()
 
 
 def test_what_nobody_has_begun_is_not_waited_for():

@@ -7,7 +7,6 @@ BLAS calls share it, so nothing fights for cores.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import sys
@@ -54,9 +53,6 @@ def set_threads(count: int) -> None:
     global _workers
     before, _workers = _workers, Workers(count)
     before.end()
-
-
-atexit.register(lambda: _workers.end_for_good())
 
 
 def _after_fork() -> None:

@@ -21,12 +21,11 @@ from .compiling import jit
 
 PATIENCE = 500_000  # nanoseconds of looking
 WANTED = 20_000  # nanoseconds that a look takes where others want the core
-ENDED = np.int32(-1000)  # a launch's status where none can be opened any more; Numba's own are nearer to 0
 
 # The words, by their place in bytes, on lines of their own.
 LINE = 128  # bytes: two of a cache's, which cores fetch together
 OPEN, NEXT, INSIDE, OPENED, BUSY, STATUS, TASKS, COUNT = (LINE * n for n in range(8))
-FIRST, SECOND, UNDER_WAY, OVER, OWN = (LINE * n for n in range(8, 13))
+FIRST, SECOND, OWN = (LINE * n for n in range(8, 11))
 SENT, ASLEEP = 0, 8  # in each worker's own line, from OWN on: how much it was sent, and whether it sleeps
 
 
@@ -38,12 +37,9 @@ def memory(count: int) -> np.ndarray:
 @jit
 def launch(team, tasks, count, first, second):
     """`count` tasks, pairs of words at address `tasks`, by one or two bound kernels (binding.py); the status of one
-    that failed, or 0. Alone, where the team has another launch open. ENDED where OVER is set.
+    that failed, or 0. Alone, where the team has another launch open.
     """
-    atomics.add(team + UNDER_WAY, 1)
-    if atomics.load(team + OVER) != 0:
-        status = ENDED
-    elif atomics.exchange(team + BUSY, 1) != 0:
+    if atomics.exchange(team + BUSY, 1) != 0:
         status = np.int32(0)
         for n in range(count):
             failed = _task(tasks + 16 * n, 0, first, second)
@@ -52,7 +48,6 @@ def launch(team, tasks, count, first, second):
     else:
         status = _together(team, tasks, count, first, second)
         atomics.store(team + BUSY, 0)
-    atomics.add(team + UNDER_WAY, -1)
     return status
 
 

@@ -13,8 +13,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread, current_thread, get_ident, main_thread
-from time import sleep
+from threading import Thread, get_ident
 
 import numpy as np
 
@@ -25,10 +24,10 @@ Bound = tuple[Callable, tuple]  # a compiled kernel, and its arguments after (wo
 
 
 class Tasks:
-    """Pairs of numbers (begin, end), also where compiled code finds them."""
+    """Pairs of numbers (begin, end), where compiled code finds them."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]]):
-        self.pairs, self.count = pairs, len(pairs)
+        self.count = len(pairs)
         self._words = np.array(pairs, np.int64).reshape(-1)
         self.address = self._words.ctypes.data
 
@@ -133,9 +132,7 @@ class Workers:
         for helper in self._for(tasks.count):
             helper.wake()
         status = team.launch(self._team, tasks.address, tasks.count, room, other if second else 0)
-        if status == team.ENDED:
-            _at_the_end(tasks, first, second)
-        elif status:
+        if status:
             names = [bound[0].__name__ for bound in (first, second) if bound]
             raise RuntimeError(f"{' or '.join(names)} raised an error")
 
@@ -173,14 +170,6 @@ class Workers:
         for helper in helpers:
             helper.join()
 
-    def end_for_good(self) -> None:
-        """Before the interpreter goes, and with it the kernels: daemon threads must not launch on."""
-        self._memory[team.OVER // 8] = 1
-        sleep(1e-4)  # without the interpreter's lock, whose return is a barrier: who has not seen it can be seen
-        while self._memory[team.UNDER_WAY // 8]:
-            sleep(1e-4)
-        self.end()
-
     def _for(self, tasks: int) -> list[Helper]:
         """Those that can help with so many tasks."""
         count = max(0, min(self.count, tasks) - 1)
@@ -210,16 +199,6 @@ def _bind(room: int, kernel: Callable, arguments: tuple) -> None:
     if not is_bindable(kernel):
         raise TypeError(f"{kernel} cannot be launched: decorate it with jit, and begin with (worker, begin, end)")
     kernel(-1, room, 0, *arguments)
-
-
-def _at_the_end(tasks: Tasks, *kernels: Bound | None) -> None:
-    """A launch when the interpreter is going: no thread but the main one comes back from compiled code then."""
-    if current_thread() is not main_thread():
-        while True:
-            sleep(3600)
-    for begin, end in tasks.pairs:
-        for kernel, arguments in filter(None, kernels):
-            kernel(0, begin, end, *arguments)
 
 
 def wait_for(errands: Sequence[Errand]) -> None:
