@@ -23,7 +23,6 @@ from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.errors import CheckpointError, ConfigError, RunError
 from minibert.evaluation import Split, evaluate, read_split
-from minibert.finetuning import fit, model_config
 from minibert.kernels.devices import Device
 from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, column_order, open_device
@@ -32,6 +31,7 @@ from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import DESCRIPTION, METRICS, RunDirectory, own_directory, read_description
 from minibert.settings import TrainConfig
+from minibert.starting import fit, model_config
 from minibert.tasks import Task
 from minibert.tokenizer import FILES, Tokenizer
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minibert import checkpoint, datasets, files, hub, loop, memory_report, planning, remote, tasks, training, units
+from minibert import checkpoint, datasets, files, hub, loop, planning, remote, starting, tasks, training, units
 from minibert.begun import Begun
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
-from minibert.errors import ConfigError, RunError, counted
+from minibert.errors import ConfigError
 from minibert.evaluation import Split, encode, evaluate, read_examples
 from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
 from minibert.model import Model, load, open_device, tokenizer_of
-from minibert.planning import Config
 from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
@@ -30,7 +27,7 @@ from minibert.settings import TrainConfig, check_counts, check_names, check_path
 from minibert.tasks import Task
 from minibert.tasks.table import TableTask, UnreadTable, labels_told
 from minibert.tokenizer import Tokenizer
-from minibert.training import Step, Trainer
+from minibert.training import Trainer
 from minibert.units import Unit
 
 RESULTS = "eval_results.json"
@@ -38,6 +35,22 @@ SAMPLE_NOTE = (
     "This is the embedded sample: made-up sentence pairs and a very small model. The real thing is\n"
     "minibert finetune mrpc, which downloads BERT-Base and MRPC, or takes --checkpoint DIR and --data-dir DIR."
 )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A task's data, read from `folder` and encoded; `train` has standard numbers for labels where there is a unit."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    train: Split
+    devs: list[Split]
+    unit: Unit | None
+
+    @property
+    def under_way(self) -> Split:
+        """What is evaluated during training."""
+        return self.unit.standard(self.devs[0]) if self.unit else self.devs[0]
 
 
 @dataclass(frozen=True)
@@ -122,49 +135,27 @@ def finetune(
         raise ConfigError("--sample brings its own data: leave out --sample or --data-dir")
     if sample:
         report.say(SAMPLE_NOTE)
-    check_for_tpu(config, memory=memory, memory_report=report_memory)
+    starting.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
     source = checkpoint or (_sample_model() if sample else "base")
-    hub.check(str(source))  # before data are fetched
-    folder = _data_folder(task, data_dir, sample, report)
-    examples = {name: read_examples(task, name, folder) for name in ("train", *task.dev_splits)}
-    if isinstance(task, TableTask):
-        report.say("\n".join(labels_told(task, examples["train"])))
-    unit = units.of_labels(task, examples["train"])
-    training.count_steps(len(examples["train"]), config.epochs, config)  # before weights are fetched
-    found = find_checkpoint(source, config, output, report)
-    tokenizer = tokenizer_of(found)
-    trained, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
-    del examples  # features hold what training needs of them
-    under_way = devs[0]
-    if unit:
-        trained, under_way = unit.standard(trained), unit.standard(under_way)
-    data = [(trained, config.epochs)]
-    model = model_config(found.config, config, task.outputs, task.regression)
-    config, told = fit(config, model, data, device, limit, old is not None, recompute)
-    description = describe(config, checkpoint if sample else source, found, device, old) | {
-        "data": _describe_data(task, folder),
-        "sample": sample,
-        "eval_every": eval_every,
-        "save_every": save_every,
-        "data_dir": None,  # one's own files are named above, and downloads are found by the task
-        "labels": list(task.labels),
-        "unit": dataclasses.asdict(unit) if unit else None,
-        "columns": task.columns if isinstance(task, TableTask) else None,
-    }
-    if (data_dir or sample) and not isinstance(task, TableTask):
-        description["data_dir"] = remote.name(folder.absolute())
-    bert = _build(found.read(), model, config.seed, device, report, unit)
+    data, found = _read(task, config, source, data_dir, sample, output, report)
+    model = starting.model_config(found.config, config, task.outputs, task.regression)
+    stages = [(data.train, config.epochs)]
+    config, told = starting.fit(config, model, stages, device, limit, old is not None, recompute)
+    description = starting.describe(config, checkpoint if sample else source, found, device, old)
+    description |= {"sample": sample, "eval_every": eval_every, "save_every": save_every}
+    description |= _describe_data(task, data, bool(data_dir or sample))
+    bert = _build(found.read(), model, config.seed, device, report, data.unit)
     del found  # which maps its file into memory
-    trainer = training.trainer(bert, trained, config)
+    trainer = training.trainer(bert, data.train, config)
     with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
-        say_start(report, trainer, task.name, source, run, told)
-        observe = observer(run, report) if report_memory else None
-        loop.train(trainer, run, task, under_way, eval_every, save_every, report, observe)
-        if unit:
-            unit.restore(bert)
-        results = _finish(trainer, run, task, devs, tokenizer)
+        starting.say_start(report, trainer, task.name, source, run, told)
+        observe = starting.observer(run, report) if report_memory else None
+        loop.train(trainer, run, task, data.under_way, eval_every, save_every, report, observe)
+        if data.unit:
+            data.unit.restore(bert)
+        results = _finish(trainer, run, task, data)
     return Run(run.name if mirror else run.path, results)
 
 
@@ -180,20 +171,37 @@ def asked(task: str | Task | UnreadTable, resume: bool, **own: Any) -> Task | Un
     return tasks.get(task, to_train=True) if isinstance(task, str) else task
 
 
-def _finish(
-    trainer: Trainer,
-    run: RunDirectory,
+def _read(
     task: Task,
-    devs: list[Split],
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
+    config: TrainConfig,
+    source: str | Path,
+    data_dir: str | Path | None,
+    sample: bool,
+    output: Path,
+    report: Reporter,
+) -> tuple[_Data, Unread]:
+    """The data and the checkpoint, fetched if need be: what is quickly told to be wrong before what takes long."""
+    hub.check(str(source))
+    folder = _data_folder(task, data_dir, sample, report)
+    examples = {name: read_examples(task, name, folder) for name in ("train", *task.dev_splits)}
+    if isinstance(task, TableTask):
+        report.say("\n".join(labels_told(task, examples["train"])))
+    unit = units.of_labels(task, examples["train"])
+    training.count_steps(len(examples["train"]), config.epochs, config)
+    found = starting.find_checkpoint(source, config, output, report)
+    tokenizer = tokenizer_of(found)
+    train, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
+    return _Data(folder, tokenizer, unit.standard(train) if unit else train, devs, unit), found
+
+
+def _finish(trainer: Trainer, run: RunDirectory, task: Task, data: _Data) -> dict[str, Any]:
     """Writes the model, evaluates it and writes the results; the saved state goes last."""
     bert = trainer.bert
     trainer.rest()
     checkpoint.save(run.path, bert.config, bert.arrays())
-    tokenizer.save(run.path, bert.config.max_position_embeddings)
-    results = evaluate(bert, task, devs[0]) | {"global_step": trainer.total}
-    for dev in devs[1:]:
+    data.tokenizer.save(run.path, bert.config.max_position_embeddings)
+    results = evaluate(bert, task, data.devs[0]) | {"global_step": trainer.total}
+    for dev in data.devs[1:]:
         results[dev.name] = evaluate(bert, task, dev)
     write_results(run.path, results)
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(bert.device.peak))
@@ -245,74 +253,6 @@ def settings_of(task: Task, checkpoint: str | Path | None, use_sample: bool, giv
     return TrainConfig(task=task.name, **((sample.DEFAULTS if checkpoint is None else {}) | given))
 
 
-def fit(
-    config: Config,
-    model: BertConfig,
-    data: Sequence[tuple[Split, float]],
-    device: Device,
-    limit: int | None,
-    begun: bool,
-    recompute: str,
-    spans: bool = False,
-) -> tuple[Config, str]:
-    """The settings, fitted into `limit` bytes, and a line about it; a run that has begun goes on with those it has."""
-    if device.backend == "tpu":
-        from minibert.tpu import planning as tpu
-
-        return (config, "") if begun else tpu.fitted(config, model, data, device, recompute, spans)
-    policy = None if recompute == "auto" else recompute
-    return planning.fitted(config, model, data, device, limit, policy, spans, begun)
-
-
-def check_for_tpu(config: TrainConfig, **given: object) -> None:
-    """ConfigError for options of the command that only the CPU's memory has a use for."""
-    for name, value in given.items():
-        if value and config.device == "tpu":
-            raise ConfigError(f"--{name.replace('_', '-')} is about the memory of this machine: not with --device tpu")
-
-
-def observer(run: RunDirectory, report: Reporter) -> Callable[[Trainer, int], Callable[[], Step]]:
-    """Begins a training step and reports where its memory went."""
-
-    def observe(trainer: Trainer, step: int) -> Callable[[], Step]:
-        begun, found = memory_report.observed(trainer, step)
-        report.say("\n".join([*memory_report.lines(found), memory_report.write(run.path, found)]))
-        return begun
-
-    return observe
-
-
-def find_checkpoint(
-    source: str | Path, config: TrainConfig, output: Path, report: Reporter, spans: bool = False
-) -> Unread:
-    """The checkpoint that a run starts from, downloaded if need be; `spans` as in checkpoint.find.
-
-    RunError where it stands in `output`, into which the run writes.
-    """
-    with report.transfer() as progress:
-        path = hub.resolve(str(source), progress=progress)
-    found = checkpoint.find(path, seed=config.seed, spans=spans)
-    if config.max_seq_length > found.config.max_position_embeddings:
-        raise ConfigError(
-            f"--max-seq-length {config.max_seq_length} is over the {found.config.max_position_embeddings} positions "
-            f"of {source}; give at most that"
-        )
-    if found.path and remote.name(found.path.resolve()) == remote.name(output.resolve()):
-        raise RunError(
-            f"{remote.name(output)}: is the checkpoint that training starts from; choose another --output-dir"
-        )
-    return found
-
-
-def model_config(
-    of_checkpoint: BertConfig, settings: TrainConfig, labels: tuple[str, ...] = (), regression: bool = False
-) -> BertConfig:
-    """The config of the model that is trained; without labels it is a reader's."""
-    kind = "regression" if regression else "single_label_classification" if labels else None
-    gelu = {"erf": "gelu", "tanh": "gelu_new", None: of_checkpoint.hidden_act}[settings.gelu]
-    return dataclasses.replace(of_checkpoint, hidden_act=gelu, id2label=labels, problem_type=kind)
-
-
 def _build(
     found: Checkpoint, model: BertConfig, seed: int, device: Device, report: Reporter, unit: Unit | None = None
 ) -> Bert:
@@ -338,49 +278,15 @@ def _build(
     return bert
 
 
-def say_start(
-    report: Reporter, trainer: Trainer, task: str, source: str | Path, run: RunDirectory, memory: str
-) -> None:
-    s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
-    where = trainer.bert.device.description
-    count = sum(len(stage.data.features) for stage in trainer.stages)
-    report.say(
-        f"{task}: {counted(count, 'example')}, {counted(trainer.total, 'step')} of {s.batch_size}; "
-        f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.name}"
-    )
-    threads, began = trainer.bert.device.threads, run.description.get("threads")
-    if threads != began and s.precision == "fp32":  # products by BLAS; bf16 has the same bits with any number
-        report.say(f"the run began with --threads {began}: with another number the last bits may differ")
-    if memory:
-        report.say(memory)
-
-
-def describe(
-    config: TrainConfig, source: str | Path | None, found: Unread, device: Device, old: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What run.json says of every run; `old` is what it said before a resumed one went on. `source`: None of the
-    sample's own model.
-    """
+def _describe_data(task: Task, data: _Data, given: bool) -> dict[str, Any]:
+    """What run.json says of a task's data; `given`: whether their folder was, or is the sample's."""
+    paths = {name: task.paths(name, data.folder)[0] for name in ("train", *task.dev_splits)}
+    columns = task.columns if isinstance(task, TableTask) else None
     return {
-        "settings": config.to_dict(),
-        "checkpoint": {"source": source and str(source), "sha256": files.sha256(found.file) if found.file else None},
-        "seed": config.seed,
-        "versions": versions(config.device),
-        "threads": (old or {}).get("threads", device.threads),
+        "data": starting.describe_files(paths),
+        # One's own files are named above, and downloads are found by the task.
+        "data_dir": remote.name(data.folder.absolute()) if given and not columns else None,
+        "labels": list(task.labels),
+        "unit": dataclasses.asdict(data.unit) if data.unit else None,
+        "columns": columns,
     }
-
-
-def _describe_data(task: Task, folder: Path) -> dict[str, Any]:
-    paths = {name: task.paths(name, folder)[0] for name in ("train", *task.dev_splits)}
-    return {name: {"path": remote.name(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
-
-
-def versions(device: str) -> dict[str, str]:
-    """Of what computes on a device."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("minibert", "numpy", "jax" if device == "tpu" else "numba", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a checkout that is not installed
-            found[name] = "unknown"
-    return found

@@ -18,20 +18,22 @@ ALLOWED = {
     "__main__": "cli",
     "__init__": "errors finetuning seeds model squad",  # on first use
     "begun": "runs settings remote errors",
-    "finetuning": "begun planning memory_report units kernels config loop training evaluation bert tasks datasets "
-    "hub checkpoint model runs settings progress random tokenizer tpu remote files errors",
+    "finetuning": "begun starting planning units kernels config loop training evaluation bert tasks datasets hub "
+    "checkpoint model runs settings progress random tokenizer remote files errors",
+    "starting": "planning memory_report training evaluation runs settings config checkpoint hub kernels tpu progress "
+    "remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files temporary errors",
     "seeds": "begun finetuning settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
-    "estimator": "finetuning planning kernels loop training evaluation prediction bert model runs optim settings "
+    "estimator": "starting planning kernels loop training evaluation prediction bert model runs optim settings "
     "progress random tasks tokenizer checkpoint mirror remote files errors",
     "warming": "training evaluation bert config model settings squad tokenizer kernels errors",
     "prediction": "model runs tasks progress remote files errors",
     "doctor": "kernels errors",
     "benchmarks": "limits kernels",
     "limits": "kernels",
-    "squad": "begun squad estimator finetuning loop training evaluation model bert ops autograd batch checkpoint "
+    "squad": "begun squad estimator starting loop training evaluation model bert ops autograd batch checkpoint "
     "config datasets hub planning policies runs settings progress random tasks tokenizer tpu kernels mirror remote "
     "files errors",
     "loop": "training evaluation runs tasks progress errors",

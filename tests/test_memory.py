@@ -13,7 +13,7 @@ import pytest
 import emulator
 import gpus
 from commands import minibert_in_process as command
-from minibert import batch, chain, finetuning, memory_report, models, ops, policies
+from minibert import batch, chain, memory_report, models, ops, policies, starting
 from minibert.begun import Begun
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
@@ -360,7 +360,7 @@ def test_a_run_that_goes_on_is_planned_for_the_memory_that_there_is_now():
     def resumed(limit: int, recompute: str = "auto", own: str = "layers") -> TrainConfig:
         begun = Begun({"settings": settings.to_dict() | {"recompute": own}}, Path())
         asked = begun.settings(TrainConfig, "t", {} if recompute == "auto" else {"recompute": recompute})
-        return finetuning.fit(asked, DEEP, [(data, 1)], device, limit, True, recompute)[0]
+        return starting.fit(asked, DEEP, [(data, 1)], device, limit, True, recompute)[0]
 
     assert resumed(layers).recompute == resumed(10 * layers).recompute == policies.spelled("layers", 5)
     tight = resumed(leaner)  # its own policy does not fit any more; micro-batches stay, whose bits are its own

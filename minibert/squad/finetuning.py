@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert import checkpoint, datasets, files, finetuning, loop, planning, remote, training
+from minibert import checkpoint, datasets, files, loop, planning, remote, starting, training
 from minibert.begun import Begun
-from minibert.checkpoint import Checkpoint, names
+from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
@@ -42,6 +42,15 @@ class Stage(NamedTuple):
 
     file: Path
     epochs: float
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a run trains on, by stages with their epochs, and the questions that it is evaluated on."""
+
+    tokenizer: Tokenizer
+    train: list[tuple[Split, float]]
+    dev: Questions
 
 
 @dataclass(frozen=True)
@@ -112,37 +121,50 @@ def finetune_squad(
         dev_file = dev_file or _again(task, begun.dev_file(), report)
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
-    finetuning.check_for_tpu(config, memory=memory, memory_report=report_memory)
+    starting.check_for_tpu(config, memory=memory, memory_report=report_memory)
     device = open_device(config.device, threads, config.precision)
     limit = planning.budget(memory, device)  # before anything is loaded that will be gone when training begins
-    found = finetuning.find_checkpoint(checkpoint, config, output, report, spans=True)
-    tokenizer = tokenizer_of(found)
-    data = [split(part.file, tokenizer, config, report, verbose) for part in parts]
-    for made, part in zip(data, parts, strict=True):  # before weights are read
-        training.count_steps(len(made.features), part.epochs, config)
-    dev_questions = reading.read(dev)
-    if not config.negative:
-        check_answers(dev_questions)
-    trained = [(split, part.epochs) for split, part in zip(data, parts, strict=True)]
-    model = finetuning.model_config(found.config, config)
-    config, told = finetuning.fit(config, model, trained, device, limit, old is not None, recompute, spans=True)
-    reader = _build(found.read(), model, config.seed, device)
-    trainer = training.trainer(reader, data[0], config, trained[1:])
-    description = finetuning.describe(config, checkpoint, found, device, old) | {
+    data, found = _read(config, checkpoint, parts, dev, output, report, verbose)
+    model = starting.model_config(found.config, config)
+    config, told = starting.fit(config, model, data.train, device, limit, old is not None, recompute, spans=True)
+    description = starting.describe(config, checkpoint, found, device, old) | {
         "stages": [{"file": remote.name(part.file.absolute()), "epochs": part.epochs} for part in parts],
-        "data": _describe_data(parts, dev),
+        "data": starting.describe_files({f"stage {i}": part.file for i, part in enumerate(parts, 1)} | {"dev": dev}),
         "data_dir": None,
         "save_every": save_every,
         "labels": [],
         "columns": None,
     }
+    reader = _build(found.read(), model, config.seed, device)
     del found  # which maps its file into memory
+    trainer = training.trainer(reader, data.train[0][0], config, data.train[1:])
     with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
-        finetuning.say_start(report, trainer, task, checkpoint, run, told)
-        observe = finetuning.observer(run, report) if report_memory else None
+        starting.say_start(report, trainer, task, checkpoint, run, told)
+        observe = starting.observer(run, report) if report_memory else None
         loop.train(trainer, run, None, None, None, save_every, report, observe)
-        results = _finish(trainer, run, config, dev_questions, tokenizer, report)
+        results = _finish(trainer, run, config, data, report)
     return SquadRun(run.name if mirror else run.path, results)
+
+
+def _read(
+    config: SquadConfig,
+    source: str | Path,
+    parts: Sequence[Stage],
+    dev: Path,
+    output: Path,
+    report: Reporter,
+    verbose: bool,
+) -> tuple[_Data, Unread]:
+    """The data and the checkpoint, fetched if need be, but not its weights, which take longest."""
+    found = starting.find_checkpoint(source, config, output, report, spans=True)
+    tokenizer = tokenizer_of(found)
+    train = [(split(part.file, tokenizer, config, report, verbose), part.epochs) for part in parts]
+    for made, epochs in train:
+        training.count_steps(len(made.features), epochs, config)
+    questions = reading.read(dev)
+    if not config.negative:
+        check_answers(questions)
+    return _Data(tokenizer, train, questions), found
 
 
 def _again(task: str, file: str | None, report: Reporter) -> str | Path | None:
@@ -205,24 +227,18 @@ def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device) -> R
     return reader
 
 
-def _finish(
-    trainer: Trainer, run: RunDirectory, config: SquadConfig, dev: Questions, tokenizer: Tokenizer, report: Reporter
-) -> dict[str, Any]:
+def _finish(trainer: Trainer, run: RunDirectory, config: SquadConfig, data: _Data, report: Reporter) -> dict[str, Any]:
     """Writes the model, answers the development set and writes the results; the saved state goes last."""
     reader = trainer.bert
     assert isinstance(reader, Reader)
     trainer.rest()
     checkpoint.save(run.path, reader.config, reader.arrays())
-    tokenizer.save(run.path, reader.config.max_position_embeddings)
-    results = evaluate(Answerer(reader, tokenizer, config), [dev], run.path, report) | {"global_step": trainer.total}
+    data.tokenizer.save(run.path, reader.config.max_position_embeddings)
+    results = evaluate(Answerer(reader, data.tokenizer, config), [data.dev], run.path, report)
+    results |= {"global_step": trainer.total}
     files.write_whole(run.path / "eval_results.json", json.dumps(results, indent=2).encode() + b"\n")
     threshold = {"null_score_diff_threshold": results["threshold"]} if config.negative else {}
     run.describe(finished=True, steps=trainer.total, peak_bytes=dict(reader.device.peak), **threshold)
     run.remove_state()
     run.publish(settle=True)
     return results
-
-
-def _describe_data(parts: Sequence[Stage], dev: Path) -> dict[str, Any]:
-    paths = {f"stage {i}": part.file for i, part in enumerate(parts, 1)} | {"dev": dev}
-    return {name: {"path": remote.name(path.absolute()), "sha256": files.sha256(path)} for name, path in paths.items()}
