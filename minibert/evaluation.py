@@ -123,7 +123,7 @@ def evaluate_run(
         was, has = ("pairs", "single texts") if model.pairs else ("single texts", "pairs")
         raise ConfigError(f"{source}: was trained on {was}, but {input_file or chosen.name} has {has}; give it {was}")
     if input_file is None:
-        own = description.get("data_dir") if name == trained else None
+        own = _own_folder(description) if name == trained and not data_dir else None
         folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))
     else:
         folder = Path(input_file).parent
@@ -131,6 +131,15 @@ def evaluate_run(
     parts = [read_split(chosen, part, folder, model.tokenizer, model.max_seq_length) for part in splits]
     first, *others = (evaluate(model.bert, chosen, part, order) for part in parts)
     return first | {part.name: results for part, results in zip(parts[1:], others, strict=True)}
+
+
+def _own_folder(description: dict[str, Any]) -> str | Path | None:
+    """The data's folder that a run was given. The sample's is where this user has it now."""
+    if description.get("sample") is True:
+        from minibert.tasks import sample
+
+        return sample.folder()
+    return description.get("data_dir")
 
 
 def _own_dev_file(description: dict[str, Any]) -> str | None:

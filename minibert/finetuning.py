@@ -225,9 +225,7 @@ def _data_folder(task: Task, data_dir: str | Path | None, use_sample: bool, repo
     if use_sample:
         from minibert.tasks import sample
 
-        folder = files.user_cache() / "sample"
-        sample.write(folder)
-        return folder
+        return sample.folder()
     if isinstance(task, TableTask):
         return Path()  # it knows its files
     if data_dir:

@@ -110,6 +110,11 @@ def check(name: str) -> None:
         _source(name)
 
 
+def from_anywhere(name: str) -> str:
+    """A name that means the same in any folder: paths become absolute."""
+    return os.path.abspath(name) if _is_here(name) and not name.startswith("random:") else name
+
+
 def _is_here(name: str) -> bool:
     """Whether it is random:SHAPE, or a path, which an alias comes before."""
     return name not in ALIASES and (

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import files, gcs, remote
+from minibert import files, gcs, hub, remote
 from minibert.begun import Begun
 from minibert.errors import ConfigError, RunError
 from minibert.finetuning import RESULTS, asked, finetune
@@ -137,7 +137,8 @@ def _check_same(path: str, done: dict[str, Any], task: str, options: dict[str, A
     """That a finished run had the settings that are given now, and the checkpoint."""
     begun, checkpoint = Begun(done, Path(path)), options.get("checkpoint")
     differences = [*begun.differences(task, {name: options[name] for name in SETTINGS & options.keys()})]
-    if checkpoint and (source := begun.sources(None, None, False)[0]) != str(checkpoint):
+    source = begun.sources(None, None, False)[0]
+    if checkpoint and hub.from_anywhere(str(source)) != hub.from_anywhere(str(checkpoint)):
         differences.append(("checkpoint", source, checkpoint))
     for name, was, value in differences:
         raise RunError(f"{path}: was trained with {name} {was}, not {value}; choose another --output-dir")

@@ -115,7 +115,10 @@ def describe(
     """
     return {
         "settings": config.to_dict(),
-        "checkpoint": {"source": source and str(source), "sha256": files.sha256(found.file) if found.file else None},
+        "checkpoint": {
+            "source": source and hub.from_anywhere(str(source)),
+            "sha256": files.sha256(found.file) if found.file else None,
+        },
         "seed": config.seed,
         "versions": versions(config.device),
         "threads": (old or {}).get("threads", device.threads),

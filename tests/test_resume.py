@@ -67,12 +67,17 @@ def assert_goes_on_to(straight: Path, run: Path, done: Done) -> None:
         assert (run / name).read_bytes() == (straight / name).read_bytes(), name
 
 
-def test_a_run_goes_on_as_it_was_begun(here: Path, killed: Callable[..., None]) -> None:
+def test_a_run_goes_on_as_it_was_begun(
+    here: Path, killed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert minibert_in_process(*mrpc("straight", *OFTEN)).code == 0
     killed(*mrpc("runs/mrpc-001", *OFTEN))
     shutil.copytree("runs/mrpc-001", "copy")
     assert_goes_on_to(here / "straight", here / "runs/mrpc-001", minibert_in_process("finetune", "mrpc", "--resume"))
-    run = minibert.finetune("mrpc", resume=True, output_dir="copy", precision="auto", micro_batch=None)
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # where the names of checkpoint and data mean nothing
+    run = minibert.finetune("mrpc", resume=True, output_dir="../copy", precision="auto", micro_batch=None)
     assert contents(here / "copy")["metrics.jsonl"] == contents(here / "straight")["metrics.jsonl"]
     assert run.results == json.loads((here / "straight" / "eval_results.json").read_text())
 
@@ -97,7 +102,7 @@ def test_data_and_checkpoint_that_have_moved_are_given_again(here: Path, killed:
     resume = ("finetune", "mrpc", "--output-dir", "run", "--resume")
     for name in ("bert", "glue"):
         (here / name).rename(here / f"moved-{name}")
-    assert_one_line(minibert_in_process(*resume), 1, "bert: is no path")
+    assert_one_line(minibert_in_process(*resume), 1, f"{here}/bert: there is no such")
     assert_one_line(minibert_in_process(*resume, "--checkpoint", "moved-bert"), 1, f"{here}/glue: no such folder")
     done = minibert_in_process(*resume, "--data-dir", "moved-glue", "--checkpoint", "moved-bert")
     assert_goes_on_to(here / "straight", here / "run", done)
@@ -120,6 +125,9 @@ def test_the_sample_goes_on_with_another_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "another"))
     shutil.rmtree("cache")
     assert_goes_on_to(here / "straight", here / "run", minibert_in_process(*resume))
+    shutil.rmtree("another")
+    evaluated = minibert_in_process("evaluate", "run")
+    assert evaluated.code == 0 and "accuracy" in evaluated.out, evaluated.err
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -179,7 +187,7 @@ def test_seeds_go_on_with_the_settings_of_the_others(here: Path, killed: Callabl
     assert minibert_in_process(*resume).out == whole.out
     for name in ("seed-3/metrics.jsonl", "seed-4/model.safetensors", "seed-4/metrics.jsonl", "seeds.json"):
         assert contents(here / "seeds")[name] == kept[name], name
-    with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with checkpoint bert, not other"):
+    with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with checkpoint .*/bert, not other"):
         finetune_seeds("mrpc", 1, seed=3, output_dir="seeds", resume=True, checkpoint="other")
 
 

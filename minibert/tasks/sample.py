@@ -53,6 +53,13 @@ def write(directory: Path) -> None:
         files.write_whole(directory / f"{split}.tsv", ("\n".join(lines) + "\n").encode())
 
 
+def folder() -> Path:
+    """Where its files lie, in the user's cache; they are written where they are not."""
+    place = files.user_cache() / "sample"
+    write(place)
+    return place
+
+
 def model_path() -> Path:
     """The checkpoint directory of the packaged model."""
     return Path(__file__).parent.parent / "models" / "sample"
