@@ -1,14 +1,12 @@
 // CUDA C as plain C++ on one core: a block's threads are fibres that take turns, and give way at barriers only.
 // What it can find: wrong results, out-of-step barriers, and, played in another order, most missing ones; arrays and
 // dynamic shared memory that a kernel goes beyond (guards.py).
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <math.h>
 #include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
-#include <vector>
 #ifdef __SSE__
 #include <xmmintrin.h>
 #else
@@ -46,8 +44,6 @@ static inline ushort4 make_ushort4(unsigned short x, unsigned short y, unsigned 
     return {x, y, z, w};
 }
 
-using std::isfinite;
-using std::isnan;
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
@@ -75,18 +71,25 @@ template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-enum { MOST_THREADS = 1024, STACK = 1 << 16, DYNAMIC = 228 << 10 };
+enum { MOST_THREADS = 1024, MOST_COPIES = 64, STACK = 1 << 16, DYNAMIC = 228 << 10 };
 struct Barrier { int arrived, generation; };
-struct Warp { Barrier barrier; int alive; uint64_t slots[32]; unsigned char rooms[32][32]; };
+struct Warp { Barrier barrier; int alive; uint64_t slots[2][32]; unsigned char rooms[2][32][32]; };
 struct Copy { void* to; const void* from; int bytes; };
-struct Fibre { ucontext_t context; jmp_buf at; bool begun, done; dim3 index; int number; };
+struct Fibre {
+    ucontext_t context;
+    jmp_buf at;
+    bool begun, done;
+    dim3 index;
+    int number, started;
+    Copy copies[MOST_COPIES];
+};
 
 static Fibre fibres[MOST_THREADS], *current;
 static Warp warps[MOST_THREADS / 32];
 static Barrier everybody;
 static int alive, moves, voted;
 static jmp_buf scheduler;
-alignas(128) static unsigned char dynamic_shared[DYNAMIC];
+alignas(128) static unsigned char dynamic_shared[DYNAMIC + 1];
 extern unsigned char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[] __attribute__((weak));
 static void (*kernel)(void**);
 static void** kernel_arguments;
@@ -116,22 +119,21 @@ static inline int __syncthreads_or(int x) {
     return y;
 }
 
+// Lanes meet once an exchange: in the next one they write elsewhere, and in the one after it all have read this.
+static inline int lane() { return current->number % 32; }
 template <class T> static T from_lane(T x, int source) {
-    Warp& w = warp();
-    memcpy(&w.slots[current->number % 32], &x, sizeof x);
+    auto& slots = warp().slots[warp().barrier.generation % 2];
+    memcpy(&slots[lane()], &x, sizeof x);
     __syncwarp();
-    memcpy(&x, &w.slots[source & 31], sizeof x);
-    __syncwarp();
+    memcpy(&x, &slots[source & 31], sizeof x);
     return x;
 }
-static inline int lane() { return current->number % 32; }
 template <class T> static void from_all_lanes(T (&all)[32], T mine) {
-    static_assert(sizeof mine <= sizeof Warp().rooms[0]);
-    Warp& w = warp();
-    memcpy(w.rooms[lane()], &mine, sizeof mine);
+    static_assert(sizeof mine <= sizeof Warp().rooms[0][0]);
+    auto& rooms = warp().rooms[warp().barrier.generation % 2];
+    memcpy(rooms[lane()], &mine, sizeof mine);
     __syncwarp();
-    for (int i = 0; i < 32; i++) memcpy(&all[i], w.rooms[i], sizeof mine);
-    __syncwarp();
+    for (int i = 0; i < 32; i++) memcpy(&all[i], rooms[i], sizeof mine);
 }
 template <class T> static T __shfl_sync(unsigned, T x, int source, int width = 32) {
     return from_lane(x, lane() / width * width + source % width);
@@ -152,17 +154,18 @@ static unsigned __ballot_sync(unsigned, int x) {
 }
 
 // Copies that a thread has started, cp.async: they arrive when it waits, or at once. No source means zeros.
-static std::vector<Copy> copies[MOST_THREADS];
 static bool copies_at_once;
 static void finish_copies() {
-    for (const Copy& copy : copies[current->number]) {
+    for (int i = 0; i < current->started; i++) {
+        const Copy& copy = current->copies[i];
         if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
         else memset(copy.to, 0, copy.bytes);
     }
-    copies[current->number].clear();
+    current->started = 0;
 }
 static void start_copy(const Copy& copy) {
-    copies[current->number].push_back(copy);
+    if (current->started == MOST_COPIES) abort();
+    current->copies[current->started++] = copy;
     if (copies_at_once) finish_copies();
 }
 static inline int __any_sync(unsigned m, int x) { return __ballot_sync(m, x) != 0; }
@@ -171,14 +174,25 @@ static inline int __all_sync(unsigned m, int x) { return !__ballot_sync(m, !x); 
 template <class T> static T atomicAdd(T* to, T x) { T before = *to; *to += x; return before; }
 template <class T> static T atomicMax(T* to, T x) { T before = *to; if (before < x) *to = x; return before; }
 
-static void begin() {
-    kernel(kernel_arguments);
-    current->done = true;
-    alive--, moves++;
-    warp().alive--;
-    open_if_full(everybody, alive);
-    open_if_full(warp().barrier, warp().alive);
-    _longjmp(scheduler, 1);
+// A fibre's life is one block after the other: to make it takes two calls of the system.
+static void live() {
+    for (;;) {
+        kernel(kernel_arguments);
+        current->done = true;
+        alive--, moves++;
+        warp().alive--;
+        open_if_full(everybody, alive);
+        open_if_full(warp().barrier, warp().alive);
+        give_way();
+    }
+}
+
+static void make(Fibre& fibre, void* stack) {
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = stack;
+    fibre.context.uc_stack.ss_size = STACK;
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, live, 0);
 }
 
 static void resume(Fibre* fibre) {
@@ -190,27 +204,23 @@ static void resume(Fibre* fibre) {
     setcontext(&fibre->context);
 }
 
-// One block; false if its threads wait for each other for good. `order` 0: threads in turn; 1: from the last to the
+// One block; false if its threads wait for each other for good: new fibres take their places. `order` 0: threads in turn; 1: from the last to the
 // first, each warp as far ahead of the others as it gets, and copies arrive when they are started; more: shuffled by
 // it.
-static bool play_block(int threads, unsigned order) {
+static bool play_block(int threads, unsigned shared, unsigned order) {
     static unsigned char* stacks = (unsigned char*)aligned_alloc(4096, (size_t)MOST_THREADS * STACK);
     static int turn[MOST_THREADS];
-    memset(dynamic_shared, 0xff, sizeof dynamic_shared);  // NaN, for whoever reads what nobody wrote
+    memset(dynamic_shared, 0xff, shared);  // NaN, for whoever reads what nobody wrote
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
-    memset(warps, 0, sizeof warps);
+    memset(warps, 0, (threads + 31) / 32 * sizeof *warps);
     everybody = {0, 0};
     alive = threads;
     copies_at_once = order == 1;
     for (int i = 0; i < threads; i++) {
         Fibre& fibre = fibres[i];
-        getcontext(&fibre.context);
-        fibre.context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
-        fibre.context.uc_stack.ss_size = STACK;
-        fibre.context.uc_link = nullptr;
-        makecontext(&fibre.context, begin, 0);
-        fibre.begun = fibre.done = false;
-        copies[i].clear();
+        if (!fibre.begun) make(fibre, stacks + (size_t)i * STACK);
+        fibre.done = false;
+        fibre.started = 0;
         fibre.number = i;
         fibre.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
         warps[i / 32].alive++;
@@ -231,16 +241,20 @@ static bool play_block(int threads, unsigned order) {
                     if (!fibres[turn[i]].done) resume(&fibres[turn[i]]);
             } while (order == 1 && moves != now);
         }
-        if (moves == before) return false;
+        if (moves == before) {
+            for (int i = 0; i < threads; i++) fibres[i].begun = false;
+            return false;
+        }
     }
     return true;
 }
 
-// Whether the dynamic shared memory past what the launch asked for is as `play_block` spoilt it.
+// Whether the dynamic shared memory past what a launch asked for is still spoilt. All of it is, afterwards.
 static bool untouched(unsigned from) {
-    for (unsigned i = from; i < DYNAMIC; i++)
-        if (dynamic_shared[i] != 0xff) return false;
-    return true;
+    const unsigned char* past = dynamic_shared + from;
+    bool same = *past == 0xff && !memcmp(past, past + 1, DYNAMIC - from);
+    memset(dynamic_shared, 0xff, same ? from : DYNAMIC + 1);
+    return same;
 }
 
 // 0, or what went wrong: emulator.py names it.
@@ -249,14 +263,16 @@ static int play(const unsigned* grid, const unsigned* block, unsigned shared, un
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     kernel = function, kernel_arguments = arguments;
+    static bool spoilt;
+    if (!spoilt) spoilt = memset(dynamic_shared, 0xff, sizeof dynamic_shared);
     int failed = 0;
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | 0x8040);  // subnormals are zeros, as NVRTC is told by CuPy (-ftz=true)
     for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
         for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
             for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
-                if (!failed && !play_block(block[0] * block[1] * block[2], order)) failed = 1;
-                else if (!failed && !untouched(shared)) failed = 2;
+                if (!failed && !play_block(block[0] * block[1] * block[2], shared, order)) failed = 1;
+    if (!untouched(shared) && !failed) failed = 2;
     _mm_setcsr(before);
     return failed;
 }

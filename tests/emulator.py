@@ -105,8 +105,10 @@ def _library(source: str, storage: str) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             written, built = Path(place, "kernels.cpp"), Path(place, "kernels.so")
             written.write_text(text)
-            command = [COMPILER, "-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE",
-                       "-ffp-contract=off", "-o", str(built), str(written)]  # fmt: skip
+            command = [COMPILER, "-O1", "-march=native", "-std=c++17", "-nostdinc++", "-fPIC", "-shared", "-w",
+                       "-fno-threadsafe-statics",
+                       "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-nodefaultlibs", "-o", str(built), str(written),
+                       "-lm", "-lc"]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[:4000]
             built.replace(path)  # whole, whoever looks

@@ -12,6 +12,7 @@ import numpy as np
 
 VECTOR = 16  # bytes of the widest access; copies stand as the arrays do towards it
 NOBODY = 0  # PROT_NONE
+_LIBC = ctypes.CDLL(None)
 
 
 class Place(NamedTuple):
@@ -58,8 +59,7 @@ class _Room:
         self.start = self.stop - (high - low)
         self.memory = mmap.mmap(-1, self.end + mmap.PAGESIZE)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        protect = ctypes.CDLL(None).mprotect
-        assert protect(ctypes.c_void_p(base + self.end), ctypes.c_size_t(mmap.PAGESIZE), NOBODY) == 0
+        assert _LIBC.mprotect(ctypes.c_void_p(base + self.end), ctypes.c_size_t(mmap.PAGESIZE), NOBODY) == 0
         self.shift = base + self.start - low
         ctypes.memmove(base + self.start, low, high - low)
 
