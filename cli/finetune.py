@@ -114,10 +114,10 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
         raise click.UsageError(
             f"--first, --then and --{', --'.join(SQUAD).replace('_', '-')} go with TASK squad or squad2"
         )
-    own = [name for name in OWN if name in given]
-    if task == "table" and not ("resume" in given or {"train", "dev"} <= given.keys()):
+    own, is_table = [name for name in OWN if name in given], plain(task) == "table"
+    if is_table and not ("resume" in given or {"train", "dev"} <= given.keys()):
         raise click.UsageError("TASK table needs --train FILE and --dev FILE")
-    if task != "table" and own:
+    if own and not is_table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
     with _offline_options(task):
@@ -139,7 +139,7 @@ def _offline_options(task: str) -> Iterator[None]:
     except DownloadError as error:
         if OFFLINE_HELP not in str(error):
             raise
-        options = "--checkpoint PATH" if task == "table" else "--checkpoint PATH, --data-dir DIR"
+        options = "--checkpoint PATH" if plain(task) == "table" else "--checkpoint PATH, --data-dir DIR"
         sample = "; or take the embedded sample: minibert finetune mrpc --sample" if plain(task) == "mrpc" else ""
         raise DownloadError(f"{error} ({options}){sample}") from error
 

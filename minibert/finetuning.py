@@ -161,6 +161,8 @@ def finetune(
 
 def asked(task: str | Task | UnreadTable, resume: bool, **own: Any) -> Task | UnreadTable:
     """The task by its name. Of "table" `own` says what tasks.table.table takes; of a run that goes on it need not."""
+    if not isinstance(task, (str, Task, UnreadTable)):
+        raise ConfigError(f"task {task!r:.40} is no name of a task: minibert.finetune('mrpc')")
     own = {name: value for name, value in own.items() if value not in (None, False)}
     is_table = isinstance(task, str) and tasks.plain(task) == "table"
     if is_table and (resume or {"train", "dev"} <= own.keys()):

@@ -14,13 +14,12 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from minibert import files, gcs, remote
+from minibert import files, gcs, remote, temporary
 from minibert.errors import RunError, StorageError
 from minibert.gcs import Object
 from minibert.remote import MANIFEST, MARK, OTHER, TRIES
@@ -49,7 +48,7 @@ class Mirror:
         with files.one_line(folder, "write", StorageError):
             folder.mkdir(parents=True, exist_ok=True)
             self.path = Path(tempfile.mkdtemp(prefix=f"{MARK}work-", dir=folder))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        weakref.finalize(self, temporary.removal(self.path))
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Brings those of the folder's own files here that are wanted, with what is here already of one publication."""

@@ -282,13 +282,11 @@ def columns(layers: int, host: bool) -> list[Column]:
     return [*found, Column(f"{last.name}, layerwise", last.recompute, True, TWICE * last.time)]
 
 
-def table(plan: Plan, batch_size: int, lengths: Sequence[int] = LENGTHS) -> Iterator[dict[str, Any]]:
+def table(plan: Plan, batch_size: int, lengths: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A row a length: the largest micro-batch in every column, TensorFlow's, and the settings for `batch_size`."""
     config, tokens = plan.planner.trainer.bert.config, dict.fromkeys(plan.columns, 0)
     theirs = TENSORFLOW.get((config.num_hidden_layers, config.hidden_size))
     for length in lengths:
-        if length > config.max_position_embeddings:
-            continue
         try:
             choice = plan.choose([length] * batch_size)
             chosen, told = dataclasses.asdict(choice), f"{gigabytes(choice.peak)}{_told(choice)}"
@@ -335,8 +333,10 @@ def report(
     config = hub.config(checkpoint)
     on = _described(device, precision)
     settled = TrainConfig(task=task, device=on.backend, precision=on.precision, batch_size=batch_size, **settings)
-    if max_seq_length is not None and not 1 <= max_seq_length <= config.max_position_embeddings:
-        raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {config.max_position_embeddings}")
+    most = config.max_position_embeddings
+    if max_seq_length is not None and not 1 <= max_seq_length <= most:
+        raise ConfigError(f"--max-seq-length {max_seq_length}: give 1 to {most}")
+    lengths = [max_seq_length] if max_seq_length else [length for length in LENGTHS if length <= most] or [most]
     limit = budget(memory, on)
     if limit is None:
         raise ConfigError("nobody knows how much memory is free: give --memory")
@@ -347,5 +347,5 @@ def report(
         "optimizer": settled.optimizer,
         "memory": limit, "batch_size": batch_size, "parameters": sum(math.prod(param.shape) for param in parameters),
         "columns": {column.name: column.time for column in plan.columns},
-        "rows": table(plan, batch_size, LENGTHS if max_seq_length is None else (max_seq_length,)),
+        "rows": table(plan, batch_size, lengths),
     }  # fmt: skip

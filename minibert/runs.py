@@ -354,7 +354,7 @@ def _check_same(path: Path, description: Mapping[str, Any], resume: bool) -> Non
     name, old = remote.name(path), read_description(path)
     if old is None:
         return
-    if changed := [*_differences(old, description)]:
+    if changed := [*differences(old, description)]:
         raise other_settings(path, changed)
     if not resume:
         raise RunError(f"{name}: holds an unfinished run of the same settings; add --resume to go on or --overwrite")
@@ -369,7 +369,8 @@ def other_settings(path: Path, changed: Iterable[tuple[str, Any, Any]]) -> RunEr
     )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What decides a run's numbers and is not the same in two descriptions: its name, what it was and what it is."""
     was, now = _decisive(old), _decisive(new)
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
@@ -386,6 +387,7 @@ def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
         **{f"{split} data": _mapping(file).get("sha256") for split, file in data.items()},
         "checkpoint": checkpoint.get("sha256") or checkpoint.get("source"),
         "labels": description.get("labels"),
+        "columns": description.get("columns"),
         "unit": description.get("unit"),
         "epochs of stages": [_mapping(stage).get("epochs") for stage in stages] if isinstance(stages, list) else None,
     }

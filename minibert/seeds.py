@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from minibert import files, gcs, hub, remote
+from minibert import files, gcs, hub, remote, starting
 from minibert.begun import Begun
 from minibert.errors import ConfigError, RunError
 from minibert.finetuning import RESULTS, asked, finetune
 from minibert.progress import Reporter
-from minibert.runs import DESCRIPTION, INDIFFERENT, make_directory, next_directory, read_description
+from minibert.runs import DESCRIPTION, INDIFFERENT, differences, make_directory, next_directory, read_description
 from minibert.settings import TrainConfig, check_counts, check_paths
 from minibert.tasks import Task
-from minibert.tasks.table import OWN, UnreadTable
+from minibert.tasks.table import OWN, TableTask, UnreadTable
 
 SETTINGS = {field.name for field in dataclasses.fields(TrainConfig)}
 
@@ -41,13 +41,14 @@ def finetune_seeds(task: str | Task | UnreadTable, count: int, **options: Any) -
     with _folder(task.name, output, resume, overwrite) as folder:
         new = (task, options)  # of a seed that is not begun yet
         if resume and (other := _any_begun(folder)):
+            _check_same(other, task, options)
             new = _alike(task, options, other)
         for seed in range(first, first + count):
             path = f"{folder}/seed-{seed}"
             begun = _begun(path) if resume else None
             done = read_description(begun) if begun else None
             if begun and done and done["finished"]:
-                _check_same(path, done, task.name, options | {"seed": seed})
+                _check_same(Begun(done, Path(path)), task, options | {"seed": seed})
                 results = files.read_json(begun / RESULTS, RunError)
             else:
                 report.say(f"seed {seed}, {seed - first + 1} of {count}")
@@ -133,12 +134,30 @@ def _alike(
     return task, {**settings, **every, **options, **found}
 
 
-def _check_same(path: str, done: dict[str, Any], task: str, options: dict[str, Any]) -> None:
-    """That a finished run had the settings that are given now, and the checkpoint."""
-    begun, checkpoint = Begun(done, Path(path)), options.get("checkpoint")
-    differences = [*begun.differences(task, {name: options[name] for name in SETTINGS & options.keys()})]
-    source = begun.sources(None, None, False)[0]
+def _check_same(begun: Begun, task: Task | UnreadTable, options: dict[str, Any]) -> None:
+    """That another seed had the settings, the checkpoint and the data that are given now."""
+    differing = [*begun.differences(task.name, {name: options[name] for name in SETTINGS & options.keys()})]
+    checkpoint, source = options.get("checkpoint"), begun.sources(None, None, False)[0]
     if checkpoint and hub.from_anywhere(str(source)) != hub.from_anywhere(str(checkpoint)):
-        differences.append(("checkpoint", source, checkpoint))
-    for name, was, value in differences:
-        raise RunError(f"{path}: was trained with {name} {was}, not {value}; choose another --output-dir")
+        differing.append(("checkpoint", source, checkpoint))
+    for name, was, value in [*differing, *_other_data(begun, task, options)]:
+        raise RunError(f"{begun.path}: was trained with {name} {was}, not {value}; choose another --output-dir")
+
+
+def _other_data(begun: Begun, task: Task | UnreadTable, options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """How data that are given now differ from another seed's."""
+    folder, said = options.get("data_dir"), begun.said
+    if options.get("sample") and said.get("sample") is False:
+        yield "sample", False, True
+    if isinstance(task, UnreadTable):
+        if not task.given:
+            return
+        task = task.read(begun.table())
+    elif not folder and not isinstance(task, TableTask):
+        return
+    place = Path(remote.local(folder, task.wants)) if folder else Path()
+    paths = {name: task.paths(name, place)[0] for name in ("train", *task.dev_splits)}
+    now = {"data": starting.describe_files(paths), "labels": list(task.labels)}
+    if isinstance(task, TableTask):
+        now["columns"] = task.columns
+    yield from differences(said, {**said, **now})

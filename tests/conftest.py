@@ -21,8 +21,11 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 if unit.hardware() is None:
     os.environ.setdefault("MINIBERT_TILES", "software")
 
-# A shell's background job does not hear Ctrl-C, nor what it starts; some tests press it.
+# A shell's background job does not hear Ctrl-C, nor what it starts, and under nohup no terminal's end; some tests
+# press it, and close one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # JAX: on the CPU, whatever else there is, and in haste; programs that run a few steps take longest to compile.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -168,6 +168,19 @@ def test_what_is_no_path_is_told(given: object, folder: Path) -> None:
                 train_it(output_dir=given)
 
 
+def test_what_is_no_task_no_stage_and_no_threshold_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"task 5 is no name of a task"):
+        minibert.finetune(5)
+    for stages, told in (
+        ([("f.json", "2")], "f.json: 2 epochs: a stage needs"),
+        ([(5, 2)], "stage=5: it must be a path"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            minibert.finetune_squad(stages=stages, dev_file="f.json", output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match="null_score_diff_threshold belongs to squad2"):
+        minibert.finetune_squad(null_score_diff_threshold=1.0, output_dir=tmp_path / "run")
+
+
 def test_numbers_may_be_numpys_and_are_recorded_as_pythons(folder: Path, tmp_path: Path) -> None:
     numbers = {"threads": np.int64(1), "batch_size": np.int32(8), "seed": np.int64(2), "epochs": np.float32(1)}
     run = train(folder, tmp_path / "run", **numbers, save_every=np.int64(2), warmup=np.float64(0.5))

@@ -694,7 +694,7 @@ def test_the_label_whose_f1_is_told_is_named(folder: Path, tmp_path: Path) -> No
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "the cat,good\nthe dog,bad\n" * 8)
     files = ("--train", path, "--dev", path, "--checkpoint", folder / "checkpoint", "--output-dir", tmp_path / "run")
-    done = minibert_in_process("finetune", "table", *files, "--epochs", "1", *SIZE)
+    done = minibert_in_process("finetune", "Table", *files, "--epochs", "1", *SIZE)
     assert done.code == 0, done.err
     for out in (done.out, minibert_in_process("evaluate", tmp_path / "run").out):
         assert re.search(r"^f1 .*\nloss .*\nnote: f1 is that of the label 'good'$", out, re.M), out

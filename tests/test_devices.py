@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from minibert.errors import BackendError
 from minibert.kernels import devices
@@ -118,3 +120,46 @@ def test_no_more_threads_than_control_groups_give_time_to(tmp_path: Path, monkey
         (groups / "cpu" / "old" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
         (groups / "cpu" / "old" / "cpu.cfs_period_us").write_text("100000\n")
         assert host.cores(proc, groups) == cores
+
+
+def test_threads_of_python_may_ask_for_arrays_at_the_same_time():
+    device, wrong = devices.open("cpu"), []
+
+    def work(number: int) -> None:
+        rng, live = np.random.default_rng(number), []
+        for _ in range(1500):
+            array = device.empty((int(rng.choice([100, 5000, cpu.PAGED, 3 * cpu.PAGED])),), np.uint8, "activations")
+            array[:64] = array[-64:] = number
+            live.append(array)
+            if len(live) > 4:
+                array = live.pop(int(rng.integers(5)))
+                if (array[:64] != number).any() or (array[-64:] != number).any():
+                    wrong.append(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=[number]) for number in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    del threads
+    assert not wrong and not any(device.in_use.values())
+
+
+def test_blas_has_its_threads_again_when_the_last_session_ends():
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+    device = devices.open("cpu")
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = device.session(), device.session()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert set(threads()) == {1}
+        second.__exit__(None, None, None)
+        assert set(threads()) == {2}

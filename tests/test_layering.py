@@ -24,7 +24,7 @@ ALLOWED = {
     "remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files temporary errors",
-    "seeds": "begun finetuning hub settings tasks runs progress remote gcs files errors",
+    "seeds": "begun starting finetuning hub settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "starting planning kernels loop training evaluation prediction bert model runs optim settings "
     "progress random tasks tokenizer checkpoint mirror remote files errors",
@@ -61,7 +61,7 @@ ALLOWED = {
     "metrics": "errors",
     "tokenizer": "files errors",
     "tasks": "tasks models remote files errors",
-    "checkpoint": "checkpoint config files remote models random tokenizer errors",
+    "checkpoint": "checkpoint config files temporary remote models random tokenizer errors",
     "models": "models config files errors",
     "hub": "checkpoint config datasets google models remote files errors",
     "google": "checkpoint files errors",
@@ -72,7 +72,7 @@ ALLOWED = {
     "temporary": "",
     "gcs": "errors",
     "remote": "files gcs errors",
-    "mirror": "remote files gcs errors",
+    "mirror": "remote files temporary gcs errors",
     "errors": "",
     "kernels": "kernels temporary errors",
 }

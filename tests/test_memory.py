@@ -12,6 +12,7 @@ import pytest
 
 import emulator
 import gpus
+from commands import make_checkpoint
 from commands import minibert_in_process as command
 from minibert import batch, chain, memory_report, models, ops, policies, starting
 from minibert.begun import Begun
@@ -446,6 +447,13 @@ def test_plan_prints_the_chapter_s_table_and_the_same_as_json():
     found = json.loads(done.out)
     assert found["memory"] == 10**9 and found["rows"][0]["tensorflow"] is None
     assert found["rows"][0]["largest"].keys() == found["columns"].keys()
+
+
+def test_plan_of_a_model_that_is_shorter_than_all_lengths(tmp_path):
+    asked = ("plan", "--checkpoint", make_checkpoint(tmp_path / "bert"), "--memory", "1GB")  # of 32 positions
+    assert [row["max_seq_length"] for row in json.loads(command(*asked, "--json").out)["rows"]] == [32]
+    done = command(*asked)
+    assert done.code == 0 and "\n      32 " in done.out, done
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ def test_ones_own_files_go_on(here: Path, killed: Callable[..., None], regressio
     resume = (*resume, "--train", "elsewhere.tsv")
     done = minibert_in_process(*resume, "--label", "second")
     assert done.code == 1 and ("is no number" if regression else "labels was ['0', '1'], now [") in done.err, done.err
+    done = minibert_in_process(*resume, "--text-a", "second", "--text-b", "first")
+    assert done.code == 1 and "other settings (columns was {'text_a': 'first', " in done.err, done.err
     done = minibert_in_process(*resume)
     assert_goes_on_to(here / "straight", here / "moved", done)
     with pytest.raises(minibert.MinibertError, match=r"is made of your own files: give train and dev"):
@@ -189,6 +191,16 @@ def test_seeds_go_on_with_the_settings_of_the_others(here: Path, killed: Callabl
         assert contents(here / "seeds")[name] == kept[name], name
     with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with checkpoint .*/bert, not other"):
         finetune_seeds("mrpc", 1, seed=3, output_dir="seeds", resume=True, checkpoint="other")
+    shutil.copytree("glue", "same")
+    assert finetune_seeds("mrpc", 2, seed=3, output_dir="seeds", resume=True, data_dir="same")["failed"] < 3
+    train = here / "same" / "MRPC" / "train.tsv"
+    train.write_text(train.read_text() + mrpc_rows(3)[1] + "\n")
+    for count in (2, 3):  # all have been trained, or one has not even begun
+        with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with train data .*, not"):
+            finetune_seeds("mrpc", count, seed=3, output_dir="seeds", resume=True, data_dir="same")
+    with pytest.raises(minibert.MinibertError, match="batch_size 8, not 4"):
+        finetune_seeds("mrpc", 1, seed=9, output_dir="seeds", resume=True, batch_size=4)
+    assert not (here / "seeds" / "seed-9").exists()
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {

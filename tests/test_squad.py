@@ -226,6 +226,9 @@ def test_answers_are_parts_of_the_text_with_their_places(small, tmp_path):
         "emoji and marks": "Á\u0301nna \U0001f600 sold  the\u200b mill \u05d0\u05d1\u05d2 on friday\t.",
         "nothing": "  \n ",
     }
+    for wrong in ((None, "a text"), ("Who?", 5)):
+        with pytest.raises(DataError, match=r"the (question|context) is (None|5): give a text"):
+            run.answer(*wrong)
     for context in texts.values():
         for answer in run.answer("Who sold the mill? " * 9, context, n=20):
             assert context[answer.start : answer.end] == answer.text and 0 <= answer.probability <= 1

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -50,7 +51,8 @@ class Lease:
         self.device, self.block, self.kind, self.nbytes = device, block, kind, nbytes
 
     def __del__(self) -> None:
-        self.device._give_back(self)
+        with self.device._lock:
+            self.device._give_back(self)
 
 
 class Device:
@@ -61,6 +63,8 @@ class Device:
     `in_use` and `peak` are the bytes of arrays by kind; `peak` is the reading at the moment when their sum was highest.
     Freed blocks are kept for the next array of like size, so that a steady loop asks for no memory; blocks in use and
     kept together never exceed the most that were in use, but for some pages that the CPU has to spare (devices/cpu.py).
+    Several threads of Python may ask for arrays at the same time.
+
     `resident` is what of all these the system has given, and `resident_peak` the most of it: what to compare with a
     process's own peak. While `log` is a list, it gets (kind, bytes) for each array handed out, and for each that dies
     the same with the bytes below zero.
@@ -81,6 +85,7 @@ class Device:
         self.peak: Counter[str] = Counter()
         self.resident = self.resident_peak = 0
         self.log: list[tuple[str, int]] | None = None
+        self._lock = RLock()  # an array may die while its own thread asks for another
         self._total = self._peak_total = 0  # of in_use and peak
         self._kept: dict[int, list[Block]] = {}
         self._kept_bytes = self._used_bytes = self._most_used = 0  # of blocks
@@ -98,14 +103,15 @@ class Device:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
-        block = self._block(nbytes, kind)
-        touched = -(-block.size // GRAIN) * GRAIN if self.gives_blocks else nbytes
-        self.resident += max(0, touched - block.touched)
-        block.touched = max(touched, block.touched)
-        self.resident_peak = max(self.resident_peak, self.resident)
-        self._count(kind, nbytes)
-        if self._total > self._peak_total:
-            self._peak_total, self.peak = self._total, self.in_use.copy()
+        with self._lock:
+            block = self._block(nbytes, kind)
+            touched = -(-block.size // GRAIN) * GRAIN if self.gives_blocks else nbytes
+            self.resident += max(0, touched - block.touched)
+            block.touched = max(touched, block.touched)
+            self.resident_peak = max(self.resident_peak, self.resident)
+            self._count(kind, nbytes)
+            if self._total > self._peak_total:
+                self._peak_total, self.peak = self._total, self.in_use.copy()
         return self._array(Lease(self, block, kind, nbytes), tuple(shape), dtype)
 
     def empty_like(self, array: np.ndarray, kind: str = "activations") -> np.ndarray:
@@ -132,13 +138,15 @@ class Device:
 
     def release(self) -> None:
         """Gives the system everything that is kept for later."""
-        self._drop(0)
+        with self._lock:
+            self._drop(0)
 
     def forget_peaks(self) -> None:
         """Counts anew, from what is in use now."""
-        self._most_used = self._used_bytes
-        self._drop(0)
-        self.peak, self._peak_total, self.resident_peak = self.in_use.copy(), self._total, self.resident
+        with self._lock:
+            self._most_used = self._used_bytes
+            self._drop(0)
+            self.peak, self._peak_total, self.resident_peak = self.in_use.copy(), self._total, self.resident
 
     def free_memory(self) -> int | None:
         """Bytes that could still be allocated; None where nobody knows."""

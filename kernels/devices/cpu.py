@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import warnings
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -180,14 +181,37 @@ class Cpu(Device):
         ctypes.memset(array.ctypes.data, 0, array.nbytes)
 
     def release(self) -> None:
-        super().release()
-        self.resident -= self._pages.shrink(0) + self._pages.unmap()
+        with self._lock:
+            super().release()
+            self.resident -= self._pages.shrink(0) + self._pages.unmap()
 
     def session(self) -> AbstractContextManager[None]:
-        """BLAS on one thread a call, since our workers share the rows out; restored on leaving."""
+        """BLAS on one thread a call, since our workers share the rows out; restored when the last thread leaves."""
+        return _blas
+
+
+class _Blas(AbstractContextManager):
+    """BLAS on one thread a call while anybody is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = allocate_lock(), 0
+
+    def __enter__(self) -> None:
         from threadpoolctl import threadpool_limits
 
-        return threadpool_limits(1, user_api="blas")
+        with self._lock:
+            if not self._inside:
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limits.restore_original_limits()
+
+
+_blas = _Blas()
 
 
 def open(threads: int | None = None, precision: str = "fp32") -> Cpu:  # noqa: A001 - devices.open reads best

@@ -9,20 +9,18 @@ The format is PKWARE's (APPNOTE.TXT); the standard library reads it, and this mo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import copy
 import functools
 import re
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from minibert import files
+from minibert import files, temporary
 from minibert.errors import CheckpointError
 
 MAGIC = b"PK\x03\x04"
@@ -64,8 +62,7 @@ def _unpack(path: Path, version: tuple[int, ...]) -> Path:
     cache = files.user_cache()
     with files.one_line(cache, "write", CheckpointError):
         cache.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="zip-", dir=cache))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = temporary.folder("zip-", within=cache)
     unpack_to(path, folder)
     return folder
 

@@ -34,9 +34,9 @@ class Answerer:
 
     def answer(self, question: str, context: str, n: int = 3) -> list[Answer]:
         """The n best answers, each a part of the context, best first; "" where none is better (SQuAD 2.0)."""
+        questions = single(question, context)
         if not question.strip():
             raise DataError("the question is empty: ask one")
-        questions = single(question, context)
         made = windows.make(questions, self.tokenizer, self.settings.lengths)
         s = self.settings
         (prediction,) = spans.predict(

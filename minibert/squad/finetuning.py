@@ -108,6 +108,8 @@ def finetune_squad(
     check_paths(checkpoint=checkpoint, data_dir=data_dir, dev_file=dev_file, output_dir=output_dir)
     if recompute != "auto":
         settings["recompute"] = recompute
+    if task == "squad" and settings.get("null_score_diff_threshold") is not None:
+        raise ConfigError("null_score_diff_threshold belongs to squad2, where there may be no answer: leave it out")
     if stages and "epochs" in settings:
         raise ConfigError("epochs belong to the stages: give FILE:EPOCHS, and leave --epochs out")
     output, mirror, old, numbered = place = find_place(task, output_dir, resume, overwrite)
@@ -188,10 +190,11 @@ def _files(
     if not (stages and dev_file):
         with report.transfer() as progress:
             own = datasets.squad_files(config.task, data_dir and _folder(config.task, data_dir), progress)
+    for file, epochs in stages:
+        check_paths(stage=file)
+        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 < epochs < 2**31:
+            raise ConfigError(f"{file}: {epochs} epochs: a stage needs more than 0, and a number of them")
     parts = [Stage(Path(remote.local(file)), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
-    for part in parts:
-        if not 0 < part.epochs < 2**31:
-            raise ConfigError(f"{part.file}: {part.epochs:g} epochs: a stage needs more than 0, and a number of them")
     return parts, Path(remote.local(dev_file)) if dev_file else own[1]  # type: ignore[index]
 
 

@@ -192,6 +192,8 @@ class _Reader:
 
 
 def _check_text(text: str, where: str) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"{where} is {text!r:.40}: give a text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
