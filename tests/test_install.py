@@ -82,6 +82,27 @@ def test_kernels_load_from_the_cache_until_a_helper_is_edited(copy: Path, tmp_pa
     assert run_kernel(copy, cache) == (2, 0, other)
 
 
+@pytest.mark.slow
+def test_nothing_is_compiled_after_minibert_compile(tmp_path: Path) -> None:
+    env = environment({"XDG_CACHE_HOME": str(tmp_path)})
+
+    def minibert(*arguments: str | Path, stdin: bytes | None = None) -> set[Path]:
+        call = [sys.executable, "-m", "minibert", *map(str, arguments)]
+        subprocess.run(call, check=True, env=env, cwd=tmp_path, input=stdin, capture_output=True)
+        return {*tmp_path.rglob("*.nb?")}
+
+    kept = minibert("compile")
+    assert kept
+    for precision in ("fp32", "bf16"):
+        for n, more in enumerate(
+            ["", "--micro-batch 8", "--recompute cheap --optimizer adam8bit", "--layerwise-update"]
+        ):
+            run = tmp_path / f"{precision}-{n}"
+            train = ("finetune", "mrpc", "--sample", "--epochs", "0.02", "--precision", precision, "--output-dir", run)
+            assert minibert(*train, *more.split()) == kept, more
+        assert minibert("predict", run, "--precision", precision, stdin=b"a b\tc d\n" * 70) == kept
+
+
 def powerless() -> list[str]:
     """What makes a command heed the permissions of files: nothing, or for root the loss of its privilege."""
     if os.geteuid() != 0:

@@ -10,27 +10,17 @@ Everything is named by its address and the bytes from a row to the next: views o
 
 from __future__ import annotations
 
-import numpy as np
-
 from minibert.kernels.common import halves, lanes, tiles
+from minibert.kernels.common.packing import LINE, SIDE, TILE
 from minibert.kernels.devices.compiling import inlined
 
-SIDE = 32  # rows and columns of a block
-LINE = 64  # bytes; also of a block's row, and of 16 lanes
-TILE = 1024  # bytes
-BLOCK = 2 * TILE
+BLOCK = 2 * TILE  # bytes
 
 
 @inlined
 def blocks(n):
     """How many blocks n rows or columns take."""
     return (n + SIDE - 1) // SIDE
-
-
-@inlined
-def address(x):
-    """An array's address, signed: where uint64 and int64 meet, Numba computes in float64."""
-    return np.intp(x.ctypes.data)
 
 
 @inlined

@@ -14,11 +14,12 @@ import numpy as np
 
 from minibert.kernels.common import lanes, masks, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
+from minibert.kernels.common.packing import LINE, SIDE, TILE, address
 from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.devices.compiling import exact, inlined, jit
 from minibert.kernels.devices.cpu import run, threads
 
-from .blocks import BLOCK, LINE, SIDE, TILE, address
+from .blocks import BLOCK
 from .queries import draw, longest_of, pair_at, shares, task_of
 
 QUERIES = 16

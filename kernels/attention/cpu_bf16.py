@@ -20,16 +20,13 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
+from minibert.kernels.common.packing import LINE, SIDE, TILE, address
 from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.devices.compiling import inlined, jit
 from minibert.kernels.devices.cpu import run, threads
 
 from .blocks import (
     BLOCK,
-    LINE,
-    SIDE,
-    TILE,
-    address,
     blocks,
     pack_left,
     pack_right,

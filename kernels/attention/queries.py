@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import lanes
+from minibert.kernels.common.packing import LINE
 from minibert.kernels.common.philox_lanes import philox4x32
 from minibert.kernels.devices.compiling import inlined
 from minibert.kernels.devices.cpu import threads
 
-from .blocks import BLOCK, LINE
+from .blocks import BLOCK
 
 
 def shares(scratch: np.ndarray, share: int) -> np.ndarray:

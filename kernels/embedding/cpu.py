@@ -150,7 +150,7 @@ def _scatter(worker, begin, end, dword, dposition, dsegment, dz, ids, positions,
         _add(segment_row[begin:end], row)
 
 
-@jit
+@inlined
 def _add(total, row):
     for i in range(row.size):
         total[i] += row[i]
