@@ -103,13 +103,17 @@ def train(
                     number = interrupted[0]
                     raise KeyboardInterrupt(text) if number == signal.SIGINT else Stopped(text, number)
         except NotFinite as error:
-            step = under_way.oldest
-            trainer.fetch()
-            run.save_state(step, trainer.optimizer)
-            raise RunError(
-                f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
-                "train again with a lower learning rate"
-            ) from None
+            raise _unsound(error, under_way.oldest, trainer, run) from None
+
+
+def _unsound(error: NotFinite, step: int, trainer: Trainer, run: RunDirectory) -> RunError:
+    """Saves the state before a step that was not finite: with what to end."""
+    trainer.fetch()
+    run.save_state(step, trainer.optimizer)
+    return RunError(
+        f"{run.name}: {error} at step {step + 1} of {trainer.total}; the state before it is kept; "
+        "train again with a lower learning rate"
+    )
 
 
 def _note_smaller(trainer: Trainer, run: RunDirectory, report: Reporter) -> None:

@@ -22,6 +22,7 @@ from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.policies import parse
 from minibert.random import Key
+from minibert.replay import Replay
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tokenizer import Features
@@ -73,6 +74,8 @@ class Planner:
 
     def use(self, lengths: Sequence[int], recompute: str, layerwise: bool = False) -> Use:
         """What a step with sequences of these lengths takes, as one micro-batch."""
+        if self.device.records and Replay.suits(tokens := sum(lengths)):
+            lengths = [*lengths, Replay.filling(tokens)]
         self._begin()
         trainer, data = self.trainer, self._sequences(lengths)
         trainer.policy = parse(recompute, len(trainer.bert.layers))

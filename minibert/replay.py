@@ -58,12 +58,17 @@ class Replay:
         """Whether batches of so many tokens are filled up and recorded."""
         return tokens < MOST
 
+    @staticmethod
+    def filling(tokens: int) -> int:
+        """How many tokens fill up a batch of so many."""
+        return STEP - tokens % STEP
+
     def losses(self, features: Features, numbers: np.ndarray, labels: np.ndarray, key: Key | None, share: float) -> Any:
         """The losses of these examples, each of whose gradients has been added times `share`: to be read or copied
         before the next call, which may write there.
         """
         tokens = int((features.offsets[numbers + 1] - features.offsets[numbers]).sum())
-        layout = lay_out(features, numbers, labels, filling=STEP - tokens % STEP)
+        layout = lay_out(features, numbers, labels, filling=self.filling(tokens))
         size = len(layout.integers), len(numbers), key is not None, self._first()
         found = self.sizes.get(size)
         if found is None:

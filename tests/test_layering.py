@@ -53,7 +53,7 @@ ALLOWED = {
     "random": "kernels",
     "settings": "policies tpu kernels errors",
     "planning": "chain memory training evaluation config hub model policies settings kernels errors",
-    "memory": "training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
+    "memory": "replay training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
     "chain": "memory",
     "memory_report": "training parameters files",
     "policies": "errors",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import ALIGNMENT, Block, Device
+from .recording import Recorder
 
 _MEMORY = np.zeros(2 * ALIGNMENT, np.uint8)
 _ADDRESS = _MEMORY.ctypes.data + -_MEMORY.ctypes.data % ALIGNMENT
@@ -27,6 +28,7 @@ class Dry(Device):
         self.activation_type, self._threads = other.activation_type, other.threads
         self.process, self.operand_type = other.process, other.operand_type
         self.host_apart, self.gives_blocks = other.host_apart, other.gives_blocks
+        self.records = isinstance(other, Recorder)
 
     def __getattr__(self, operation: str) -> Any:
         real = super().__getattr__(operation)
