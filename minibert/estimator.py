@@ -28,10 +28,9 @@ from minibert.mirror import Mirror
 from minibert.model import Model, check_vocabulary, column_order, open_device
 from minibert.optim import Adam, Optimizer
 from minibert.progress import Reporter
-from minibert.random import initial_weights
 from minibert.runs import DESCRIPTION, METRICS, RunDirectory, own_directory, read_description
 from minibert.settings import TrainConfig
-from minibert.starting import fit, model_config
+from minibert.starting import fit, model_config, new_head
 from minibert.tasks import Task
 from minibert.tokenizer import FILES, Tokenizer
 
@@ -214,9 +213,7 @@ def _build(
     found = find_checkpoint(flags, settings.seed, tokenizer, report)
     arrays = dict(found.arrays)
     if found.missing_head:
-        sizes = names.shapes(found.config, task.num_outputs)
-        config = found.config
-        arrays |= initial_weights({n: sizes[n] for n in names.HEAD}, config.initializer_range, settings.seed)
+        arrays |= new_head(found.config, settings.seed, task.num_outputs)
     elif len(arrays["classifier.bias"]) != task.num_outputs:
         raise CheckpointError(
             f"{found.file}: its classifier has {len(arrays['classifier.bias'])} outputs, {task.name} needs "

@@ -21,7 +21,6 @@ from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
 from minibert.model import Model, load, open_device, tokenizer_of
 from minibert.progress import Reporter
-from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import TrainConfig, check_counts, check_names, check_paths
 from minibert.tasks import Task
@@ -269,8 +268,7 @@ def _build(
     else:
         if not found.missing_head:
             report.say("the checkpoint's classifier was trained for other labels: a new one takes its place")
-        sizes = names.shapes(model, bert.outputs)
-        arrays |= initial_weights({n: sizes[n] for n in names.HEAD}, model.initializer_range, seed)
+        arrays |= starting.new_head(model, seed, bert.outputs)
     bert.fill(arrays)
     for kind, unused in (("config keys", found.ignored), ("tensors", found.unused)):
         if unused:

@@ -9,14 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minibert import checkpoint, files, hub, memory_report, planning, remote
-from minibert.checkpoint import Unread
+from minibert.checkpoint import Unread, names
 from minibert.config import BertConfig
 from minibert.errors import ConfigError, RunError, counted
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device
 from minibert.planning import Config
 from minibert.progress import Reporter
+from minibert.random import initial_weights
 from minibert.runs import RunDirectory
 from minibert.settings import TrainConfig
 from minibert.training import Step, Trainer
@@ -58,6 +61,14 @@ def model_config(
     kind = "regression" if regression else "single_label_classification" if labels else None
     gelu = {"erf": "gelu", "tanh": "gelu_new", None: of_checkpoint.hidden_act}[settings.gelu]
     return dataclasses.replace(of_checkpoint, hidden_act=gelu, id2label=labels, problem_type=kind)
+
+
+def new_head(config: BertConfig, seed: int, num_outputs: int | None = None) -> dict[str, np.ndarray]:
+    """The first weights of a classifier with so many outputs, without them of the head that marks answers."""
+    spans = num_outputs is None
+    shapes = names.shapes(config, num_outputs, spans)
+    wanted = {name: shapes[name] for name in (names.SPANS if spans else names.HEAD)}
+    return initial_weights(wanted, config.initializer_range, seed)
 
 
 def fit(

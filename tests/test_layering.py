@@ -21,7 +21,7 @@ ALLOWED = {
     "finetuning": "begun starting planning units kernels config loop training evaluation bert tasks datasets hub "
     "checkpoint model runs settings progress random tokenizer remote files errors",
     "starting": "planning memory_report training evaluation runs settings config checkpoint hub kernels tpu progress "
-    "remote files errors",
+    "random remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files temporary errors",
     "seeds": "begun starting finetuning hub settings tasks runs progress remote gcs files errors",
@@ -53,7 +53,8 @@ ALLOWED = {
     "random": "kernels",
     "settings": "policies tpu kernels errors",
     "planning": "chain memory training evaluation config hub model policies settings kernels errors",
-    "memory": "replay training evaluation squad bert batch autograd config policies random settings tokenizer kernels errors",
+    "memory": "replay training evaluation squad bert batch autograd config policies random settings tokenizer kernels "
+    "errors",
     "chain": "memory",
     "memory_report": "training parameters files",
     "policies": "errors",

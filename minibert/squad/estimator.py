@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minibert import estimator, files, planning, training
-from minibert.checkpoint import names
 from minibert.errors import ConfigError, RunError
 from minibert.estimator import ModelDirectory, find_checkpoint
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device
 from minibert.model import open_device
 from minibert.progress import Reporter
-from minibert.random import initial_weights
 from minibert.runs import own_directory
 from minibert.squad import finetuning, reading
 from minibert.squad.answering import Answerer
 from minibert.squad.evaluation import say_written, write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
+from minibert.starting import new_head
 from minibert.tokenizer import Tokenizer
 
 
@@ -103,8 +102,7 @@ def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, device: De
     found = find_checkpoint(flags, settings.seed, tokenizer, report, spans=True)
     arrays = dict(found.arrays)
     if found.missing_head:
-        shapes = names.shapes(found.config, spans=True)
-        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, found.config.initializer_range, settings.seed)
+        arrays |= new_head(found.config, settings.seed)
     config = dataclasses.replace(found.config, id2label=(), problem_type=None)
     reader = Reader(config, device)
     reader.fill(arrays)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from minibert import checkpoint, datasets, files, loop, planning, remote, starting, training
 from minibert.begun import Begun
-from minibert.checkpoint import Checkpoint, Unread, names
+from minibert.checkpoint import Checkpoint, Unread
 from minibert.config import BertConfig
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
@@ -20,7 +20,6 @@ from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
 from minibert.model import open_device, tokenizer_of
 from minibert.progress import Reporter
-from minibert.random import initial_weights
 from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import check_counts, check_names, check_paths
 from minibert.squad import reading, windows
@@ -224,8 +223,7 @@ def _build(found: Checkpoint, model: BertConfig, seed: int, device: Device) -> R
     reader = Reader(model, device)
     arrays = dict(found.arrays)
     if found.missing_head:
-        shapes = names.shapes(model, spans=True)
-        arrays |= initial_weights({n: shapes[n] for n in names.SPANS}, model.initializer_range, seed)
+        arrays |= starting.new_head(model, seed)
     reader.fill(arrays)
     return reader
 
