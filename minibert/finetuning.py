@@ -106,6 +106,7 @@ def finetune(
     the names of their columns where these are not found. The state is saved every 1,000 steps, or every `save_every`.
     With `resume` an unfinished run goes on as it was begun: what is not given is what its run.json says, the files of a
     "table" among it.
+    `threads` is how many compute in this process from now on; at first there are as many as cores.
     `memory` ("12GB"; what is free, unless given) decides about micro-batches and recomputation where neither
     `micro_batch` nor `recompute` does; `report_memory` writes memory.json, and memory.png with the plot extra. Every
     MinibertError says what to do about it.

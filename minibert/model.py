@@ -135,7 +135,8 @@ def load(
     """The classifier of a finished run or in its directory, in a checkpoint directory, on the hub or under an alias.
 
     Texts are cut where the run cut them, those for other checkpoints at their tokenizer's model_max_length, or at the
-    model's last position. Raises CheckpointError where there is no classification head, which fine-tuning would make.
+    model's last position. `threads`: how many compute in this process from now on, whichever model; at first as many as
+    there are cores. Raises CheckpointError where there is no classification head, which fine-tuning would make.
     """
     path = find_run(source)
     description = read_description(path)
