@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ def sources() -> list[Path]:
     return [p for p in found if not links & set(p.parents)]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute names of what a module imports, at any depth; relative imports resolved inside the package."""
     package = path.relative_to(ROOT).with_suffix("").parts

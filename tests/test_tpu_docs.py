@@ -40,6 +40,7 @@ def test_the_table_has_every_slice_and_recipe() -> None:
     assert set(rows) >= {(name, recipe, "yes") for name in slices for recipe in recipes}
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax")
     for package in ("nbclient", "nbformat", "ipykernel"):
