@@ -99,7 +99,7 @@ def test_a_checkpoint_comes_back_as_it_was(head):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), described)
 
 
-@pytest.mark.parametrize("case", ["small_erf", pytest.param("minilm", marks=pytest.mark.slow)])  # tanh: below, in regression
+@pytest.mark.parametrize("case", ["small_erf", pytest.param("minilm", marks=pytest.mark.slow)])  # tanh: below
 def test_recorded_logits_and_gradients(case, tmp_path, request):
     shared = request.getfixturevalue("shared") if case == "minilm" else None
     found = checkpoint.load(parity.write_checkpoint(case, tmp_path, shared))
