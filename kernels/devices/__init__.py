@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from threading import RLock
 from types import ModuleType
 from typing import Any
@@ -31,13 +32,13 @@ ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines 
 
 class Block:
     """Memory for one array at a time. `touched`: how much of it arrays have had, which is what the system has given;
-    `apart`: whether it is kept for recordings (recording.py).
+    `apart`: whether it is kept for recordings (recording.py); `address`: where its array stands, once it is known.
     """
 
-    __slots__ = ("apart", "memory", "size", "touched")
+    __slots__ = ("address", "apart", "memory", "size", "touched")
 
     def __init__(self, size: int, memory: Any):
-        self.size, self.memory, self.touched, self.apart = size, memory, 0, False
+        self.size, self.memory, self.touched, self.apart, self.address = size, memory, 0, False, 0
 
 
 class Lease:
@@ -106,8 +107,9 @@ class Device:
         with self._lock:
             block = self._block(nbytes, kind)
             touched = -(-block.size // GRAIN) * GRAIN if self.gives_blocks else nbytes
-            self.resident += max(0, touched - block.touched)
-            block.touched = max(touched, block.touched)
+            if touched > block.touched:
+                self.resident += touched - block.touched
+                block.touched = touched
             self.resident_peak = max(self.resident_peak, self.resident)
             self._count(kind, nbytes)
             if self._total > self._peak_total:
@@ -204,13 +206,15 @@ class Device:
 
     def _array(self, lease: Lease, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """The array in a leased block, which keeps the lease alive."""
-        lease.__array_interface__ = self._interface(lease.block, shape, dtype) | {"version": 3}
+        lease.__array_interface__ = self._interface(lease.block, shape, dtype)
         return np.asarray(lease)
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
         """An array in a block, as NumPy's array interface describes it."""
-        start = block.memory.ctypes.data
-        return {"shape": shape, "typestr": dtype.str, "data": (start + -start % ALIGNMENT, False)}
+        if not block.address:
+            start = block.memory.ctypes.data
+            block.address = start + -start % ALIGNMENT
+        return {"shape": shape, "typestr": dtype.str, "data": (block.address, False), "version": 3}
 
     def _memory(self, size: int) -> Any:
         """New memory; MemoryError where the system has none."""
@@ -255,6 +259,7 @@ class Device:
             self.log.append((kind, nbytes))
 
 
+@lru_cache(4096)
 def size_class(nbytes: int) -> int:
     """The next size that blocks come in: eight steps to each power of two, at least a cache line."""
     step = max(ALIGNMENT, 1 << max(0, nbytes.bit_length() - 4))

@@ -170,11 +170,6 @@ class Cpu(Device):
         self._collect()
         self.resident -= self._pages.shrink(room + self._spare - self._kept_bytes)
 
-    def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
-        if isinstance(block.memory, int):
-            return {"shape": shape, "typestr": dtype.str, "data": (block.memory, False)}
-        return super()._interface(block, shape, dtype)
-
     def clear(self, array: np.ndarray) -> None:
         """By the C library, some of which write large arrays past the caches: 1.6 times as fast as NumPy."""
         assert array.flags.c_contiguous

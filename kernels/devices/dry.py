@@ -53,7 +53,8 @@ class Dry(Device):
         """Nothing has been sent."""
 
     def _interface(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
-        return {"shape": shape, "typestr": dtype.str, "data": (_ADDRESS, False), "strides": (0,) * len(shape)}
+        strides = (0,) * len(shape)
+        return {"shape": shape, "typestr": dtype.str, "data": (_ADDRESS, False), "strides": strides, "version": 3}
 
     def _memory(self, size: int) -> None:
         """None: all arrays stand in one place."""

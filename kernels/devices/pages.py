@@ -59,6 +59,7 @@ class Pages:
         if end - count > start:  # from the end, so that what is left lies beside the next mapping
             self._dig(start, end - count)
         block, idle = Block(count * PAGE, (end - count) * PAGE), 0
+        block.address = block.memory
         for mapping, low, high in self._pieces(end - count, end):
             touched = mapping.touched[low:high]
             idle += (before := int(np.count_nonzero(touched)))
