@@ -45,7 +45,7 @@ def evaluate(run: str, as_json: bool, **options: Any) -> None:
     run = str(remote.checkpoint(run))
     if run in ("squad", "squad2"):
         _files(run, given, as_json)
-    elif _is_reader(run):
+    elif given.get("task") in ("squad", "squad2") or _is_reader(run):
         _reader(run, given, as_json)
     else:
         from minibert import evaluation
@@ -80,9 +80,10 @@ def _reader(run: str, given: dict[str, Any], as_json: bool) -> None:
 
 
 def _is_reader(run: str) -> bool:
+    from minibert.model import find_run
     from minibert.squad.answering import is_reader
 
-    return Path(run).is_dir() and is_reader(Path(run))
+    return is_reader(find_run(run))
 
 
 def _refuse(given: dict[str, Any], names: tuple[str, ...], what: str) -> None:

@@ -34,12 +34,13 @@ def predict(
     texts at a time, and --output is there when all of them are.
     """
     from minibert import remote
+    from minibert.model import find_run
     from minibert.progress import Reporter
     from minibert.squad.answering import is_reader
 
     report = Reporter(quiet=False)
     run = str(remote.checkpoint(run))
-    if Path(run).is_dir() and is_reader(Path(run)):
+    if task or is_reader(find_run(run)):
         from minibert.squad import evaluation
 
         if "-" in (source, target):
@@ -47,8 +48,8 @@ def predict(
         if form:
             raise click.UsageError("a run of SQuAD has files of its own: leave --format out")
         return evaluation.predict_file(run, Path(source), Path(target), threshold, task=task, report=report, **options)
-    if threshold is not None or task:
-        raise click.UsageError("--null-score-diff-threshold and --task go with a run of SQuAD")
+    if threshold is not None:
+        raise click.UsageError("--null-score-diff-threshold goes with a run of SQuAD, or with --task")
     from minibert import prediction
 
     prediction.predict_file(run, source, target, form or "tsv", report=report, **options)

@@ -58,7 +58,9 @@ def figure(value: float) -> str:
 def squad(values: dict[str, Any]) -> None:
     """The official evaluator's figures, one a line."""
     for name, value in values.items():
-        if not isinstance(value, dict | list):
+        if "thresh" in name and isinstance(value, float):
+            click.echo(f"{name:<18}{value!r:>10}")  # all digits: it is the score of a question, to be given again
+        elif not isinstance(value, dict | list):
             click.echo(f"{name:<18}{value:>10.4f}" if isinstance(value, float) else f"{name:<18}{value:>10,}")
     if "cross_fitted" in values:
         click.echo("\nwith thresholds found on other articles")
@@ -73,7 +75,8 @@ def answers(question: str, found: list[Any], as_json: bool) -> None:
         click.echo("(no answer in the text)")
     for one in found:
         place = f"{one.start}-{one.end}" if one.text else "none"
-        click.echo(f"{one.probability:7.4f}  {place:>13}  {one.text or '(no answer in the text)'}")
+        text = " ".join(one.text.split())  # on one line, wherever those of the text end
+        click.echo(f"{one.probability:7.4f}  {place:>13}  {text or '(no answer in the text)'}")
 
 
 def seeds(summary: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     data = None
     if flags.do_train:
         data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-        training.count_steps(len(data.features), settings.epochs, settings)  # before weights are read
+        training.count_steps(data.count, settings.epochs, settings)  # before weights are read
     bert = _build(flags, task, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, bert, mirror)
     step = directory.step() or 0
@@ -251,17 +251,19 @@ def train(
 ) -> int:  # fmt: skip
     """Trains from the step that the output directory has reached to the last, within `limit` bytes; returns that."""
     done, bert, spans = directory.step() or 0, directory.bert, data.labels.ndim == 2
-    total, _ = training.count_steps(len(data.features), settings.epochs, settings)
+    total, _ = training.count_steps(data.count, settings.epochs, settings)
     if done >= total:
         report.say(
             f"TRAINING IS SKIPPED: {directory.name} holds a checkpoint after step {done}, and these flags ask for "
             f"{total} steps. Choose another --output_dir to train anew."
         )
         return done
+    if (old := directory.described()) and not old.get("script"):
+        raise RunError(f"{directory.name}: holds a run of minibert finetune; choose another --output_dir")
     settings, told = fit(settings, bert.config, [(data, settings.epochs)], bert.device, limit, False, "auto", spans)
     trainer = training.trainer(bert, data, settings)
     report.say(
-        f"***** Running training *****\n  Num examples = {len(data.features)}\n"
+        f"***** Running training *****\n{_counts(data)}"
         f"  Batch size = {settings.batch_size}\n  Num steps = {total}\n"
         f"  {settings.precision} on {bert.device.description}\n  {told}".rstrip()
     )
@@ -274,6 +276,13 @@ def train(
         loop.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
     trainer.rest()
     return total
+
+
+def _counts(data: Split) -> str:
+    """How many examples are trained on, as Google's two scripts tell it."""
+    if data.examples is None:
+        return f"  Num examples = {data.count}\n"
+    return f"  Num orig examples = {data.count}\n  Num split examples = {len(data.features)}\n"
 
 
 def _split(task: Task, kind: str) -> str:
@@ -318,14 +327,18 @@ class ModelDirectory(RunDirectory):
     def writes(self, name: str) -> bool:
         return _is_written(name)
 
+    def described(self) -> dict[str, Any] | None:
+        """What a run.json says that is a run's."""
+        with contextlib.suppress(RunError):
+            return read_description(self.path)
+        return None
+
     def complete(self, tokenizer: Tokenizer, settings: TrainConfig, data_dir: Path | None, report: Reporter) -> None:
         """Puts beside the checkpoints what predict, evaluate, answer and convert go by: run.json, config, vocabulary.
 
         Nothing where somebody else's stand already, which is told.
         """
-        old = None
-        with contextlib.suppress(RunError):  # of a run.json that is no run's
-            old = read_description(self.path)
+        old = self.described()
         found = [name for name in GONE_BY if (self.path / name).exists()]
         if found and not (old and old.get("script")):
             return report.say(f"{self.name} has {found[0]} already: config and vocabulary are not written beside it")

@@ -24,11 +24,19 @@ GOOGLE_BATCH = 8  # its eval_batch_size
 
 @dataclass(frozen=True)
 class Split:
-    """The examples of one part of a task, encoded: `labels` are class numbers (int32) or targets (float32)."""
+    """The examples of one part of a task, encoded: `labels` are class numbers (int32) or targets (float32). `examples`:
+    how many they are where one has several features, as a question has windows.
+    """
 
     name: str
     features: Features
     labels: np.ndarray
+    examples: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many examples: Google counts an epoch's steps by them, and takes features for each."""
+        return len(self.features) if self.examples is None else self.examples
 
 
 def read_split(task: Task, name: str, folder: Path, tokenizer: Tokenizer, max_seq_length: int) -> Split:
@@ -106,6 +114,8 @@ def evaluate_run(
     if name == trained == "table":
         input_file = input_file or _own_dev_file(description)
     if input_file is not None:
+        if data_dir:
+            raise ConfigError("--data-dir is for tasks whose files have names of their own: give --input FILE")
         columns = description.get("columns") or {}
         chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
     elif name is None or name == "table":

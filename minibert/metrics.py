@@ -19,7 +19,7 @@ from minibert.errors import ConfigError, DataError, RunError
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
-CELLS = 1 << 22  # weights held at once
+CELLS = 1 << 22  # weights, or cells of tables, held at once
 
 
 class Scored(Protocol):
@@ -135,18 +135,33 @@ def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0)
 
 
 def _classified(names: tuple[str, ...], table: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Any]:
-    k, n = len(table), int(table.sum())
     constant = np.zeros_like(table)
     constant[:, table.sum(1).argmax()] = table.sum(1)
-    draws = rng.multinomial(n, table.ravel() / n, RESAMPLES).reshape(-1, k, k)
     measures = {name: CLASSIFICATION[name] for name in names}
+    drawn: dict[str, list[Floats]] = {name: [] for name in names}
+    for tables in _tables(table, rng):
+        for name, measure in measures.items():
+            drawn[name].append(measure(tables))
     return {
         **{name: float(measure(table)) for name, measure in measures.items()},
         "majority": {name: float(measure(constant)) for name, measure in measures.items()},
-        "interval": {name: _interval(measure(draws)) for name, measure in measures.items()},
+        "interval": {name: _interval(np.concatenate(values)) for name, values in drawn.items()},
         "confusion": table.tolist(),
         "notes": _notes(predictions=(table.sum(0) > 0).sum() == 1, labels=(table.sum(1) > 0).sum() == 1),
     }
+
+
+def _tables(table: NDArray[np.int64], rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """RESAMPLES tables (some, K, K) of as many examples, drawn with replacement: some at a time, since of many labels
+    all would be gigabytes. Empty cells take no random number.
+    """
+    k, n, flat = len(table), int(table.sum()), table.ravel()
+    cells = np.union1d(np.flatnonzero(flat), [flat.size - 1])  # the last has what is left
+    most = max(1, CELLS // flat.size)
+    for begin in range(0, RESAMPLES, most):
+        tables = np.zeros((min(most, RESAMPLES - begin), flat.size), np.int64)
+        tables[:, cells] = rng.multinomial(n, flat[cells] / n, len(tables))
+        yield tables.reshape(-1, k, k)
 
 
 def _correlated(names: tuple[str, ...], scores: Floats, truth: Floats, rng: np.random.Generator) -> dict[str, Any]:

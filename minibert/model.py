@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert import batch, checkpoint, hub, remote, runs, tasks
+from minibert import batch, checkpoint, hub, models, remote, runs, tasks
 from minibert.autograd import untaped
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread
@@ -205,7 +205,8 @@ def tokenizer_of(found: Checkpoint | Unread) -> Tokenizer:
     if found.path is not None:
         tokenizer = Tokenizer.load(found.path)
     elif found.vocab is not None:
-        tokenizer = Tokenizer.from_vocab(found.vocab)
+        own = found.vocab != models.VOCAB  # beside a config, where it says how words are cut
+        tokenizer = Tokenizer.load(found.vocab.parent) if own else Tokenizer.from_vocab(found.vocab)
     else:
         raise CheckpointError("random weights of this shape have no vocabulary; put a vocab.txt beside the config")
     check_vocabulary(tokenizer, found.config, found.path)

@@ -95,9 +95,11 @@ def say_start(
 ) -> None:
     s, size = trainer.settings, sum(group.weights.size for group in trainer.bert.groups)
     where = trainer.bert.device.description
-    count = sum(len(stage.data.features) for stage in trainer.stages)
+    parts = [stage.data for stage in trainer.stages]
+    count, windows = sum(part.count for part in parts), sum(len(part.features) for part in parts)
+    cut = f" in {counted(windows, 'window')}" if windows != count else ""
     report.say(
-        f"{task}: {counted(count, 'example')}, {counted(trainer.total, 'step')} of {s.batch_size}; "
+        f"{task}: {counted(count, 'example')}{cut}, {counted(trainer.total, 'step')} of {s.batch_size}; "
         f"{source} with {size / 1e6:.1f} M parameters, {s.precision} on {where}, {s.optimizer}; output {run.name}"
     )
     threads, began = trainer.bert.device.threads, run.description.get("threads")

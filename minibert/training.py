@@ -61,12 +61,11 @@ class Stage:
 
     def __init__(self, data: Split, epochs: float, settings: TrainConfig):
         self.data, self.settings = data, settings
-        count = len(data.features)
-        self.total, self.warmup = count_steps(count, epochs, settings)
-        self._order = lru_cache(maxsize=2)(lambda epoch: order(count, settings.seed, epoch))
+        self.total, self.warmup = count_steps(data.count, epochs, settings)
+        self._order = lru_cache(maxsize=2)(lambda epoch: order(len(data.features), settings.seed, epoch))
 
     def numbers(self, step: int) -> np.ndarray:
-        """The examples of a batch: epochs are shuffled one by one and run into each other, none is cut short."""
+        """The features of a batch: epochs are shuffled one by one and run into each other, none is cut short."""
         count, size = len(self.data.features), self.settings.batch_size
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
         return np.concatenate(

@@ -21,6 +21,7 @@ from minibert.checkpoint import huggingface, names
 from minibert.checkpoint.huggingface import INDEX, SINGLE
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, MinibertError
+from minibert.model import tokenizer_of
 
 SMALL = BertConfig(
     vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
@@ -223,6 +224,13 @@ def test_random_weights(tmp_path: Path) -> None:
     assert np.array_equal(first.arrays[QUERY], again.arrays[QUERY])
     assert not np.array_equal(first.arrays[QUERY], other.arrays[QUERY])
     assert not np.array_equal(first.arrays[QUERY], weights()[QUERY])
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Hello", "hello"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (tmp_path / "config.json").write_text(
+        json.dumps(json.loads((tmp_path / "config.json").read_text()) | {"vocab_size": 7})
+    )
+    cased = tokenizer_of(checkpoint.load(f"random:{tmp_path}", seed=3))
+    assert not cased.lowercase, "as what stands beside the config says"
     refused("random:huge", "random:huge", "base, large, tiny")
 
 

@@ -408,6 +408,14 @@ def lines_of_pairs() -> bytes:
     return "".join(f"{a}\t{b}\n" for a, b in PAIRS).encode()
 
 
+def test_a_text_with_a_carriage_return_is_a_text(classifier: Path, tmp_path: Path) -> None:
+    done = minibert_in_process("predict", classifier, stdin=b"the cat \r sat\tthe dog\n")
+    assert done.code == 0 and done.out.count("\n") == 2, done
+    (tmp_path / "old mac.tsv").write_bytes(b"the cat\rthe dog\r")
+    done = minibert_in_process("predict", classifier, "--input", tmp_path / "old mac.tsv")
+    assert done.code in (0, 1) and "Traceback" not in done.err, done
+
+
 def test_predict_from_file_and_stdin_to_file_and_stdout(classifier: Path, tmp_path: Path) -> None:
     source = tmp_path / "pairs.tsv"
     source.write_bytes(b"id\tsentence1\tsentence2\n" + b"".join(
@@ -686,6 +694,7 @@ def test_own_files_end_to_end(folder: Path, tmp_path: Path, kind: str) -> None:
     unlabelled = ("--input", tmp_path / "unlabelled.jsonl")
     assert minibert_in_process("predict", tmp_path / "run", *unlabelled) == predicted
     assert_one_line(minibert_in_process("evaluate", tmp_path / "run", *unlabelled), 1, "line 1: unknown label '?'")
+    assert_one_line(minibert_in_process("evaluate", tmp_path / "run", "--data-dir", tmp_path), 1, "give --input FILE")
     (tmp_path / f"dev.{kind}").unlink()
     assert_one_line(minibert_in_process("evaluate", tmp_path / "run"), 1, f"dev.{kind}: no such file")
 

@@ -42,7 +42,7 @@ ALLOWED = {
     "training": "replay evaluation bert batch optim optimizers parameters policies settings random autograd tpu "
     "kernels errors",
     "replay": "bert batch parameters random tokenizer kernels",
-    "model": "bert batch checkpoint config hub runs settings tasks tokenizer autograd tpu kernels remote errors",
+    "model": "bert batch checkpoint config hub models runs settings tasks tokenizer autograd tpu kernels remote errors",
     "runs": "checkpoint mirror remote files optim tpu errors",
     "bert": "ops autograd batch config policies parameters random tokenizer kernels errors",
     "ops": "autograd batch parameters random kernels",

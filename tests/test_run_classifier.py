@@ -151,7 +151,7 @@ RUN = '{"finished": true, "settings": {"task": "mrpc", "max_seq_length": 9}}'
 
 @pytest.mark.parametrize(
     ("theirs", "content"),
-    [("vocab.txt", RUN), ("config.json", RUN), ("run.json", RUN), ("run.json", "{}"), ("run.json", "no JSON")],
+    [("vocab.txt", RUN), ("config.json", RUN), ("run.json", "{}"), ("run.json", "no JSON")],
 )
 def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: str, content: str) -> None:
     (here / "out").mkdir()
@@ -162,6 +162,15 @@ def test_a_config_and_a_vocabulary_of_somebody_else_s_stay(here: Path, theirs: s
     after = contents(here / "out")
     assert after.items() >= before.items()
     assert not {"run.json", "config.json", *FILES} & (after.keys() - before.keys())
+
+
+def test_a_run_of_finetune_is_not_trained_over(here: Path) -> None:
+    """Its metrics and results would be replaced, and its own weights read all the same."""
+    (here / "out").mkdir()
+    (here / "out" / "run.json").write_text(RUN)
+    before = contents(here / "out")
+    assert_one_line(classify(here, do_train="true"), 1, "out: holds a run of minibert finetune; choose another")
+    assert contents(here / "out") == before
 
 
 def test_a_regression_has_no_labels_and_is_used_as_any_other(here: Path) -> None:

@@ -24,7 +24,7 @@ from commands import (
     make_checkpoint,
     minibert_in_process,
 )  # fmt: skip
-from minibert import checkpoint, files, loop, planning, training
+from minibert import checkpoint, datasets, files, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names
@@ -81,7 +81,7 @@ def options(output: Path, base: Path) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
+def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path, monkeypatch):
     run = tmp_path / "run"
     done = minibert_in_process(
         "finetune", "squad", "--first", f"{small['train']}:1", "--then", f"{small['train']}:0.5", "--dev", small["dev"],
@@ -109,6 +109,18 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path):
     results = json.loads((run / "eval_results.json").read_text())
     assert json.loads(files.out) == {name: results[name] for name in ("exact_match", "f1")}
     assert json.loads(minibert_in_process("evaluate", run, "--json").out) == json.loads(files.out)
+    # What marks answers may be a file or anybody's checkpoint, where --task says so; this one's windows are a reader's.
+    asked = (run / "model.safetensors", "--task", "squad")
+    predicts, evaluates = ("predict", *asked, "--input", small["dev"], "--output", "out"), ("evaluate", *asked)
+    for command in (predicts, (*evaluates, "--data", small["dev"])):
+        assert_one_line(minibert_in_process(*command), 1, "leaves no room for the text beside --max-query-length")
+    # A download that has gone from the cache is fetched again; of one's own file that has gone it is told.
+    official = small["dev"].rename(tmp_path / "dev-v1.1.json")
+    assert_one_line(minibert_in_process("evaluate", run), 1, "which is not there; add --data FILE")
+    monkeypatch.setattr(datasets, "squad_files", lambda task, progress: (None, official))
+    description["data"]["dev"]["path"] = str(tmp_path / "gone" / "dev-v1.1.json")
+    (run / "run.json").write_text(json.dumps(description))
+    assert json.loads(minibert_in_process("evaluate", run, "--json").out) == json.loads(files.out)
 
 
 def test_the_optimizer_is_the_run_s(small, tmp_path):
@@ -127,6 +139,7 @@ def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
     assert done.code == 0 and "with thresholds found on other articles" in done.out, done.err
     results = json.loads((run / "eval_results.json").read_text())
     assert json.loads((run / "run.json").read_text())["null_score_diff_threshold"] == results["threshold"]
+    assert f" {results['threshold']!r}\n" in done.out, "with all digits, to be given again"
     odds = json.loads((run / "null_odds.json").read_text())
     for threshold in (None, 1e6, -1e6):
         given = [] if threshold is None else ["--null-score-diff-threshold", str(threshold)]
@@ -135,6 +148,17 @@ def test_squad2_stores_its_threshold_and_predict_uses_it(small, tmp_path):
         limit = results["threshold"] if threshold is None else threshold
         assert all((said[id] == "") == (odds[id] > limit) for id in odds)
     assert minibert_in_process("evaluate", run, "--null-score-diff-threshold", "1e6").code == 0
+
+
+def test_steps_are_counted_by_questions_not_by_windows(small):
+    """As Google's script does: 14,599 for SQuAD 1.1, though there are 88,641 windows."""
+    config = SquadConfig(task="squad", max_seq_length=24, doc_stride=2, max_query_length=8, batch_size=4, epochs=3)
+    tokenizer = tokenizer_of(checkpoint.find(small["base"]))
+    made = finetuning.split(small["train"], tokenizer, config, Reporter(), False)
+    assert made.count == 24 and len(made.features) > 72
+    stage = training.Stage(made, 3, config)
+    assert (stage.total, stage.warmup) == (18, 1)
+    assert len({*np.concatenate([stage.numbers(step) for step in range(stage.total)])}) == 72
 
 
 def test_a_run_of_two_stages_killed_anywhere_ends_in_the_same_bits(small, tmp_path, monkeypatch, capfd):

@@ -84,7 +84,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     data: Split | None = None
     if flags.do_train:
         data = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
-        training.count_steps(len(data.features), settings.epochs, settings)  # before weights are read
+        training.count_steps(data.count, settings.epochs, settings)  # before weights are read
     reader = _build(flags, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, reader, mirror)
     if data is not None:

@@ -24,7 +24,7 @@ from minibert.runs import RunDirectory, find_place, own_directory
 from minibert.settings import check_counts, check_names, check_paths
 from minibert.squad import reading, windows
 from minibert.squad.answering import Answerer, load_squad
-from minibert.squad.evaluation import check_answers, evaluate
+from minibert.squad.evaluation import again, check_answers, evaluate
 from minibert.squad.reader import Reader
 from minibert.squad.reading import Questions
 from minibert.squad.settings import TASKS, SquadConfig
@@ -118,8 +118,8 @@ def finetune_squad(
     checkpoint = begun.sources(checkpoint, data_dir, False)[0] or "base"
     save_every = save_every or begun.count("save_every") or SAVE_EVERY
     if old and not data_dir:
-        stages = stages or [(_again(task, file, report) or file, epochs) for file, epochs in begun.stages()]
-        dev_file = dev_file or _again(task, begun.dev_file(), report)
+        stages = stages or [(again(task, file, report) or file, epochs) for file, epochs in begun.stages()]
+        dev_file = dev_file or again(task, begun.dev_file(), report)
     parts, dev = _files(config, data_dir, stages, dev_file, report)
     config = dataclasses.replace(config, epochs=parts[0].epochs)
     starting.check_for_tpu(config, memory=memory, memory_report=report_memory)
@@ -161,20 +161,11 @@ def _read(
     tokenizer = tokenizer_of(found)
     train = [(split(part.file, tokenizer, config, report, verbose), part.epochs) for part in parts]
     for made, epochs in train:
-        training.count_steps(len(made.features), epochs, config)
+        training.count_steps(made.count, epochs, config)
     questions = reading.read(dev)
     if not config.negative:
         check_answers(questions)
     return _Data(tokenizer, train, questions), found
-
-
-def _again(task: str, file: str | None, report: Reporter) -> str | Path | None:
-    """A file of a run that goes on; where one of SQuAD's own is gone the download, whose checksum is known."""
-    names = datasets.SQUAD[task]
-    if file is None or remote.is_address(file) or Path(file).exists() or Path(file).name not in names:
-        return file
-    with report.transfer() as progress:
-        return datasets.squad_files(task, progress=progress)[names.index(Path(file).name)]
 
 
 def _files(
@@ -207,7 +198,7 @@ def split(path: Path, tokenizer: Tokenizer, config: SquadConfig, report: Reporte
     report.say(f"{path}: {len(questions):,} questions on {len(questions.paragraphs):,} texts")
     made = windows.prepare(questions, tokenizer, config.lengths, config.negative)
     _say_dropped(questions, made, report, verbose)
-    return Split(str(path), made.features, made.labels)
+    return Split(str(path), made.features, made.labels, len(questions) - len(made.dropped))
 
 
 def _say_dropped(questions: Questions, made: Windows, report: Reporter, verbose: bool) -> None:

@@ -95,8 +95,11 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # characters of a cell; the m
 
 
 def csv_header(line: str) -> list[str]:
-    """The cells of a line of csv that stands alone."""
-    return next(csv.reader([line], delimiter=_delimiter(line)))
+    """The cells of a line of csv that stands alone; none of one that is no csv, as with a carriage return within."""
+    try:
+        return next(csv.reader([line], delimiter=_delimiter(line)))
+    except csv.Error:
+        return []
 
 
 def _delimiter(header: str) -> str:
