@@ -112,8 +112,8 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path, monkeypatch):
     # What marks answers may be a file or anybody's checkpoint, where --task says so; this one's windows are a reader's.
     asked = (run / "model.safetensors", "--task", "squad")
     predicts, evaluates = ("predict", *asked, "--input", small["dev"], "--output", "out"), ("evaluate", *asked)
-    for command in (predicts, (*evaluates, "--data", small["dev"])):
-        assert_one_line(minibert_in_process(*command), 1, "leaves no room for the text beside --max-query-length")
+    for asking in (predicts, (*evaluates, "--data", small["dev"])):
+        assert_one_line(minibert_in_process(*asking), 1, "leaves no room for the text beside --max-query-length")
     # A download that has gone from the cache is fetched again; of one's own file that has gone it is told.
     official = small["dev"].rename(tmp_path / "dev-v1.1.json")
     assert_one_line(minibert_in_process("evaluate", run), 1, "which is not there; add --data FILE")
