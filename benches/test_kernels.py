@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from minibert import benchmarks
@@ -19,10 +21,13 @@ CASES = [
 ]  # fmt: skip
 
 
+opened = cache(devices.open)  # a device's limits are measured once
+
+
 @pytest.mark.parametrize("name,precision,case", CASES)
 def test_kernel(benchmark, name, precision, case):
     try:
-        device = devices.open(name, precision=precision)
+        device = opened(name, precision=precision)
     except BackendError as error:
         pytest.skip(str(error))
     with device.session():

@@ -128,6 +128,33 @@ def test_policies_and_repetition_change_no_bit(place, precision):
     assert trained("none") == once and trained("layers") == once and trained("cheap") == once
 
 
+@pytest.mark.parametrize("heads", [2, 4])  # of 64 and of 32 columns, which attention takes to tensor cores
+@pytest.mark.parametrize(
+    "place", [pytest.param("emulated", marks=[gpus.needs_compiler, pytest.mark.slow]), PLACES[1]], indirect=True
+)
+def test_attention_on_tensor_cores_in_a_whole_model(place, heads):
+    """Recorded, launched one by one and recomputed: the same bits; and the losses of the CPU's fp32, nearly."""
+    config = dataclasses.replace(
+        CONFIG, hidden_size=128, num_attention_heads=heads, intermediate_size=160, max_position_embeddings=96
+    )
+    data = split(24, config, longest=90)  # over 64 tokens: blocks of 128 threads, keys in several stages
+
+    def trained(device: Device, record: bool = True, **more: str) -> tuple[list[float], list[bytes]]:
+        settings = {"batch_size": 6, "micro_batch": 3, "epochs": 10, "learning_rate": 1e-3, "warmup": 0.0}
+        on = {"device": "gpu", "precision": "bf16"} if device.backend == "gpu" else {"precision": "fp32"}
+        t = Trainer(bert(device, config), data, TrainConfig(task="test", **settings, **on, **more))
+        if t.replay and not record:
+            t.replay.give_up()
+        found = losses(t, place.steps)
+        assert not t.replay or any(size.recording for size in t.replay.sizes.values()) == record
+        return found, [array.tobytes() for array in weights(t).values()]
+
+    once = trained(place.open("bf16"))
+    assert trained(place.open("bf16"), record=False) == once
+    assert trained(place.open("bf16"), recompute="layers") == once
+    np.testing.assert_allclose(once[0], trained(devices.open("cpu"))[0], rtol=0, atol=5e-2)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_inputs_that_wait_in_the_host_s_memory_change_no_bit(place, precision):
     """Nor where other policies' batches are recorded: these are not, but filled up they are."""
