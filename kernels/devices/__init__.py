@@ -26,7 +26,7 @@ from . import host
 PROCESS = 320 << 20  # bytes allowed for Python, NumPy, Numba and the compiled kernels themselves
 KINDS = ("weights", "gradients", "moments", "activations", "workspace")
 PASSING = KINDS[3:]  # those whose arrays come and go, and are kept for one of like size; the others have their own
-GRAIN = 512  # bytes in whose multiples a card's memory comes
+GRAIN, LARGE = 512, 2 << 20  # bytes in whose multiples a card's memory comes, from half of a large one on by these
 ALIGNMENT = 64  # a cache line: matrix-unit tiles whose rows straddle two lines load three times slower
 
 
@@ -106,7 +106,7 @@ class Device:
         nbytes = math.prod(shape) * dtype.itemsize
         with self._lock:
             block = self._block(nbytes, kind)
-            touched = -(-block.size // GRAIN) * GRAIN if self.gives_blocks else nbytes
+            touched = on_card(block.size) if self.gives_blocks else nbytes
             if touched > block.touched:
                 self.resident += touched - block.touched
                 block.touched = touched
@@ -264,6 +264,12 @@ def size_class(nbytes: int) -> int:
     """The next size that blocks come in: eight steps to each power of two, at least a cache line."""
     step = max(ALIGNMENT, 1 << max(0, nbytes.bit_length() - 4))
     return max(1, -(-nbytes // step)) * step
+
+
+def on_card(nbytes: int) -> int:
+    """What a card gives for so many bytes: small blocks share its pages, large ones have whole ones."""
+    grain = LARGE if nbytes >= LARGE // 2 else GRAIN
+    return -(-nbytes // grain) * grain
 
 
 def open(name: str, **options: Any) -> Device:  # noqa: A001 - devices.open reads best

@@ -19,7 +19,7 @@ import numpy as np
 from minibert.errors import BackendError
 from minibert.kernels.common import cuda
 
-from . import Lease
+from . import Lease, on_card
 from .cublas import Cublas, CublasError
 from .recording import Recorder, Recording, Refused
 
@@ -248,7 +248,7 @@ class Gpu(Recorder):
                 self._singly = not self._recording  # for the want of room for recordings these are given up
                 raise
         self.pool.free_all_blocks()
-        if self._most and self.pool.total_bytes() + self._own + size > self._most:
+        if self._most and self.pool.total_bytes() + self._own + on_card(size) > self._most:
             raise MemoryError(f"{size} bytes more than the limit of {self._most} leaves")
         with memory_errors():
             return Own(self, self.cupy.cuda.Memory(size))
@@ -261,10 +261,10 @@ class Own:
 
     def __init__(self, device: Gpu, memory: Any):
         self.device, self.memory = device, memory
-        device._own += memory.size
+        device._own += on_card(memory.size)
 
     def __del__(self) -> None:
-        self.device._own -= self.memory.size
+        self.device._own -= on_card(self.memory.size)
 
     @property
     def ptr(self) -> int:
