@@ -333,6 +333,12 @@ class ModelDirectory(RunDirectory):
             return read_description(self.path)
         return None
 
+    def answers_by(self, settings: dict[str, Any]) -> None:
+        """Records what later answers go by, such as a threshold that only predicting has been told."""
+        old = self.described()
+        if old and old.get("script"):
+            self.describe(**{**old, "settings": {**old["settings"], **settings}})
+
     def complete(self, tokenizer: Tokenizer, settings: TrainConfig, data_dir: Path | None, report: Reporter) -> None:
         """Puts beside the checkpoints what predict, evaluate, answer and convert go by: run.json, config, vocabulary.
 

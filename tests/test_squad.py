@@ -387,6 +387,12 @@ def test_what_run_squad_trains_is_used_as_any_other(small, tmp_path, version_2):
     (tmp_path / "text").write_text("In the city anna sold shares .")
     done = minibert_in_process("answer", tmp_path / "out", "--context", tmp_path / "text", "--question", "Who sold?")
     assert done.code == 0, done.err
+    if version_2:  # a threshold that only predicting is told, as Google's README has it, holds from then on
+        given |= {"do_train": "false", "null_score_diff_threshold": "1e6"}
+        described = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
+        described["settings"]["null_score_diff_threshold"] = 1e6
+        assert json.loads((tmp_path / "out" / "run.json").read_text()) == described
 
 
 def test_google_s_flags_take_negative_numbers_after_a_space():
