@@ -323,6 +323,7 @@ class ModelDirectory(RunDirectory):
     def __init__(self, path: Path, bert: Bert, mirror: Mirror | None = None):
         super().__init__(path, mirror)
         self.bert = bert
+        self.beside: dict[str, np.ndarray] = {}  # what checkpoints hold that this model has not
 
     def writes(self, name: str) -> bool:
         return _is_written(name)
@@ -370,8 +371,8 @@ class ModelDirectory(RunDirectory):
         """
         newest = f"{PREFIX}{step}"
         entries: dict[str, Entry] = {}
-        for name, view in self._state(optimizer).items():
-            array = self.bert.device.numpy(view)
+        for name, view in {**self._state(optimizer), **self.beside}.items():
+            array = view if name in self.beside else self.bert.device.numpy(view)
             variable, slot = names.split_slot(name)
             theirs, transposed = names.to_tensorflow(variable)
             entries[theirs + slot] = of_array(name, array.T if transposed else array)

@@ -27,7 +27,7 @@ from commands import (
 from minibert import checkpoint, datasets, files, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
-from minibert.checkpoint import conversion, names
+from minibert.checkpoint import conversion, names, tensorflow
 from minibert.cli.finetune import _stage
 from minibert.errors import CheckpointError, ConfigError, DataError, RunError
 from minibert.kernels import devices
@@ -379,6 +379,10 @@ def test_what_run_squad_trains_is_used_as_any_other(small, tmp_path, version_2):
         "output_dir": tmp_path / "out", **data,
     }  # fmt: skip
     assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
+    pooler = "bert/pooler/dense/kernel"  # which Google's script restores from its output directory
+    newest = tensorflow.read(tmp_path / "out" / tensorflow.latest(tmp_path / "out"))
+    begun = tensorflow.read(tmp_path / "bert" / "bert_model.ckpt")
+    np.testing.assert_array_equal(newest.entries[pooler].read(), begun.entries[pooler].read())
     files = ("predictions.json", "nbest_predictions.json", *["null_odds.json"] * version_2)
     done = minibert_in_process("predict", tmp_path / "out", "--input", data["predict_file"], "--output", tmp_path / "o")
     assert done.code == 0, done.err

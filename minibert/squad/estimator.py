@@ -10,13 +10,17 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from minibert import estimator, files, planning, training
+from minibert.checkpoint import Checkpoint, names, sources
 from minibert.errors import ConfigError, RunError
-from minibert.estimator import ModelDirectory, find_checkpoint
+from minibert.estimator import ModelDirectory
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device
 from minibert.model import open_device
 from minibert.progress import Reporter
+from minibert.random import initial_weights
 from minibert.runs import own_directory
 from minibert.squad import finetuning, reading
 from minibert.squad.answering import ANSWERED_BY, Answerer
@@ -24,7 +28,6 @@ from minibert.squad.evaluation import say_written, write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
 from minibert.starting import new_head
-from minibert.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,12 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     if flags.do_train:
         data = finetuning.split(Path(flags.train_file or ""), tokenizer, settings, report, flags.verbose_logging)
         training.count_steps(data.count, settings.epochs, settings)  # before weights are read
-    reader = _build(flags, tokenizer, settings, device, report)
+    found = estimator.find_checkpoint(flags, settings.seed, tokenizer, report, spans=True)
+    reader = _build(found, settings, device)
     directory = ModelDirectory(flags.output_dir, reader, mirror)
+    if flags.do_train:
+        directory.beside = _pooler(found, settings.seed)
+    del found
     if data is not None:
         estimator.train(flags, data, settings, directory, tokenizer, limit, report)
     if flags.do_predict:
@@ -98,9 +105,17 @@ def run_squad(flags: Flags, report: Reporter) -> None:
     directory.publish(settle=True)
 
 
-def _build(flags: Flags, tokenizer: Tokenizer, settings: SquadConfig, device: Device, report: Reporter) -> Reader:
+def _pooler(found: Checkpoint, seed: int) -> dict[str, np.ndarray]:
+    """A pooler as it was found, which a reader has no use for: Google's script restores one, since its graph has it."""
+    wanted = {name: shape for name, shape in names.shapes(found.config).items() if name.startswith("pooler.")}
+    have = sources.find(found.file).tensors if found.file else {}
+    read = {name: have[name].read() for name, shape in wanted.items() if name in have and have[name].shape == shape}
+    missing = {name: shape for name, shape in wanted.items() if name not in read}
+    return read | initial_weights(missing, found.config.initializer_range, seed)
+
+
+def _build(found: Checkpoint, settings: SquadConfig, device: Device) -> Reader:
     """The model with the weights that there are, and a new head where there is none."""
-    found = find_checkpoint(flags, settings.seed, tokenizer, report, spans=True)
     arrays = dict(found.arrays)
     if found.missing_head:
         arrays |= new_head(found.config, settings.seed)
