@@ -24,7 +24,9 @@ pytestmark = [
 ]
 HERE = Path(__file__).parent
 # Looked for and not imported, which is the scripts' business: here the checkout's kernels/ would be in its way.
-COMPARED = pytest.mark.skipif(not find_spec("transformers"), reason="PyTorch and transformers are not installed")
+COMPARED = pytest.mark.skipif(
+    not (find_spec("transformers") and find_spec("torch")), reason="PyTorch and transformers are not installed"
+)
 SHAPES = pytest.mark.parametrize("shape", ["base", "large"])
 LEAST = {"base": 1400, "large": 500}  # windows of 384 tokens a second: 1.5 times what was published for PyTorch in fp16
 

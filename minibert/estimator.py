@@ -143,7 +143,7 @@ def _output_here(url: str | Path, every: bool) -> Mirror:
     if every:
         mirror.pull()
     else:
-        mirror.pull(lambda name: name == tensorflow.LATEST)
+        mirror.pull((tensorflow.LATEST, DESCRIPTION).__contains__)
         newest = tensorflow.latest(mirror.path)
         mirror.pull(lambda name: name.startswith(f"{newest}."))
     return mirror
@@ -334,11 +334,11 @@ class ModelDirectory(RunDirectory):
             return read_description(self.path)
         return None
 
-    def answers_by(self, settings: dict[str, Any]) -> None:
-        """Records what later answers go by, such as a threshold that only predicting has been told."""
+    def answers_by(self, task: str, threshold: float) -> None:
+        """Records the threshold of later answers, which as a rule only predicting is told; 0 is nobody's word."""
         old = self.described()
-        if old and old.get("script"):
-            self.describe(**{**old, "settings": {**old["settings"], **settings}})
+        if threshold and old and old.get("script") and old["settings"]["task"] == task:
+            self.describe(**{**old, "settings": old["settings"] | {"null_score_diff_threshold": threshold}})
 
     def complete(self, tokenizer: Tokenizer, settings: TrainConfig, data_dir: Path | None, report: Reporter) -> None:
         """Puts beside the checkpoints what predict, evaluate, answer and convert go by: run.json, config, vocabulary.

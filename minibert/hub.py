@@ -112,7 +112,9 @@ def check(name: str) -> None:
 
 def from_anywhere(name: str) -> str:
     """A name that means the same in any folder: paths become absolute."""
-    return os.path.abspath(name) if _is_here(name) and not name.startswith("random:") else name
+    kind, path = ("random:", name[7:]) if name.startswith("random:") else ("", name)
+    there = os.path.exists(path) and path not in models.NAMES if kind else _is_here(path)
+    return kind + os.path.abspath(path) if there else name
 
 
 def _is_here(name: str) -> bool:

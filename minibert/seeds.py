@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minibert import files, gcs, hub, remote, starting
+from minibert import checkpoint, files, gcs, hub, remote, starting
 from minibert.begun import Begun
 from minibert.errors import ConfigError, RunError
 from minibert.finetuning import RESULTS, asked, finetune
@@ -137,11 +138,19 @@ def _alike(
 def _check_same(begun: Begun, task: Task | UnreadTable, options: dict[str, Any]) -> None:
     """That another seed had the settings, the checkpoint and the data that are given now."""
     differing = [*begun.differences(task.name, {name: options[name] for name in SETTINGS & options.keys()})]
-    checkpoint, source = options.get("checkpoint"), begun.sources(None, None, False)[0]
-    if checkpoint and hub.from_anywhere(str(source)) != hub.from_anywhere(str(checkpoint)):
-        differing.append(("checkpoint", source, checkpoint))
+    if (given := options.get("checkpoint")) and _is_other(begun, str(given)):
+        differing.append(("checkpoint", begun.sources(None, None, False)[0], given))
     for name, was, value in [*differing, *_other_data(begun, task, options)]:
         raise RunError(f"{begun.path}: was trained with {name} {was}, not {value}; choose another --output-dir")
+
+
+def _is_other(begun: Begun, name: str) -> bool:
+    """Whether a checkpoint is not the one that another seed began with, wherever that lay."""
+    source, names = str(begun.sources(None, None, False)[0]), (name, os.path.abspath(name), hub.from_anywhere(name))
+    if source in names or hub.from_anywhere(source) in names:
+        return False
+    file = checkpoint.find(Path(name)).file if os.path.exists(name) else None
+    return file is None or files.sha256(file) != begun.said["checkpoint"].get("sha256")
 
 
 def _other_data(begun: Begun, task: Task | UnreadTable, options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -25,7 +25,7 @@ ALLOWED = {
     "random remote files errors",
     "tpu": "training evaluation bert batch squad runs optim parameters settings random tokenizer checkpoint config hub "
     "kernels files temporary errors",
-    "seeds": "begun starting finetuning hub settings tasks runs progress remote gcs files errors",
+    "seeds": "begun starting finetuning hub checkpoint settings tasks runs progress remote gcs files errors",
     "evaluation": "bert metrics model runs tasks datasets tokenizer remote errors",
     "estimator": "starting planning kernels loop training evaluation prediction bert model runs optim settings "
     "progress random tasks tokenizer checkpoint mirror remote files errors",

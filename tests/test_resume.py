@@ -192,7 +192,9 @@ def test_seeds_go_on_with_the_settings_of_the_others(here: Path, killed: Callabl
     with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with checkpoint .*/bert, not other"):
         finetune_seeds("mrpc", 1, seed=3, output_dir="seeds", resume=True, checkpoint="other")
     shutil.copytree("glue", "same")
-    assert finetune_seeds("mrpc", 2, seed=3, output_dir="seeds", resume=True, data_dir="same")["failed"] < 3
+    shutil.copytree("bert", "moved")
+    again = finetune_seeds("mrpc", 2, seed=3, output_dir="seeds", resume=True, data_dir="same", checkpoint="moved")
+    assert json.loads((here / "seeds" / "seeds.json").read_text()) == again, "by what stands in them"
     train = here / "same" / "MRPC" / "train.tsv"
     train.write_text(train.read_text() + mrpc_rows(3)[1] + "\n")
     for count in (2, 3):  # all have been trained, or one has not even begun

@@ -121,6 +121,8 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path, monkeypatch):
     description["data"]["dev"]["path"] = str(tmp_path / "gone" / "dev-v1.1.json")
     (run / "run.json").write_text(json.dumps(description))
     assert json.loads(minibert_in_process("evaluate", run, "--json").out) == json.loads(files.out)
+    monkeypatch.setattr(datasets, "squad_files", lambda task, progress: (None, small["train"]))
+    assert_one_line(minibert_in_process("evaluate", run), 1, "which is not there; add --data FILE")  # it was one's own
 
 
 def test_the_optimizer_is_the_run_s(small, tmp_path):
@@ -391,9 +393,13 @@ def test_what_run_squad_trains_is_used_as_any_other(small, tmp_path, version_2):
     (tmp_path / "text").write_text("In the city anna sold shares .")
     done = minibert_in_process("answer", tmp_path / "out", "--context", tmp_path / "text", "--question", "Who sold?")
     assert done.code == 0, done.err
-    if version_2:  # a threshold that only predicting is told, as Google's README has it, holds from then on
+    if (
+        version_2
+    ):  # a threshold that only predicting is told, as Google's README has it, holds from then on; 0 is no word
         given |= {"do_train": "false", "null_score_diff_threshold": "1e6"}
         described = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
+        del given["null_score_diff_threshold"]
         assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
         described["settings"]["null_score_diff_threshold"] = 1e6
         assert json.loads((tmp_path / "out" / "run.json").read_text()) == described

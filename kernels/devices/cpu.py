@@ -58,8 +58,9 @@ def set_threads(count: int) -> None:
 
 def _after_fork() -> None:
     """A forked process has the team's memory but none of its threads."""
-    global _workers
+    global _workers, _blas
     _workers = Workers(_workers.count)
+    _blas = _blas.renewed()
 
 
 if hasattr(os, "register_at_fork"):
@@ -204,6 +205,12 @@ class _Blas(AbstractContextManager):
             self._inside -= 1
             if not self._inside:
                 self._limits.restore_original_limits()
+
+    def renewed(self) -> _Blas:
+        """One that nobody is inside."""
+        if self._inside:
+            self._limits.restore_original_limits()
+        return _Blas()
 
 
 _blas = _Blas()

@@ -23,7 +23,7 @@ from minibert.progress import Reporter
 from minibert.random import initial_weights
 from minibert.runs import own_directory
 from minibert.squad import finetuning, reading
-from minibert.squad.answering import ANSWERED_BY, Answerer
+from minibert.squad.answering import Answerer
 from minibert.squad.evaluation import say_written, write_all
 from minibert.squad.reader import Reader
 from minibert.squad.settings import SquadConfig
@@ -101,7 +101,7 @@ def run_squad(flags: Flags, report: Reporter) -> None:
             flags.output_dir.mkdir(parents=True, exist_ok=True)
         count = write_all(Answerer(reader, tokenizer, settings), parts, flags.output_dir, report)
         say_written(report, count, flags.output_dir)
-        directory.answers_by({name: getattr(settings, name) for name in ANSWERED_BY})
+        directory.answers_by(settings.task, flags.null_score_diff_threshold)
     directory.publish(settle=True)
 
 

@@ -173,11 +173,13 @@ def _own_dev_file(source: str, report: Reporter) -> Path:
     path = found.get("dev", {}).get("path") if isinstance(found, dict) else None
     if not isinstance(path, str):
         raise ConfigError(f"{source}: does not say what it was evaluated on; add --data FILE")
+    if remote.is_address(path) or Path(path).exists():
+        return Path(path)
     task = description["settings"]["task"]
-    path = str(again(task, path, report)) if task in datasets.SQUAD else path
-    if not remote.is_address(path) and not Path(path).exists():
+    fetched = again(task, path, report) if task in datasets.SQUAD else path
+    if fetched == path or files.sha256(str(fetched)) != found["dev"].get("sha256"):
         raise ConfigError(f"{source}: was evaluated on {path}, which is not there; add --data FILE")
-    return Path(path)
+    return Path(str(fetched))
 
 
 def evaluate_files(task: str, data: Path, predictions: Path, null_odds: Path | None = None) -> dict[str, float]:
