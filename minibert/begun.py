@@ -65,6 +65,11 @@ class Begun:
             data_dir = None if sample else self._path("data_dir")
         return checkpoint, data_dir, sample
 
+    def checksum(self) -> str | None:
+        """SHA-256 of the checkpoint's file, where there was one."""
+        found: str | None = self._get(str, "checkpoint", "sha256")
+        return found
+
     def count(self, name: str) -> int | None:
         """A number of steps, from 1 on."""
         found = self._get(int, name)

@@ -138,7 +138,7 @@ def brought_here(flags: Any, **wanted: Callable[[str], bool]) -> tuple[Any, Mirr
 
 
 def _output_here(url: str | Path, every: bool) -> Mirror:
-    """An output directory in a bucket, with all its checkpoints, or only the newest for who does not train."""
+    """An output directory in a bucket: all of it, or for who does not train the newest checkpoint and run.json."""
     mirror = Mirror(url, _is_written)
     if every:
         mirror.pull()

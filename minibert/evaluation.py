@@ -35,7 +35,7 @@ class Split:
 
     @property
     def count(self) -> int:
-        """How many examples: Google counts an epoch's steps by them, and takes features for each."""
+        """How many examples: Google's scripts count steps by them, though what they draw is features."""
         return len(self.features) if self.examples is None else self.examples
 
 

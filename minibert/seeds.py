@@ -150,7 +150,7 @@ def _is_other(begun: Begun, name: str) -> bool:
     if source in names or hub.from_anywhere(source) in names:
         return False
     file = checkpoint.find(Path(name)).file if os.path.exists(name) else None
-    return file is None or files.sha256(file) != begun.said["checkpoint"].get("sha256")
+    return file is None or files.sha256(file) != begun.checksum()
 
 
 def _other_data(begun: Begun, task: Task | UnreadTable, options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

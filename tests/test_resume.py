@@ -200,6 +200,12 @@ def test_seeds_go_on_with_the_settings_of_the_others(here: Path, killed: Callabl
     for count in (2, 3):  # all have been trained, or one has not even begun
         with pytest.raises(minibert.MinibertError, match=r"seed-3: was trained with train data .*, not"):
             finetune_seeds("mrpc", count, seed=3, output_dir="seeds", resume=True, data_dir="same")
+    rewrite(here / "seeds" / "seed-3", lambda said: said.update(checkpoint={"source": "bert", "sha256": 5}))
+    with pytest.raises(minibert.MinibertError, match="checkpoint sha256 is 5; restore the file"):
+        finetune_seeds("mrpc", 1, seed=3, output_dir="seeds", resume=True, checkpoint="moved")
+    rewrite(here / "seeds" / "seed-3", lambda said: said.pop("checkpoint"))
+    with pytest.raises(minibert.MinibertError, match="checkpoint None, not moved"):
+        finetune_seeds("mrpc", 1, seed=3, output_dir="seeds", resume=True, checkpoint="moved")
     with pytest.raises(minibert.MinibertError, match="batch_size 8, not 4"):
         finetune_seeds("mrpc", 1, seed=9, output_dir="seeds", resume=True, batch_size=4)
     assert not (here / "seeds" / "seed-9").exists()

@@ -30,7 +30,7 @@ FILES = {"dev-v1.1.json": False, "dev-v2.0.json": True}  # whether there may be 
 N_BEST = 20
 THRESHOLDS = (0.0, -2.5)
 
-parts = pytest.mark.parametrize("every", [25, pytest.param(1, marks=pytest.mark.slow)])
+parts = pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
 whole = pytest.mark.parametrize("name", FILES)
 
 
