@@ -6,7 +6,8 @@
 
 speed: windows of 384 real tokens, the span head, dropout on: windows a second of minibert, of PyTorch in bf16 with SDPA
 and fused AdamW, and of the same compiled, in turns; losses are read at the end of a turn, whoever runs ahead, and the
-card has done all when it ends. memory: for each length of the table, or those that --lengths names, the planned largest
+card has done all when it ends. Beside that: how long a step takes, and how long Python takes to ask for it. memory:
+for each length of the table, or those that --lengths names, the planned largest
 batch in 12.0e9 bytes as one micro-batch, by whichever policy holds most, what is counted for the process meanwhile,
 what of that is not arrays, and whether one window more fits. benches/test_gpu_training.py holds both to their aims.
 """
@@ -109,18 +110,25 @@ def speed(shape: str, batch: int) -> None:
     sides = {"minibert": ours(config, batch), "torch": theirs(config, batch, False)}
     sides["torch, compiled"] = theirs(config, batch, True)
     finish = gpu.library().cuda.runtime.deviceSynchronize  # whose updates are under way would run in others' time
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    asking: dict[str, list[float]] = {name: [] for name in sides}  # seconds a step
+    lasting: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
         for name, begin in sides.items():
             began = time.perf_counter()
-            losses = [wait() for wait in [begin() for _ in range(STEPS)]]
+            waits = [begin() for _ in range(STEPS)]
+            asked_for = time.perf_counter()
+            losses = [wait() for wait in waits]
             finish()
             assert np.isfinite(losses).all()
             if number:  # the first round compiles and records
-                rates[name].append(STEPS * batch / (time.perf_counter() - began))
-    print(f"| {shape}, {batch} windows of {LENGTH} | windows/s | minibert beside it |\n|---|---|---|")
-    for name, found in rates.items():
-        print(f"| {name} | {median(found):,.0f} | {median(rates['minibert']) / median(found):.2f} |")
+                asking[name].append((asked_for - began) / STEPS)
+                lasting[name].append((time.perf_counter() - began) / STEPS)
+    titles = f"{shape}, {batch} windows of {LENGTH}", "windows/s", "minibert beside it", "ms a step", "ms to ask for it"
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for name in sides:
+        lasts, asks = median(lasting[name]), median(asking[name])
+        ratio = lasts / median(lasting["minibert"])
+        print(f"| {name} | {batch / lasts:,.0f} | {ratio:.2f} | {1e3 * lasts:.1f} | {1e3 * asks:.1f} |")
 
 
 def memory(shape: str, lengths: Sequence[int]) -> None:

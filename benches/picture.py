@@ -1,6 +1,6 @@
 """Pictures, SVG, from what other commands print.
 
-    python benches/picture.py times "A training step of BERT-Base beside minibert's in bf16" < rows.md > docs/step.svg
+    python benches/picture.py times "A training step of BERT-Base, minibert in bf16 = 1" < rows.md > docs/step.svg
     minibert plan --checkpoint large --task squad --memory 12GB --precision fp32 --json > plan.json
     python benches/picture.py batches < plan.json > docs/batches.svg
 
@@ -22,25 +22,24 @@ OURS, THEIRS = "#d9541e", "#8a93a0"
 STYLE = "font-family:sans-serif;font-size:13px;fill:#777"  # readable on light and on dark pages
 
 
-def times(lines: list[str]) -> list[tuple[str, str, float]]:
-    """Side, milliseconds and ratio to the first side of each row of the table, the fastest first."""
+def times(lines: list[str]) -> list[tuple[str, float]]:
+    """Side and ratio to the first side of each row of the table, the fastest first."""
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in lines if line.startswith("|")]
-    found = [(row[1], row[2], float(row[4])) for row in cells if row[4].replace(".", "").isdigit()]
-    return sorted(found, key=lambda bar: bar[2])
+    found = [(row[1], float(row[4])) for row in cells if row[4].replace(".", "").isdigit()]
+    return sorted(found, key=lambda bar: bar[1])
 
 
-def bars(title: str, found: list[tuple[str, str, float]]) -> str:
-    """Bars whose lengths are ratios; each with its own, and its milliseconds."""
-    longest = max(ratio for *_, ratio in found)
+def bars(title: str, found: list[tuple[str, float]]) -> str:
+    """Bars whose lengths are ratios, and these: milliseconds of different minutes would contradict them."""
+    longest = max(ratio for _, ratio in found)
     rows = []
-    for i, (name, ms, ratio) in enumerate(found):
+    for i, (name, ratio) in enumerate(found):
         y, length = TOP + ROW * i, max(1, BAR * ratio / longest)
         colour = OURS if name.startswith("minibert") else THEIRS
-        label = f"{ms} ms" if ratio == 1 else f"{ratio:.1f} x  ({ms} ms)"
         rows += [
             _text(LEFT - 8, y + 14, name, "end"),
             f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="18" rx="2" fill="{colour}"/>',
-            _text(LEFT + length + 6, y + 14, label),
+            _text(LEFT + length + 6, y + 14, f"{ratio:.1f}"),
         ]
     return _svg(title, TOP + ROW * len(found) + 10, rows)
 

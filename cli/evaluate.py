@@ -16,10 +16,12 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
 @click.argument("run")
 @click.option("--task", metavar="TASK", help="Another task of the same labels; of a checkpoint that answers "
               "questions squad or squad2.  [default: the run's]")  # fmt: skip
-@click.option("--data-dir", type=click.Path(), help="The task's folder or the one that holds it.  [default: the run's]")
+@click.option("--data-dir", type=click.Path(), help="The folder of the task's data, or the one that holds it.  "
+              "[default: the run's]")  # fmt: skip
 @click.option("--split", metavar="SPLIT", help="A split that has labels.  [default: dev, for mnli also "
               "dev-mismatched]")  # fmt: skip
-@click.option("--input", "input_file", type=click.Path(), help="A csv, tsv or jsonl file with labels, instead.")
+@click.option("--input", "input_file", type=click.Path(), help="Your own csv, tsv or jsonl file with labels, in "
+              "place of a task's data.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="[default: auto]")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]),
@@ -29,19 +31,23 @@ SQUAD = ("data", "output_dir", "null_score_diff_threshold", "predictions", "null
               "[default: the run's development file]")  # fmt: skip
 @click.option("--output-dir", metavar="O", type=click.Path(path_type=Path), help="SQuAD: keep predictions.json, "
               "nbest_predictions.json and null_odds.json there.")  # fmt: skip
-@click.option("--null-score-diff-threshold", type=float, help="SQuAD 2.0: instead of the run's.")
+@click.option("--null-score-diff-threshold", type=float, help="SQuAD 2.0: in place of the run's.")
 @click.option("--predictions", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad or squad2: score this "
               "file.")  # fmt: skip
-@click.option("--null-odds", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad2: for the thresholds.")
+@click.option("--null-odds", metavar="FILE", type=click.Path(path_type=Path), help="RUN squad2: the "
+              "null_odds.json of these predictions, to find the best thresholds.")  # fmt: skip
 def evaluate(run: str, as_json: bool, **options: Any) -> None:
     """Evaluates the model in RUN on labelled data.
 
     RUN is a run directory or a fine-tuned checkpoint. With squad or squad2 for RUN, and --data and --predictions, it is
-    the official evaluator over files. A run directory of that name is written ./squad2.
+    the official evaluator over files; to evaluate a run directory called squad2, write ./squad2.
     """
     from minibert import remote
+    from minibert.errors import plain
 
     given = {name: value for name, value in options.items() if value is not None}
+    if plain(given.get("task", "")) in ("squad", "squad2"):
+        given["task"] = plain(given["task"])
     run = str(remote.checkpoint(run))
     if run in ("squad", "squad2"):
         _files(run, given, as_json)

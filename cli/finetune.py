@@ -31,23 +31,28 @@ NOT_SQUAD = ("sample", "train", "text_a", "text_b", "label", "regression", "eval
               "[default: downloaded]")  # fmt: skip
 @click.option("--output-dir", metavar="O", type=click.Path(), help="Here or at gs://.  [default: runs/TASK-001, "
               "-002, ...]")  # fmt: skip
-@click.option("--epochs", type=float, help="[default: 3]")
-@click.option("--batch-size", type=int, help="Examples an update.  [default: 32]")
-@click.option("--micro-batch", type=int, help="Examples computed at a time; the update stays that of the whole batch.")
-@click.option("--learning-rate", type=float, help="[default: 2e-5]")
+@click.option("--epochs", type=float, help="Passes over the training data.  [default: 3]")
+@click.option("--batch-size", type=int, help="Examples per update.  [default: 32]")
+@click.option("--micro-batch", type=int, help="Examples computed at a time; the update stays that of the "
+              "whole batch.  [default: what fits]")  # fmt: skip
+@click.option("--learning-rate", type=float, help="The highest, after the warm-up.  [default: 2e-5]")
 @click.option("--max-seq-length", type=int, help="Tokens a text or pair is cut to.  [default: 128]")
 @click.option("--warmup", type=float, help="Share of the steps in which the rate rises.  [default: 0.1]")
 @click.option("--recipe", type=click.Choice(["google", "stable"]), help="google: as published in 2018. stable: Mosbach "
               "et al.: bias correction, schedule hf.  [default: google]")  # fmt: skip
-@click.option("--schedule", type=click.Choice(["google", "hf", "electra"]), help="[default: the recipe's]")
-@click.option("--optimizer", type=click.Choice(["adam", "adam8bit", "adafactor"]), help="adam keeps 8 bytes a "
+@click.option("--schedule", type=click.Choice(["google", "hf", "electra"]), help="After the warm-up: google, as if the "
+              "decay had begun at step 0; hf, down from the peak; electra, both.  [default: the recipe's]")  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["adam", "adam8bit", "adafactor"]), help="adam keeps 8 bytes per "
               "parameter, adam8bit 2, adafactor next to none.  [default: adam]")  # fmt: skip
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
-@click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="[default: the checkpoint's]")
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="[default: auto]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="tpu: docs/tpu.md.  [default: auto]")
+@click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="Exact, or Google's first approximation.  "
+              "[default: the checkpoint's]")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="tf32: on GPUs. auto: bf16 "
+              "if the device multiplies it, else fp32.  [default: auto]")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="auto: the GPU if there is "
+              "one. tpu: see docs/tpu.md in the repository.  [default: auto]")  # fmt: skip
 @click.option("--micro-tokens", type=int, help="Tokens computed at a time, at most, as even as can be; with "
-              "--micro-batch both limits hold.")  # fmt: skip
+              "--micro-batch both limits hold.  [default: what fits]")  # fmt: skip
 @click.option("--memory", metavar="SIZE", help="What the process may take, as 12GB: decides about micro-batches and "
               "recomputation where they are not given.  [default: what is free]")  # fmt: skip
 @click.option("--recompute", metavar="POLICY", help="What the backward pass computes again instead of storing it: "
@@ -58,48 +63,53 @@ NOT_SQUAD = ("sample", "train", "text_a", "text_b", "label", "regression", "eval
               "than one layer's.")  # fmt: skip
 @_switch("--shard-parameters", help="--device tpu: keep a part of weights and moments "
               "on each device.")  # fmt: skip
-@_switch("--memory-report", "report_memory", help="Tell where the memory of a step "
+@_switch("--memory-report", "report_memory", help="Report where the memory of a step "
               "goes; memory.json, and with the plot extra memory.png.")  # fmt: skip
-@click.option("--seed", type=int, help="[default: 1]")
-@click.option("--seeds", type=click.IntRange(1), metavar="K", help="Train K times, from --seed on, and summarise.")
-@click.option("--eval-every", type=click.IntRange(1), metavar="N", help="Evaluate every N steps, into metrics.jsonl.")
+@click.option("--seed", type=int, help="Of the order of examples, dropout and new weights.  [default: 1]")
+@click.option("--seeds", type=click.IntRange(1), metavar="K", help="Train K times, from --seed on, and summarise; "
+              "not for squad.")  # fmt: skip
+@click.option("--eval-every", type=click.IntRange(1), metavar="N", help="Evaluate every N steps, into "
+              "metrics.jsonl; not for squad.  [default: at the end only]")  # fmt: skip
 @click.option(
     "--save-every", type=click.IntRange(1), metavar="N", help="Save the state every N steps.  [default: 1000]"
 )
-@_switch("--resume", help="Go on with the unfinished run in --output-dir, or the task's newest: what is not given is "
-         "as it began.")  # fmt: skip
+@_switch("--resume", help="Continue the unfinished run in --output-dir, or the task's newest, with its settings.")
 @_switch("--overwrite", help="Replace what an earlier run wrote into the output directory.")
-@click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
-@_switch("--sample", help="Use the embedded sample data and model (mrpc only): no network needed.")
+@click.option("--threads", type=click.IntRange(1), help="Of the CPU.  [default: all cores]")
+@_switch("--sample", help="Use the embedded sample data and model, rate 1e-4 and 64 tokens (mrpc only): no network "
+         "needed.")  # fmt: skip
 @click.option("--train", type=click.Path(), help="TASK table: the training file (csv, tsv or jsonl).")
 @click.option("--dev", type=click.Path(), help="TASK table, squad or squad2: the file to evaluate on.")
 @click.option("--text-a", metavar="COLUMN", help="TASK table: the text; the case of columns does not "
               "count.  [default: found by name: sentence1 and sentence2, #1 String and #2 String, question1 and "
               "question2, question and sentence, premise and hypothesis, text_a and text_b, sentence, text]"
               )  # fmt: skip
-@click.option("--text-b", metavar="COLUMN", help="TASK table: the second text of a pair.")
+@click.option("--text-b", metavar="COLUMN", help="TASK table: the second text of a pair.  [default: "
+              "found by name, unless --text-a is given]")  # fmt: skip
 @click.option("--label", metavar="COLUMN", help="TASK table: the label.  [default: label]")
 @_switch("--regression", help="TASK table: the labels are numbers to predict.")
-@click.option("--first", metavar="FILE:EPOCHS", help="TASK squad or squad2: train on this file first ...")
-@click.option("--then", multiple=True, metavar="FILE:EPOCHS", help="... and then on this one, and so on: stages with a "
-              "warm-up and a decay of their own.")  # fmt: skip
+@click.option("--first", metavar="FILE[:EPOCHS]", help="TASK squad or squad2: train on this file first, "
+              "for 1 epoch unless told ...")  # fmt: skip
+@click.option("--then", multiple=True, metavar="FILE[:EPOCHS]", help="... and then on this one, and so on: stages, "
+              "each with its own warm-up and decay.")  # fmt: skip
 @click.option("--doc-stride", type=int, help="TASK squad, squad2: tokens from one window of a long text to the next.  "
               "[default: 128]")  # fmt: skip
 @click.option("--max-query-length", type=int, help="TASK squad, squad2: tokens a question is cut to.  [default: 64]")
 @click.option("--n-best-size", type=int, help="TASK squad, squad2: answers kept.  [default: 20]")
-@click.option("--max-answer-length", type=int, help="TASK squad, squad2: tokens an answer has at most.  [default: 30]")
-@click.option("--null-score-diff-threshold", type=float, help="TASK squad2: how much better than the best answer none "
-              "must score to be given.  [default: the best on the development set]")  # fmt: skip
+@click.option("--max-answer-length", type=int, help="TASK squad, squad2: the most tokens of an answer.  "
+              "[default: 30]")  # fmt: skip
+@click.option("--null-score-diff-threshold", type=float, help="TASK squad2: give no answer if its score "
+              "beats the best answer's by more than this.  [default: the best on the development set]")  # fmt: skip
 @_switch("--verbose", help="TASK squad, squad2: name every question that is left out.")
 def finetune(task: str, seeds: int | None, **options: Any) -> None:
     """Fine-tunes a BERT checkpoint on TASK.
 
-    TASK is cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your own files, or squad or squad2 (by
-    default 2 epochs, batches of 12, rate 3e-5, 384 tokens: Google's settings).
+    TASK is cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, xnli, table for your own files, or squad or squad2,
+    whose defaults are 2 epochs, batches of 12, rate 3e-5 and 384 tokens.
 
     The results go to stdout, progress to stderr, the model and everything else to the output directory.
     """
-    from minibert.tasks import plain
+    from minibert.errors import plain
 
     stages = options.pop("first"), options.pop("then")
     given = {name: value for name, value in options.items() if value is not None}
@@ -120,7 +130,7 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
     if own and not is_table:
         raise click.UsageError("--train, --dev, --text-a, --text-b, --label and --regression go with TASK table")
     report = Reporter(quiet=False)
-    with _offline_options(task):
+    with _offline_options(task, given):
         if seeds is None:
             show.results(finetuning.finetune(task, report=report, **given))
         else:
@@ -128,11 +138,10 @@ def finetune(task: str, seeds: int | None, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _offline_options(task: str) -> Iterator[None]:
+def _offline_options(task: str, given: dict[str, Any]) -> Iterator[None]:
     """Adds to the error of a machine without a network which of this command's options need none."""
-    from minibert.errors import DownloadError
+    from minibert.errors import DownloadError, plain
     from minibert.files import OFFLINE_HELP
-    from minibert.tasks import plain
 
     try:
         yield
@@ -140,7 +149,11 @@ def _offline_options(task: str) -> Iterator[None]:
         if OFFLINE_HELP not in str(error):
             raise
         options = "--checkpoint PATH" if plain(task) == "table" else "--checkpoint PATH, --data-dir DIR"
-        sample = "; or take the embedded sample: minibert finetune mrpc --sample" if plain(task) == "mrpc" else ""
+        sample = (
+            "; or take the embedded sample: minibert finetune mrpc --sample"
+            if plain(task) == "mrpc" and "sample" not in given
+            else ""
+        )
         raise DownloadError(f"{error} ({options}){sample}") from error
 
 
@@ -157,7 +170,7 @@ def _squad(task: str, seeds: int | None, stages: tuple[str | None, tuple[str, ..
     if "dev" in given:
         given["dev_file"] = given.pop("dev")
     parts = [_stage(text) for text in (first, *then) if text]
-    with _offline_options(task):
+    with _offline_options(task, given):
         show.results(finetuning.finetune_squad(task, stages=parts, report=Reporter(quiet=False), **given))
 
 

@@ -19,7 +19,7 @@ TENSORFLOWS = 12 * 10**9  # bytes that the second column is about
               help="mrpc: a classifier. squad: answers marked in the text.")  # fmt: skip
 @click.option("--max-seq-length", type=int, metavar="N", help="[default: 64, 128, 256, 320, 384 and 512]")
 @click.option("--memory", metavar="SIZE", help="Bytes the process may take, as 12GB.  [default: what is free]")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Examples an update.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Examples per update.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
               help="gpu: one need not be there.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto", show_default=True,

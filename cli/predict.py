@@ -18,8 +18,9 @@ import click
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), default="auto",
               help="auto: bf16 where the device multiplies it.  [default: auto]")  # fmt: skip
-@click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: instead of the run's.")
-@click.option("--task", type=click.Choice(["squad", "squad2"]), help="SQuAD, of a checkpoint: which of the two.")
+@click.option("--null-score-diff-threshold", "threshold", type=float, help="SQuAD 2.0: in place of the run's.")
+@click.option("--task", type=click.Choice(["squad", "squad2"]), help="For a checkpoint without run.json: "
+              "which SQuAD it answers.")  # fmt: skip
 def predict(
     run: str, source: str, target: str, form: str | None, threshold: float | None, task: str | None, **options: Any
 ) -> None:

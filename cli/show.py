@@ -26,7 +26,7 @@ def table(values: dict[str, Any]) -> None:
     """Each metric with its interval and that of a model whose answer is always the same; what does not beat it."""
     from minibert.metrics import ERRORS, beats
 
-    constant, who = ("majority", "the majority class's") if "confusion" in values else ("mean", "that of the mean,")
+    constant, who = ("majority", "the majority class's") if "pearson" not in values else ("mean", "that of the mean,")
     click.echo(f"{'':<14}{'result':>9}  {'95 % interval':^17}{constant:>9}")
     for name, value in values.items():
         if isinstance(value, float) and name in values["interval"]:

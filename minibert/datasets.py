@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
-from minibert import files, models, tarball
-from minibert.errors import DataError, DownloadError
+from minibert import files, models, tarball, zips
+from minibert.errors import DataError, DownloadError, plain
 
 ROOT = "https://dl.fbaipublicfiles.com/"
 _LIMIT = 1 << 30  # bytes of one download or of one unpacked file; the largest, MNLI.zip, has 0.3e9
@@ -84,8 +84,7 @@ def fetch(name: str, progress: files.Progress | None = None) -> Path:
 
 def find(name: str) -> str | None:
     """The table's name for a task in any spelling: sst2, SST-2 and sst_2 are one."""
-    plain = name.lower().replace("-", "").replace("_", "")
-    return next((task for task in TASKS if task.lower().replace("-", "") == plain), None)
+    return next((task for task in TASKS if plain(task) == plain(name)), None)
 
 
 def cached(name: str) -> Path | None:
@@ -116,10 +115,13 @@ def fetch_task(name: str, progress: files.Progress | None = None) -> Path:
 
 
 def squad_files(
-    task: str, data_dir: str | Path | None = None, progress: files.Progress | None = None
+    task: str, data_dir: str | Path | None = None, progress: files.Progress | None = None, dev_only: bool = False
 ) -> tuple[Path, Path]:
-    """SQuAD's training and development file, in `data_dir` or its folder squad, else downloaded into the cache."""
-    wanted = SQUAD[task]
+    """SQuAD's training and development file, in `data_dir` or its folder squad, else downloaded into the cache; with
+    `dev_only` the first need not be there.
+    """
+    train, dev = SQUAD[task]
+    wanted = (dev,) if dev_only else (train, dev)
     if data_dir is None:
         folder = files.user_cache() / "squad"
         with files.one_line(folder, "use", DownloadError), files.locked(folder / ".lock"):
@@ -127,10 +129,10 @@ def squad_files(
                 if not (folder / name).is_file():
                     url = f"{(os.environ.get('MINIBERT_DATA_URL') or SQUAD_ROOT).rstrip('/')}/{name}"
                     files.fetch(url, folder / name, known_sha256=SQUAD_CHECKSUMS[name], limit=_LIMIT, progress=progress)
-        return folder / wanted[0], folder / wanted[1]
+        return folder / train, folder / dev
     for folder in (Path(data_dir), Path(data_dir) / "squad"):
         if all((folder / name).is_file() for name in wanted):
-            return folder / wanted[0], folder / wanted[1]
+            return folder / train, folder / dev
     what = "is a file, not a folder; give one with" if Path(data_dir).is_file() else "needs"
     raise DataError(f"{data_dir}: {what} {' and '.join(wanted)}; minibert download {task} fetches them")
 
@@ -182,23 +184,29 @@ def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     base = (os.environ.get("MINIBERT_DATA_URL") or ROOT).rstrip("/")
     fetched = [root / url.rpartition("/")[2] for url in TASKS[task].urls]
+    for url, path in zip(TASKS[task].urls, fetched, strict=True):
+        published = CHECKSUMS.get(path.name)
+        if path.exists():  # whole, and left where what came next was interrupted or the disk was full
+            recorded[path.name] = files.sha256(path)
+            continue
+        recorded[path.name] = files.fetch(
+            f"{base}/{url}", path, known_sha256=published or recorded.get(path.name),
+            recorded_in=None if published else ledger, limit=_LIMIT, progress=progress,
+        )  # fmt: skip
     try:
-        for url, path in zip(TASKS[task].urls, fetched, strict=True):
-            published = CHECKSUMS.get(path.name)
-            recorded[path.name] = files.fetch(
-                f"{base}/{url}", path, known_sha256=published or recorded.get(path.name),
-                recorded_in=None if published else ledger, limit=_LIMIT, progress=progress,
-            )  # fmt: skip
         if task == "MRPC":
             assemble_mrpc(fetched[0], fetched[1], folder)
         elif task == "AX":
             files.write_whole(folder / "AX.tsv", fetched[0].read_bytes())
         else:
             unpack(fetched, TASKS[task].wanted, folder)
-    finally:
+    except (DataError, DownloadError):  # the archives are to blame, not the disk
         for path in fetched:
-            path.unlink(missing_ok=True)
+            path.unlink()
+        raise
     files.write_whole(ledger, json.dumps(recorded, indent=2, sort_keys=True).encode() + b"\n")
+    for path in fetched:
+        path.unlink()
     return folder
 
 
@@ -235,7 +243,7 @@ def unpack(archives: list[Path], wanted: tuple[str, ...], folder: Path) -> None:
     missing = set(wanted)
     for path in archives:
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open(path, "rb") as file, zips.opened(file) as archive:
                 for member in archive.infolist():
                     name = member.filename.partition("/")[2]
                     if name in missing:

@@ -58,10 +58,11 @@ def counted(number: float, what: str) -> str:
 
 def did_you_mean(name: str, choice: Iterable[str]) -> str:
     """; did you mean ...? with the nearest of the choice, case, "-" and "_" not counting; "" where none is near."""
-    known = {_plain(one): one for one in choice}
-    close = difflib.get_close_matches(_plain(name), known, n=1)
+    known = {plain(one): one for one in choice}
+    close = difflib.get_close_matches(plain(name), known, n=1)
     return f"; did you mean {known[close[0]]}?" if close else ""
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as it is compared: SST-2, sst_2 and sst2 are one."""
     return name.lower().replace("-", "").replace("_", "")

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minibert import checkpoint, files, loop, planning, prediction, remote, tasks, training
+from minibert import checkpoint, files, latest, loop, planning, prediction, remote, tasks, training
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, names, sources, tensorflow
 from minibert.checkpoint.tensors import Entry, of_array
@@ -31,7 +31,7 @@ from minibert.progress import Reporter
 from minibert.runs import DESCRIPTION, METRICS, RunDirectory, own_directory, read_description
 from minibert.settings import TrainConfig
 from minibert.starting import fit, model_config, new_head
-from minibert.tasks import Task
+from minibert.tasks import Example, Task
 from minibert.tokenizer import FILES, Tokenizer
 
 KEPT = 5  # checkpoints, as the Estimator's keep_checkpoint_max
@@ -43,7 +43,7 @@ UNCASED = (
 CASED = ("cased_L-12_H-768_A-12", "cased_L-24_H-1024_A-16", "multi_cased_L-12_H-768_A-12")
 GONE_BY = (DESCRIPTION, "config.json", *FILES)
 WRITTEN = (
-    tensorflow.LATEST, METRICS, "eval_results.txt", TEST_RESULTS, "predictions.json", "nbest_predictions.json",
+    latest.NAME, METRICS, "eval_results.txt", TEST_RESULTS, "predictions.json", "nbest_predictions.json",
     "null_odds.json", *GONE_BY,
 )  # fmt: skip
 _NUMBERED = re.compile(rf"{re.escape(PREFIX)}([0-9]+)(?=\.(index|data-))")
@@ -96,27 +96,30 @@ def run_classifier(flags: Flags, report: Reporter) -> dict[str, str]:
     tokenizer = tokenizer_of(flags, report)
     device = open_device(settings.device, None)
     limit = planning.budget(None, device)  # before weights are loaded
-    data = None
+    wanted = {"train": flags.do_train, "dev": flags.do_eval}
+    data = {  # read, as the rows to predict are, before anything takes long
+        kind: read_split(task, _split(task, kind), flags.data_dir, tokenizer, flags.max_seq_length)
+        for kind in wanted if wanted[kind]
+    }  # fmt: skip
+    rows = task.read(_split(task, "test"), flags.data_dir) if flags.do_predict else []
     if flags.do_train:
-        data = read_split(task, _split(task, "train"), flags.data_dir, tokenizer, flags.max_seq_length)
-        training.count_steps(data.count, settings.epochs, settings)  # before weights are read
+        training.count_steps(data["train"].count, settings.epochs, settings)
     bert = _build(flags, task, tokenizer, settings, device, report)
     directory = ModelDirectory(flags.output_dir, bert, mirror)
     step = directory.step() or 0
-    if data is not None:
-        step = train(flags, data, settings, directory, tokenizer, limit, report)
+    if flags.do_train:
+        step = train(flags, data.pop("train"), settings, directory, tokenizer, limit, report)
     results: dict[str, str] = {}
     if flags.do_eval:
-        dev = read_split(task, _split(task, "dev"), flags.data_dir, tokenizer, flags.max_seq_length)
-        found = evaluate(bert, task, dev, loss_batch=flags.eval_batch_size)
+        found = evaluate(bert, task, data["dev"], loss_batch=flags.eval_batch_size)
         if not found["beats_majority"]:
             always = "the mean" if task.regression else "the most frequent label"
             scores = ", ".join(f"{name} {value:.4f}" for name, value in found["majority"].items())
             report.say(f"no better than always predicting {always}, which gives {scores}")
         results = _write_results(flags.output_dir, found, step)
     if flags.do_predict:
-        count = _predict(flags, task, Model(bert, tokenizer, task.labels, flags.max_seq_length, task.pairs))
-        report.say(f"predictions of {count:,} rows: {remote.name(flags.output_dir / TEST_RESULTS)}")
+        _predict(flags, rows, Model(bert, tokenizer, task.labels, flags.max_seq_length, task.pairs))
+        report.say(f"predictions of {len(rows):,} rows: {remote.name(flags.output_dir / TEST_RESULTS)}")
     directory.publish(settle=True)
     return results
 
@@ -143,8 +146,8 @@ def _output_here(url: str | Path, every: bool) -> Mirror:
     if every:
         mirror.pull()
     else:
-        mirror.pull((tensorflow.LATEST, DESCRIPTION).__contains__)
-        newest = tensorflow.latest(mirror.path)
+        mirror.pull((latest.NAME, DESCRIPTION).__contains__)
+        newest = latest.newest(mirror.path)
         mirror.pull(lambda name: name.startswith(f"{newest}."))
     return mirror
 
@@ -156,7 +159,7 @@ def _is_written(name: str) -> bool:
 
 def find_checkpoint(flags: Any, seed: int, tokenizer: Tokenizer, report: Reporter, spans: bool = False) -> Checkpoint:
     """The output directory's newest checkpoint, else --init_checkpoint, else, to be trained, random weights."""
-    newest = tensorflow.latest(flags.output_dir)
+    newest = latest.newest(flags.output_dir)
     source = str(flags.output_dir / newest) if newest else flags.init_checkpoint
     if newest and flags.init_checkpoint and not _is_same(flags.init_checkpoint, flags.output_dir / newest):
         used = remote.name(flags.output_dir / newest)
@@ -272,8 +275,7 @@ def train(
     with directory.locked():
         directory.complete(tokenizer, settings, None if spans else flags.data_dir, report)
         directory.publish()
-        # No evaluation on the way, and so no development data: Google's script needs none to train.
-        loop.train(trainer, directory, None, None, None, flags.save_checkpoints_steps, report)
+        loop.train(trainer, directory, flags.save_checkpoints_steps, report)
     trainer.rest()
     return total
 
@@ -306,13 +308,11 @@ def _write_results(folder: Path, found: dict[str, Any], step: int) -> dict[str, 
     return results
 
 
-def _predict(flags: Flags, task: Task, model: Model) -> int:
-    """test_results.tsv: a line of probabilities for each row of the test file. Returns how many there are."""
-    examples = task.read(_split(task, "test"), flags.data_dir)
+def _predict(flags: Flags, examples: Sequence[Example], model: Model) -> None:
+    """test_results.tsv: a line of probabilities for each row of the test file."""
     answers = model.predict([(e.text_a, e.text_b) for e in examples])
     lines = (prediction.google_row(e, p) for e, p in zip(examples, answers, strict=True))
     files.write_whole(flags.output_dir / TEST_RESULTS, "".join(lines).encode())
-    return len(examples)
 
 
 class ModelDirectory(RunDirectory):
@@ -361,7 +361,7 @@ class ModelDirectory(RunDirectory):
 
     def step(self) -> int | None:
         """The number of updates of the newest checkpoint; None where there is none."""
-        newest = tensorflow.latest(self.path)
+        newest = latest.newest(self.path)
         return None if newest is None else self._step(sources.find(self.path / newest).slots)
 
     def save_state(self, step: int, optimizer: Optimizer) -> None:
@@ -378,9 +378,9 @@ class ModelDirectory(RunDirectory):
             entries[theirs + slot] = of_array(name, array.T if transposed else array)
         entries[names.GLOBAL_STEP] = of_array(names.GLOBAL_STEP, np.array(step, np.int64))
         tensorflow.write(self.path / newest, entries)
-        before = [name for name in tensorflow.named(self.path) if name != newest]
+        before = [name for name in latest.kept(self.path) if name != newest]
         kept = [*before, newest][-KEPT:]
-        tensorflow.write_latest(self.path, newest, kept)
+        latest.write(self.path, newest, kept)
         for path in list(self.path.iterdir()):
             if (m := _NUMBERED.match(path.name)) and m[0] in before and m[0] not in kept:
                 path.unlink()
@@ -388,7 +388,7 @@ class ModelDirectory(RunDirectory):
 
     def load_state(self, optimizer: Optimizer) -> int:
         """Fills weights and moments from the newest checkpoint; its number of updates, 0 where there is none."""
-        newest = tensorflow.latest(self.path)
+        newest = latest.newest(self.path)
         if newest is None:
             return 0
         found = sources.find(self.path / newest)

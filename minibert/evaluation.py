@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from minibert import datasets, metrics, remote, tasks
+from minibert.begun import Begun
 from minibert.bert import Bert
-from minibert.errors import ConfigError, DataError
+from minibert.errors import ConfigError, DataError, plain
 from minibert.model import column_order, load, outputs
 from minibert.runs import read_description
 from minibert.tasks import Example, Task
@@ -110,14 +111,16 @@ def evaluate_run(
     trained = description["settings"].get("task")
     if input_file is not None and (task or data_dir):
         raise ConfigError("--input brings its own columns and labels: leave --task and --data-dir out")
-    name = task or trained
+    name = trained if task is None or (trained and plain(task) == plain(trained)) else task
+    begun = Begun(description, Path(source))
     if name == trained == "table":
-        input_file = input_file or _own_dev_file(description)
+        input_file = input_file or begun.dev_file()
     if input_file is not None:
         if data_dir:
             raise ConfigError("--data-dir is for tasks whose files have names of their own: give --input FILE")
         columns = description.get("columns") or {}
-        chosen: Task = table(dev=input_file, labels=model.labels, regression=not model.labels, **columns)
+        labels = [label.removeprefix("LABEL_") for label in model.labels]  # transformers': no names
+        chosen: Task = table(dev=input_file, labels=labels, regression=not labels, **columns)
     elif name is None or name == "table":
         raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
     else:
@@ -125,6 +128,9 @@ def evaluate_run(
     have = model.labels or ("score",)
     order = column_order(have, chosen.outputs)
     if order is None:
+        if not (model.labels and chosen.labels):
+            kinds = ("numbers", "classes") if chosen.labels else ("classes", "numbers")
+            raise ConfigError(f"{source}: predicts {kinds[0]}, and {chosen.name} has {kinds[1]}; choose another task")
         raise ConfigError(
             f"{source}: has labels {', '.join(have)}, but {chosen.name} has {', '.join(chosen.labels)}; if these are "
             "its labels by other names, name them so in its config.json, id2label"
@@ -133,7 +139,7 @@ def evaluate_run(
         was, has = ("pairs", "single texts") if model.pairs else ("single texts", "pairs")
         raise ConfigError(f"{source}: was trained on {was}, but {input_file or chosen.name} has {has}; give it {was}")
     if input_file is None:
-        own = _own_folder(description) if name == trained and not data_dir else None
+        own = _own_folder(begun) if name == trained else None
         folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))
     else:
         folder = Path(input_file).parent
@@ -143,18 +149,11 @@ def evaluate_run(
     return first | {part.name: results for part, results in zip(parts[1:], others, strict=True)}
 
 
-def _own_folder(description: dict[str, Any]) -> str | Path | None:
+def _own_folder(begun: Begun) -> str | Path | None:
     """The data's folder that a run was given. The sample's is where this user has it now."""
-    if description.get("sample") is True:
-        from minibert.tasks import sample
+    _, folder, is_sample = begun.sources(None, None, False)
+    if not is_sample:
+        return folder
+    from minibert.tasks import sample
 
-        return sample.folder()
-    return description.get("data_dir")
-
-
-def _own_dev_file(description: dict[str, Any]) -> str | None:
-    """Where the development file of a run on one's own files was, if its run.json says so."""
-    found: Any = description
-    for key in ("data", "dev", "path"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else None
+    return sample.folder()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from minibert.begun import Begun
 from minibert.bert import Bert
 from minibert.checkpoint import Checkpoint, Unread, names
 from minibert.config import BertConfig
-from minibert.errors import ConfigError
+from minibert.errors import ConfigError, plain
 from minibert.evaluation import Split, encode, evaluate, read_examples
 from minibert.kernels.devices import Device
 from minibert.loop import SAVE_EVERY
@@ -152,7 +152,8 @@ def finetune(
     with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
         starting.say_start(report, trainer, task.name, source, run, told)
         observe = starting.observer(run, report) if report_memory else None
-        loop.train(trainer, run, task, data.under_way, eval_every, save_every, report, observe)
+        measure = partial(evaluate, bert, task, data.under_way)
+        loop.train(trainer, run, save_every, report, eval_every, measure, observe)
         if data.unit:
             data.unit.restore(bert)
         results = _finish(trainer, run, task, data)
@@ -164,7 +165,7 @@ def asked(task: str | Task | UnreadTable, resume: bool, **own: Any) -> Task | Un
     if not isinstance(task, (str, Task, UnreadTable)):
         raise ConfigError(f"task {task!r:.40} is no name of a task: minibert.finetune('mrpc')")
     own = {name: value for name, value in own.items() if value not in (None, False)}
-    is_table = isinstance(task, str) and tasks.plain(task) == "table"
+    is_table = isinstance(task, str) and plain(task) == "table"
     if is_table and (resume or {"train", "dev"} <= own.keys()):
         return UnreadTable(own)
     if own and not is_table:
@@ -190,6 +191,10 @@ def _read(
         report.say("\n".join(labels_told(task, examples["train"])))
     unit = units.of_labels(task, examples["train"])
     training.count_steps(len(examples["train"]), config.epochs, config)
+    if task.pairs and config.max_seq_length < 5:
+        raise ConfigError(
+            f"--max-seq-length {config.max_seq_length}: pairs need 5: [CLS], a word, [SEP], a word, [SEP]"
+        )
     found = starting.find_checkpoint(source, config, output, report)
     tokenizer = tokenizer_of(found)
     train, *devs = (encode(task, name, part, tokenizer, config.max_seq_length) for name, part in examples.items())
@@ -279,7 +284,7 @@ def _build(
 
 def _describe_data(task: Task, data: _Data, given: bool) -> dict[str, Any]:
     """What run.json says of a task's data; `given`: whether their folder was, or is the sample's."""
-    paths = {name: task.paths(name, data.folder)[0] for name in ("train", *task.dev_splits)}
+    paths = {name: task.path(name, data.folder) for name in ("train", *task.dev_splits)}
     columns = task.columns if isinstance(task, TableTask) else None
     return {
         "data": starting.describe_files(paths),

@@ -121,12 +121,14 @@ def _complete(folder: Path) -> bool:
 def _fetch(name: str, folder: Path, progress: files.Progress | None) -> None:
     url = f"{(os.environ.get('MINIBERT_GOOGLE_URL') or ROOT).rstrip('/')}/{ZIPS[name].url}"
     packed, unpacked = folder.with_name(f"{name}.zip"), folder.with_name(f".{name}.tmp")
+    ledger = folder.with_name("checksums.json")
+    recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     if not packed.exists():  # it is left where unpacking was interrupted or the disk was full
         files.fetch(url, packed, progress=progress)
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
         archive.unpack_to(packed, unpacked)
-        _check(name, unpacked, url)
+        _check(name, unpacked, url, recorded, ledger)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unpacked, folder)
     except (CheckpointError, DownloadError):
@@ -137,15 +139,17 @@ def _fetch(name: str, folder: Path, progress: files.Progress | None) -> None:
     packed.unlink()
 
 
-def _check(name: str, folder: Path, url: str) -> None:
+def _check(name: str, folder: Path, url: str, recorded: dict[str, str], ledger: Path) -> None:
     """Holds the files to their checksums and records those that were not known."""
-    ledger = folder.with_name("checksums.json")
-    recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     for file in _FILES:
         if not (folder / file).is_file():
             raise DownloadError(f"{url}: holds no {file}: check the address")
         got = files.sha256(folder / file)
-        known = ZIPS[name].checksums.get(file) or recorded.setdefault(f"{name}/{file}", got)
+        published = ZIPS[name].checksums.get(file)
+        known = published or recorded.setdefault(f"{name}/{file}", got)
         if got != known:
-            raise DownloadError(f"{url}: {file} has SHA-256 {got}, not {known} as published or recorded: try again")
+            wanted = "that is published: try again"
+            if not published:
+                wanted = f"of an earlier download: if it was meant to change, remove {ledger}"
+            raise DownloadError(f"{url}: {file} has SHA-256 {got}, not the {known} {wanted}")
     files.write_whole(ledger, json.dumps(recorded, indent=2, sort_keys=True).encode() + b"\n")

@@ -127,10 +127,11 @@ def _is_here(name: str) -> bool:
 def _source(name: str) -> Source:
     """The repository of an alias or a hub id."""
     source = ALIASES.get(name) or Source(name, {})
-    if name.startswith(("/", "./", "../")):  # which can be nothing but paths
+    if name.startswith(("/", "./", "../", "runs/")):  # which can be nothing but paths, or nobody means anything else
         raise Unknown(f"{name}: there is no such file or folder: check the path")
     if not _HUB_ID.fullmatch(source.repository):
-        raise Unknown(f"{name}: is no path, hub id (OWNER/NAME) or alias: choose from {_choice()}")
+        meant = did_you_mean(name, ALIASES)
+        raise Unknown(f"{name}: is no path, hub id (OWNER/NAME) or alias{meant}: choose from {_choice()}")
     return source
 
 

@@ -8,12 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from minibert.errors import RunError, Stopped
-from minibert.evaluation import Split, evaluate
 from minibert.progress import Progress, Reporter
 from minibert.runs import Metrics, RunDirectory
-from minibert.tasks import Task
 from minibert.training import NotFinite, Step, Trainer
 
 SAVE_EVERY = 1000  # steps, as Google's save_checkpoints_steps
@@ -51,17 +50,17 @@ class UnderWay:
 def train(
     trainer: Trainer,
     run: RunDirectory,
-    task: Task | None,
-    dev: Split | None,
-    eval_every: int | None,
     save_every: int,
     report: Reporter,
+    eval_every: int | None = None,
+    measure: Callable[[], dict[str, Any]] | None = None,
     observe: Callable[[Trainer, int], Callable[[], Step]] | None = None,
 ) -> None:
     """Takes the run from its saved state to its last step. Ctrl-C, SIGTERM and SIGHUP save the state after the step
     that they meet, and end it by KeyboardInterrupt or Stopped.
 
-    `observe` begins one step in place of the trainer: the second, by which time everything is there that stays.
+    `measure` evaluates the model as it is, for metrics.jsonl. `observe` begins one step in place of the trainer: the
+    second, by which time everything is there that stays.
     """
     first = run.load_state(trainer.optimizer)
     if first:
@@ -88,13 +87,13 @@ def train(
                     raise
                 if trainer.micro_tokens != before:
                     _note_smaller(trainer, run, report)
-                evaluating = task and dev and eval_every and (step + 1) % eval_every == 0
+                evaluating = eval_every and (step + 1) % eval_every == 0
                 saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or bool(interrupted)
                 under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
-                if evaluating and task and dev:
+                if evaluating and measure:
                     trainer.fetch()
                     trainer.rest()
-                    log.write(step + 1, eval=evaluate(trainer.bert, task, dev))
+                    log.write(step + 1, eval=measure())
                 if saving:
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)

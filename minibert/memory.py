@@ -6,6 +6,7 @@ So there is no second description of the engine that could be wrong: what the pl
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,4 +131,7 @@ def parse_size(text: str) -> int:
     if not found[2] and float(found[1]) < 10**6:
         raise ConfigError(f"memory {text}: that is {found[1]} bytes; write {found[1]}GB")
     unit = 1024 ** "kmgt".index(found[2]) * 1024 if found[3] else UNITS[found[2]]
-    return int(float(found[1]) * unit)
+    size = float(found[1]) * unit
+    if math.isinf(size):
+        raise ConfigError(f"memory {text:.40}...: no machine has that; write it as 12GB or 800MB")
+    return int(size)

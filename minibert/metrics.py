@@ -19,6 +19,7 @@ from minibert.errors import ConfigError, DataError, RunError
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
+SHOWN = 100  # classes whose table of confusions is part of the results: of thousands it is gigabytes of text
 CELLS = 1 << 22  # weights, or cells of tables, held at once
 
 
@@ -104,8 +105,8 @@ def evaluate(task: Scored, outputs: ArrayLike, labels: ArrayLike, seed: int = 0)
     are several; `majority`, the same metrics of a constant predictor (the most frequent of these labels, the
     first of them in a tie; their mean for regression); `beats_majority`, whether every metric is strictly
     better; `interval`, {metric: [low, high]}, the 95 % percentile bootstrap; `confusion` (rows true,
-    columns predicted; not for regression); `examples`; and `notes`, what was undefined. Raises DataError for
-    labels that are missing or do not fit, RunError for outputs that are not finite.
+    columns predicted; not for regression, nor for more than SHOWN classes); `examples`; and `notes`, what was
+    undefined. Raises DataError for labels that are missing or do not fit, RunError for outputs that are not finite.
     """
     scores = np.asarray(outputs, np.float64)
     scores = scores[:, None] if scores.ndim == 1 else scores
@@ -146,7 +147,7 @@ def _classified(names: tuple[str, ...], table: NDArray[np.int64], rng: np.random
         **{name: float(measure(table)) for name, measure in measures.items()},
         "majority": {name: float(measure(constant)) for name, measure in measures.items()},
         "interval": {name: _interval(np.concatenate(values)) for name, values in drawn.items()},
-        "confusion": table.tolist(),
+        **({"confusion": table.tolist()} if len(table) <= SHOWN else {}),
         "notes": _notes(predictions=(table.sum(0) > 0).sum() == 1, labels=(table.sum(1) > 0).sum() == 1),
     }
 

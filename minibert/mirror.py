@@ -78,25 +78,29 @@ class Mirror:
 
         Where that fails the local folder is kept: it is as good.
         """
-        for _ in range(TRIES):
-            holder = self.state.holder
-            try:
-                return self._publish(settle)
-            except gcs.Changed:
-                self.state = remote.state(self.url)
-                lost = self.hold and self.state.holder != holder
-                if lost or not self.hold:  # a new holder may have swept up what was sent: nobody else would
-                    for each in self._sent.values():
-                        gcs.remove(self.bucket, each)
-                    self._sent.clear()
-                if lost:
-                    raise RunError(
-                        f"{self.url}: another process writes into it, and this one stops; choose another --output-dir"
-                    ) from None
-            except StorageError as error:
-                kept = self.path.rename(files.user_cache() / f"unpublished-{self.bucket}-{self.writer}")
-                raise StorageError(f"{error}; what could not be published is kept in {kept}") from None
-        raise StorageError(f"{self.url}: changes all the time: try again")
+        try:
+            for _ in range(TRIES):
+                with contextlib.suppress(gcs.Changed):
+                    return self._publish(settle)
+                self._look_again()
+            raise StorageError(f"{self.url}: changes all the time: try again")
+        except StorageError as error:
+            kept = self.path.rename(files.user_cache() / f"unpublished-{self.bucket}-{self.writer}")
+            raise StorageError(f"{error}; what could not be published is kept in {kept}") from None
+
+    def _look_again(self) -> None:
+        """Reads what stands there after somebody has changed it; RunError where that is who holds it now."""
+        holder = self.state.holder
+        self.state = remote.state(self.url)
+        lost = self.hold and self.state.holder != holder
+        if lost or not self.hold:  # a new holder may have swept up what was sent: nobody else would
+            for each in self._sent.values():
+                gcs.remove(self.bucket, each)
+            self._sent.clear()
+        if lost:
+            raise RunError(
+                f"{self.url}: another process writes into it, and this one stops; choose another --output-dir"
+            )
 
     def _publish(self, settle: bool) -> None:
         if not self.state.generation:

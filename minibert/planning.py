@@ -16,7 +16,7 @@ import numpy as np
 
 from minibert import chain, hub
 from minibert.config import BertConfig
-from minibert.errors import ConfigError
+from minibert.errors import ConfigError, counted
 from minibert.evaluation import Split
 from minibert.kernels.devices import Device, gpu
 from minibert.memory import Planner, parse_size
@@ -163,8 +163,8 @@ class Plan:
             "--layerwise-update take less"
         )
         return (
-            f"memory of {self.memory / 1e9:.2f} GB does not suffice: {len(lengths)} example(s) of at most "
-            f"{max(lengths)} tokens take {use.process / 1e9:.2f} GB; {advice}"
+            f"memory of {self.memory / 1e9:.3g} GB does not suffice: {counted(len(lengths), 'example')} of at most "
+            f"{max(lengths)} tokens {'takes' if len(lengths) == 1 else 'take'} {use.process / 1e9:.2f} GB; {advice}"
         )
 
 
@@ -339,7 +339,7 @@ def report(
     lengths = [max_seq_length] if max_seq_length else [length for length in LENGTHS if length <= most] or [most]
     limit = budget(memory, on)
     if limit is None:
-        raise ConfigError("nobody knows how much memory is free: give --memory")
+        raise ConfigError("how much memory is free is not known (is there such a device?): give --memory, such as 12GB")
     plan = Plan(config, settled, on, limit, spans=task == "squad")
     parameters = (param for group in plan.planner.trainer.bert.groups for param in group)
     return {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from minibert.errors import ConfigError
+from minibert.errors import ConfigError, did_you_mean
 
 Policy = tuple["Literal['k', 'c'] | Policy", ...]
 NAMES = ("none", "cheap", "layers", "host", "segments:K")
@@ -38,7 +38,8 @@ def spelled(name: str, layers: int) -> str:
         parts = [int(size)] * whole + [rest] * (rest > 0)
         return "".join(f"({spelled('layers', part)})" for part in parts[:-1]) + spelled("layers", parts[-1])
     if kind not in NAMES[:-1] or size:
-        raise ConfigError(f"recompute {name} is none of {', '.join(NAMES)}, K being a number of layers")
+        choice = ", ".join(("auto", *NAMES))
+        raise ConfigError(f"unknown recompute policy {name:.40}{did_you_mean(name, NAMES[:-1])}; there are {choice}")
     again = {"layers": "(k)", "host": "[k]"}
     return again[kind] * (layers - 1) + "k" if kind in again else {"none": "k", "cheap": "c"}[kind] * layers
 

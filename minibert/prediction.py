@@ -54,7 +54,7 @@ def predict_file(
     if target == "-":
         _stream(_lines(model, batches, form), sys.stdout.buffer)
         return
-    with contextlib.closing((report or Reporter()).counted(batches, "texts", len)) as counted:
+    with contextlib.closing((report or Reporter()).counted(batches, "text", len)) as counted:
         lines = _lines(model, counted, form)
         files.write_whole(target, lambda file: file.writelines(line.encode() for line in lines))
 

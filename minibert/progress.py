@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Self, TextIO, TypeVar
 
+from minibert.errors import counted
+
 T = TypeVar("T")
 PLAIN_SECONDS = 10.0  # between two plain lines
 LIVE_SECONDS = 0.2  # between two states of a live one
@@ -126,7 +128,8 @@ class Reporter:
                 yield item
                 done += size(item)
                 if line.due:
-                    line.show(f"{done:,} {what}, {done / (time.perf_counter() - began):,.0f} a second")
+                    rate = done / (time.perf_counter() - began)
+                    line.show(f"{counted(done, what)}, {rate:,.0f} per second" if rate >= 1 else counted(done, what))
 
 
 class _Line:

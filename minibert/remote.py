@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert import files, gcs
+from minibert import files, gcs, latest
 from minibert.errors import StorageError
 from minibert.gcs import Object, address, is_address
 
@@ -136,7 +136,15 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
                 if each == name or each.startswith(f"{stem}.") or any(fnmatch.fnmatch(each, p) for p in patterns)
             }
             return folder, found, name
-    return url, _folder(url, wanted, deep=False), ""
+    return url, _newest(url, _folder(url, wanted, deep=False)), ""
+
+
+def _newest(url: str, found: dict[str, Object]) -> dict[str, Object]:
+    """Of a folder's TensorFlow checkpoints the one that its file `checkpoint` names, and all that is none."""
+    if latest.NAME not in found:
+        return found
+    newest = latest.newest(_copied(url, {latest.NAME: found[latest.NAME]}, None))
+    return {name: each for name, each in found.items() if _TENSORFLOW.sub("", name) in (name, newest)}
 
 
 def _folder(url: str, wanted: Wanted | None, deep: bool) -> dict[str, Object]:

@@ -24,7 +24,7 @@ from minibert.random import Key
 from minibert.tokenizer import Features
 
 STEP = 64  # tokens: sizes are its multiples
-MOST = 4096  # tokens of a batch worth recording: the kernels of a larger one take longer than asking for them
+MOST = 32768  # tokens of a batch worth recording: the kernels of a larger one take longer than asking for them
 
 Pass = Callable[[Batch, Key | None, Any], Any]
 
@@ -131,9 +131,11 @@ class Replay:
         return bool(self.bert.watchers) or self.device.log is not None
 
     def _room(self) -> bool:
-        """Whether there is memory to spare for one more: recordings may have half of what is free."""
-        free = self.device.free_memory()
-        return not self.given_up and (free is None or self.device.recorded_bytes <= free)
+        """Whether there is memory to spare for one more: recordings may have half of what is free, and what it takes
+        must be there.
+        """
+        free, device = self.device.free_memory(), self.device
+        return not self.given_up and (free is None or max(device.recorded_bytes, device.recording_takes) <= free)
 
     def _place(self, layout: Layout) -> Recorded:
         device = self.device

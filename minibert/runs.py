@@ -208,7 +208,8 @@ class RunDirectory:
         with run.locked():
             if overwrite:
                 with files.one_line(path, "remove what stands in it", RunError):
-                    for name in WRITTEN:
+                    check_free(path, resume, overwrite)
+                    for name in reversed(WRITTEN):  # run.json at last, which says that the rest may go
                         (path / name).unlink(missing_ok=True)
             check_free(path, resume, overwrite)
             _check_same(path, description, resume)
@@ -340,8 +341,11 @@ def check_free(path: Path, resume: bool, overwrite: bool) -> None:
     """That nothing in `path` would be lost, as far as can be told before anything is loaded."""
     name = remote.name(path)
     old = None if overwrite else read_description(path)
+    there = os.listdir(path) if path.is_dir() else []
+    if overwrite and DESCRIPTION not in there and (found := [file for file in WRITTEN if file in there]):
+        raise RunError(f"{name}: holds {found[0]}, which is no run's; move it away or choose another --output-dir")
     if old is None:
-        if not overwrite and path.is_dir() and any(file != LOCK for file in os.listdir(path)):
+        if not overwrite and any(file != LOCK for file in there):
             raise RunError(f"{name}: is not empty and holds no run; choose another --output-dir or add --overwrite")
     elif old["finished"] and resume:
         raise RunError(f"{name}: the run is finished: nothing is left to resume; add --overwrite to train again")

@@ -165,7 +165,7 @@ def _other_data(begun: Begun, task: Task | UnreadTable, options: dict[str, Any])
     elif not folder and not isinstance(task, TableTask):
         return
     place = Path(remote.local(folder, task.wants)) if folder else Path()
-    paths = {name: task.paths(name, place)[0] for name in ("train", *task.dev_splits)}
+    paths = {name: task.path(name, place) for name in ("train", *task.dev_splits)}
     now = {"data": starting.describe_files(paths), "labels": list(task.labels)}
     if isinstance(task, TableTask):
         now["columns"] = task.columns

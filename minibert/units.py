@@ -17,6 +17,7 @@ from minibert.tasks import Example, Task
 from minibert.tasks.table import TableTask
 
 WEIGHT, BIAS = names.HEAD
+FINEST = 1e-3  # of the deviation: what rounding the mean may cost predictions
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,21 @@ def _head(arrays: Mapping[str, np.ndarray], factor: float, summand: float) -> di
 
 
 def of_labels(task: Task, examples: Sequence[Example]) -> Unit | None:
-    """The unit of these training examples; None where labels are learnt as they stand: classes, and STS-B, as Google's
-    script does. DataError where there is nothing to learn.
+    """The unit of these training examples; None where labels are learnt as they stand: classes, and STS-B, as
+    transformers does. DataError where there is nothing to learn, or float32 cannot tell what.
     """
     if not (task.regression and isinstance(task, TableTask)):
         return None
-    labels = np.array([example.label for example in examples], np.float32).astype(np.float64)
-    if not np.ptp(labels):
-        raise DataError(
-            f"{task.files['train']}: column {task.label!r} holds the one number {labels[0]:g}; it needs two or more"
-        )
+    given = np.array([example.label for example in examples], np.float64)
+    where = f"{task.files['train']}: column {task.label!r}"
+    if not np.ptp(given):
+        raise DataError(f"{where} holds the one number {given[0]:g}; it needs two or more")
+    labels = given.astype(np.float32).astype(np.float64)
     mean = math.fsum(labels) / len(labels)  # exact sums: a run may be resumed on another machine
-    return Unit(mean, math.sqrt(math.fsum((labels - mean) ** 2) / len(labels)))
+    deviation = math.sqrt(math.fsum((labels - mean) ** 2) / len(labels))
+    if np.spacing(np.float32(abs(mean))) > FINEST * deviation:
+        raise DataError(
+            f"{where}: its numbers, {given.min():.15g} to {given.max():.15g}, differ too little for their size: to "
+            f"float32 many are the same; subtract {given.min():.15g} from each"
+        )
+    return Unit(mean, deviation)

@@ -18,6 +18,7 @@ import pytest
 import emulator
 from minibert.kernels import load
 from minibert.kernels.common import cuda
+from minibert.kernels.devices import gpu
 
 needs_compiler = pytest.mark.skipif(emulator.COMPILER is None, reason="needs a C++ compiler, g++ or clang++")
 
@@ -49,12 +50,16 @@ class OnDevice:
 
             given = *arguments, *named.values()
             copies = {id(a): cupy.asarray(a) for a in given if isinstance(a, np.ndarray)}
-            result = getattr(self.module, name)(
-                *(copies.get(id(a), a) for a in arguments), **{key: copies.get(id(a), a) for key, a in named.items()}
-            )
-            for argument in given:
-                if isinstance(argument, np.ndarray) and argument.flags.writeable:
-                    argument[...] = copies[id(argument)].get()
+            try:
+                result = getattr(self.module, name)(
+                    *(copies.get(id(a), a) for a in arguments),
+                    **{key: copies.get(id(a), a) for key, a in named.items()},
+                )
+                for argument in given:
+                    if isinstance(argument, np.ndarray) and argument.flags.writeable:
+                        argument[...] = copies[id(argument)].get()
+            except gpu.failures() as error:  # after which nothing works in this process: later tests would fail, too
+                pytest.exit(f"{self.module.__name__}.{name}: {error}")
             return result
 
         return call

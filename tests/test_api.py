@@ -10,13 +10,14 @@ import re
 import signal
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import minibert
 from commands import PAIRS, VOCABULARY, make_checkpoint, write_mrpc
-from minibert import MinibertError, checkpoint, finetuning, loop
+from minibert import MinibertError, checkpoint, datasets, finetuning, loop
 from minibert.errors import ConfigError, DataError, RunError
 from minibert.evaluation import evaluate_run
 from minibert.kernels import devices
@@ -139,7 +140,7 @@ def test_errors_are_minibert_errors(folder: Path, tmp_path: Path, run: minibert.
         ({"layerwise_update": "no"}, "layerwise_update='no' .* True or False"),
         ({"threads": "2"}, "threads='2': it must be a whole number, at least 1"),
         ({"save_every": 0}, "save_every=0: it must be a whole number, at least 1"),
-        ({"memory": 10**6}, "memory of 0.00 GB does not suffice"),
+        ({"memory": 10**6}, "memory of 0.001 GB does not suffice"),
         ({"memory": 12}, "12 bytes; write 12GB"),
         ({"label": "verdict"}, "label: only the task table, of your own files, has such settings, not mrpc"),
         ({"checkpoint": 5}, "checkpoint=5: it must be a path"),
@@ -266,7 +267,7 @@ def test_help_names_every_setting_and_its_default(function, settings: type[Train
         if field.name not in arguments:
             assert re.search(rf"\b{field.name}\b", told), field.name
     for name in ("epochs", "batch_size", "max_seq_length", "warmup", "seed"):
-        usual = getattr(settings(task="mrpc"), name)
+        usual = getattr(settings(task="squad"), name)
         assert f"{name} {usual:g}" in told, name
 
 
@@ -572,3 +573,23 @@ def test_a_token_that_the_model_has_no_row_for_is_named(tmp_path: Path) -> None:
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[E1]": size}))
     with pytest.raises(ConfigError, match=rf"has {size + 1} entries, the model {size}; take out '\[E1\]'"):
         minibert.load(tmp_path)
+
+
+def test_a_run_s_own_task_in_any_spelling_has_the_run_s_own_data(
+    run: minibert.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "fetch_task", Mock(side_effect=AssertionError("downloaded")))
+    assert evaluate_run(run, task="MRPC") == evaluate_run(run, task="mrpc") == evaluate_run(run)
+
+
+def test_a_file_s_labels_are_those_of_a_model_without_names(tmp_path: Path) -> None:
+    named, plain = (make_checkpoint(tmp_path / a, (a, b)) for a, b in (("0", "1"), ("LABEL_0", "LABEL_1")))
+    file = tmp_path / "dev.tsv"
+    rows = [f"{a}\t{b}\t{i % 2}\n" for i, (a, b) in enumerate(PAIRS)]
+    file.write_text("sentence1\tsentence2\tlabel\n" + "".join(rows))
+    assert evaluate_run(plain, input_file=file) == evaluate_run(named, input_file=file)
+
+
+def test_classes_are_no_numbers(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="predicts classes, and sts-b has numbers; choose another task"):
+        evaluate_run(make_checkpoint(tmp_path / "m", ("0", "1")), task="sts-b", data_dir=folder / "glue")

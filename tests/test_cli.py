@@ -486,7 +486,7 @@ def test_predict_shows_that_it_goes_on(classifier: Path, tmp_path: Path, monkeyp
     (tmp_path / "in.tsv").write_bytes(lines_of_pairs())
     monkeypatch.setattr("minibert.progress.PLAIN_SECONDS", 0.0)
     done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv", "--output", tmp_path / "out.tsv")
-    assert done.code == 0 and re.fullmatch(r"8 texts, [\d,]+ a second\n", done.err)
+    assert done.code == 0 and re.fullmatch(r"8 texts, [\d,]+ per second\n", done.err)
     done = minibert_in_process("predict", classifier, "--input", tmp_path / "in.tsv")
     assert done.err == "", "what is watched itself needs no telling"
 
@@ -502,7 +502,10 @@ def test_a_mistyped_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "runs" / "mrpc-001").mkdir(parents=True)
     done = minibert_process("predict", "runs/mprc-001", cwd=tmp_path, stdin=b"a\tb\n")
-    assert_one_line(done, 1, "runs/mprc-001: there is no such path here; as a name on the hub: ")
+    assert_one_line(done, 1, "runs/mprc-001: there is no such run or checkpoint")
+    (tmp_path / "some").mkdir()
+    done = minibert_process("predict", "some/mprc-001", cwd=tmp_path, stdin=b"a\tb\n")
+    assert_one_line(done, 1, "some/mprc-001: there is no such path here; as a name on the hub: ")
 
 
 @pytest.mark.parametrize("path", ["./mrpc-1", "../mrpc-1", "/mrpc-1", "mrpc-1", "some/where/mrpc-1"])

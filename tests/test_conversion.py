@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from commands import CONFIG, assert_one_line, contents, make_checkpoint, minibert_in_process
-from minibert import checkpoint
+from minibert import checkpoint, latest
 from minibert.checkpoint import conversion, huggingface, inspection, names, sources, tensorflow
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import CheckpointError
@@ -257,7 +259,7 @@ def test_of_several_checkpoints_the_newest_is_named_or_the_user_asked(tmp_path: 
     tensorflow.write(tmp_path / "tf" / "model.ckpt-7", {**entries, "global_step": of_array("s", np.array(7))})
     with pytest.raises(CheckpointError, match="bert_model.ckpt.index, model.ckpt-7.index.*give the path of one"):
         sources.find(tmp_path / "tf")
-    tensorflow.write_latest(tmp_path / "tf", "model.ckpt-7", ["model.ckpt-7"])
+    latest.write(tmp_path / "tf", "model.ckpt-7", ["model.ckpt-7"])
     assert set(sources.find(tmp_path / "tf").slots) == {"global_step"}
 
 
@@ -365,3 +367,27 @@ def test_a_text_is_no_checkpoint_and_no_damaged_one(tmp_path: Path) -> None:
         (tmp_path / name).write_text("It rained .\tIt was wet .\n")
         with pytest.raises(CheckpointError, match=f"{name}: .*{told}"):
             inspection.inspect(tmp_path / name)
+
+
+def test_another_model_s_config_is_not_left_to_be_read(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    (tmp_path / "tf").mkdir()
+    (tmp_path / "tf" / "config.json").write_text('{"hidden_act": "gelu_new"}')
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match="tf/config.json: would be read instead of what is written"):
+            conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow", overwrite=overwrite)
+    conversion.convert(tmp_path / "start", tmp_path / "start", "tensorflow", overwrite=True)  # its own is no other's
+
+
+def test_the_config_of_a_zip_is_the_one_in_it(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "start")
+    conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow")
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
+        for path in (tmp_path / "tf").iterdir():
+            file.write(path, f"model/{path.name}")
+    (tmp_path / "config.json").write_text('{"vocab_size": 7}')
+    wanted = checkpoint.load(tmp_path / "start").config
+    assert checkpoint.read_config(tmp_path / "m.zip") == dataclasses.replace(wanted, id2label=())
+    index = tmp_path / "start" / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {}}')
+    assert checkpoint.read_config(index) == wanted

@@ -27,7 +27,7 @@ from commands import (
     minibert_in_process,
     write_mrpc,
 )
-from minibert import checkpoint, files, gcs, hub, remote
+from minibert import checkpoint, files, gcs, hub, latest, remote
 from minibert.checkpoint import conversion
 from minibert.errors import RunError, StorageError
 from minibert.mirror import Mirror, output
@@ -235,6 +235,22 @@ def test_a_checkpoint_is_a_folder_a_prefix_or_a_file(storage: Storage, tmp_path:
         assert found.path is not None and not (found.path / "other.ckpt.index").exists()
 
 
+def test_of_a_folder_of_google_s_script_the_newest_checkpoint_alone_is_fetched(
+    storage: Storage, tmp_path: Path
+) -> None:
+    make_checkpoint(tmp_path / "hf", labels=("no", "yes"))
+    conversion.convert(tmp_path / "hf", tmp_path / "tf", "tensorflow")
+    latest.write(tmp_path / "tf", "bert_model.ckpt", ["model.ckpt-1", "bert_model.ckpt"])
+    put_folder(storage, tmp_path / "tf", "tf")
+    for name in ("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001"):
+        storage.put(f"tf/{name}", b"another gigabyte")
+    folder = hub.resolve("gs://bucket/tf")
+    assert {path.name for path in folder.iterdir()} >= {"checkpoint", "vocab.txt", "bert_model.ckpt.index"}
+    assert not list(folder.glob("model.ckpt-1.*"))
+    wanted = checkpoint.load(tmp_path / "hf").arrays
+    assert all(np.array_equal(array, wanted[name]) for name, array in checkpoint.load(folder).arrays.items())
+
+
 def test_what_cannot_be_listed_is_found_by_its_usual_names(storage: Storage, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "hf")
     conversion.convert(tmp_path / "hf", tmp_path / "tf", "tensorflow")
@@ -318,6 +334,26 @@ def test_wherever_publishing_breaks_off_the_folder_is_as_it_was(storage: Storage
         assert set(storage.objects("run/")) == {"manifest.json", *(f"{name}.bin" for name in new)}, requests
     assert requests > 8 and seen[0] == old and seen[-1] == new
     assert seen == sorted(seen, key=[old, new].index), "once it is new it stays so"
+
+
+def test_what_cannot_be_published_is_kept_whatever_fails(
+    storage: Storage, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where others change the folder all the time, or it cannot be read after such a change."""
+    real = remote.state
+
+    def broken(url: str, deep: bool = False) -> remote.State:
+        raise StorageError("out of reach")
+
+    for state, said in ((broken, "out of reach"), (real, "changes all the time")):
+        writer = Folder()
+        monkeypatch.setattr(writer.mirror, "_publish", lambda settle: (_ for _ in ()).throw(gcs.Changed("other")))
+        monkeypatch.setattr(remote, "state", state)
+        with pytest.raises(StorageError, match=f"{said}.*; what could not be published is kept in (.*)") as caught:
+            writer.publish(state="1")
+        kept = Path(str(caught.value).rpartition(" kept in ")[2])
+        assert (kept / "state.bin").read_text() == "1"
+        monkeypatch.setattr(remote, "state", real)
 
 
 def test_answers_that_get_lost_change_nothing(storage: Storage, impatient: None) -> None:

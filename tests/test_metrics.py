@@ -203,3 +203,12 @@ def test_many_rows_are_resampled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 def test_refusals(outputs, labels, error, message) -> None:
     with pytest.raises(error, match=message):
         metrics.evaluate(BINARY, outputs, labels)
+
+
+def test_a_table_of_thousands_of_confusions_is_no_result():
+    def found(classes):
+        task = SimpleNamespace(labels=tuple(map(str, range(classes))), metrics=("accuracy",))
+        return metrics.evaluate(task, np.eye(classes), np.arange(classes))
+
+    assert len(found(metrics.SHOWN)["confusion"]) == metrics.SHOWN
+    assert "confusion" not in found(metrics.SHOWN + 1) and found(metrics.SHOWN + 1)["accuracy"] == 1

@@ -158,7 +158,7 @@ def run_to(folder, stop: int | None, name: str, resumed: dict | None = None):
     t.begin = begin
     description = {"settings": resumed or t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
-        train(t, run, TASK, None, None, 5, Reporter())
+        train(t, run, 5, Reporter())
     return weights(t)
 
 

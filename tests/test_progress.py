@@ -58,29 +58,29 @@ def test_a_reporter_shows_transfers(
 def test_what_is_counted_is_shown_now_and_then(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     def counted(quiet: bool) -> list[int]:
         found = []
-        for item in Reporter(quiet).counted([100, 200, 300], "texts", size=int):
+        for item in Reporter(quiet).counted([100, 200, 300], "text", size=int):
             clock.append(clock[-1] + 8)
             found.append(item)
         return found
 
     assert counted(quiet=False) == [100, 200, 300] == counted(quiet=True)
-    assert capsys.readouterr().err == "300 texts, 19 a second\n"
+    assert capsys.readouterr().err == "300 texts, 19 per second\n"
 
 
 def test_a_count_that_is_broken_off_ends_its_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    counted = Reporter(quiet=False).counted(["a", "b", "c"], "texts")
+    counted = Reporter(quiet=False).counted(["a", "b", "c"], "text")
     next(counted)
     clock.append(clock[-1] + 2)
     next(counted)
-    assert terminal.getvalue() == "\r1 texts, 0 a second"
+    assert terminal.getvalue() == "\r1 text"
     counted.close()
-    assert terminal.getvalue() == "\r1 texts, 0 a second\n"
+    assert terminal.getvalue() == "\r1 text\n"
 
 
 def test_a_quiet_count_needs_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    assert list(Reporter().counted([1, 2], "texts")) == [1, 2]
+    assert list(Reporter().counted([1, 2], "text")) == [1, 2]
 
 
 def test_a_shorter_line_covers_a_longer_one() -> None:

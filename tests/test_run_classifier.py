@@ -24,8 +24,8 @@ from commands import (
     mrpc_rows,
     write_mrpc,
 )  # fmt: skip
-from minibert import checkpoint, estimator, planning, tasks
-from minibert.checkpoint import conversion, names, sources, tensorflow
+from minibert import checkpoint, estimator, latest, planning, tasks
+from minibert.checkpoint import conversion, names, sources
 from minibert.progress import Reporter
 from minibert.squad.words import Cutter
 from minibert.tokenizer import FILES
@@ -79,7 +79,7 @@ def test_train_evaluate_and_predict_write_googles_files(here: Path) -> None:
         "checkpoint", "eval_results.txt", "test_results.tsv", "metrics.jsonl",
         "model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001", "run.json", "config.json", *FILES,
     }  # fmt: skip
-    assert tensorflow.latest(here / "out") == "model.ckpt-12"
+    assert latest.newest(here / "out") == "model.ckpt-12"
 
 
 @pytest.mark.parametrize("form", ["", "/model.ckpt-12"])
@@ -324,7 +324,7 @@ def test_training_goes_on_where_it_stopped(here: Path) -> None:
     whole = sources.find(here / "out" / "model.ckpt-12")
     for name in ("model.ckpt-10.index", "model.ckpt-12.index"):
         (here / "out" / name).rename(here / f"moved-{name}")
-    tensorflow.write_latest(here / "out", "model.ckpt-5", ["model.ckpt-5"])
+    latest.write(here / "out", "model.ckpt-5", ["model.ckpt-5"])
     done = classify(here, do_train="true", save_checkpoints_steps=5)
     assert done.code == 0 and "going on after step 5" in done.err
     again = sources.find(here / "out" / "model.ckpt-12")
@@ -498,3 +498,10 @@ def test_the_chapters_commands_on_mrpc(shared: Path, tmp_path: Path) -> None:
     assert said["loss"] == said["eval_loss"] or float(said["loss"]) == pytest.approx(float(said["eval_loss"]), rel=1e-6)
     test = tasks.get("mrpc").read("test", shared / "data" / "glue" / "MRPC")
     assert len((tmp_path / "mrpc" / "test_results.tsv").read_text().splitlines()) == len(test) == 1725
+
+
+@pytest.mark.parametrize("lacking", ["dev.tsv", "test.tsv"])
+def test_what_is_missing_is_told_before_training(here: Path, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimator, "train", Mock(side_effect=AssertionError("trained")))
+    (here / "glue" / "MRPC" / lacking).unlink()
+    assert_one_line(classify(here, do_train="true", do_eval="true", do_predict="true"), 1, f"{lacking}: no such file")

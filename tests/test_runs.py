@@ -107,3 +107,19 @@ def test_resume_and_overwrite_contradict_each_other(tmp_path):
 def test_a_task_without_training_data_is_refused_before_anything_is_fetched(tmp_path):
     with pytest.raises(ConfigError, match="cannot be trained"):
         minibert.finetune("ax", output_dir=tmp_path / "run")
+
+
+def test_what_no_run_has_written_is_not_overwritten(tmp_path):
+    for name in ("model.safetensors", "vocab.txt"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "notes").write_text("mine, too")
+    refused = pytest.raises(RunError, match="holds model.safetensors, which is no run's; move it away")
+    with refused, claim(tmp_path, overwrite=True):
+        pass
+    assert {path.read_text() for path in tmp_path.iterdir() if path.name != ".lock"} == {"mine", "mine, too"}
+    for name in ("model.safetensors", "vocab.txt"):
+        (tmp_path / name).unlink()
+    with claim(tmp_path, overwrite=True):
+        (tmp_path / "model.safetensors").write_text("the run's")
+    with claim(tmp_path, overwrite=True):
+        assert {path.name for path in tmp_path.iterdir()} == {"notes", "run.json", ".lock"}

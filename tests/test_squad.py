@@ -24,7 +24,7 @@ from commands import (
     make_checkpoint,
     minibert_in_process,
 )  # fmt: skip
-from minibert import checkpoint, datasets, files, loop, planning, training
+from minibert import checkpoint, datasets, files, latest, loop, planning, training
 from minibert.autograd import Tape, Tensor
 from minibert.batch import pack
 from minibert.checkpoint import conversion, names, tensorflow
@@ -35,8 +35,9 @@ from minibert.model import tokenizer_of
 from minibert.progress import Reporter
 from minibert.random import Key, initial_weights
 from minibert.squad import answering, evaluation, finetuning, reading
-from minibert.squad.reader import Reader
+from minibert.squad.reader import Reader, tops
 from minibert.squad.settings import SquadConfig
+from minibert.tokenizer import Features
 from models import CONFIG as SMALL
 from models import arrays, split
 
@@ -93,9 +94,11 @@ def test_a_run_its_files_and_what_is_made_of_them(small, tmp_path, monkeypatch):
     rates = [json.loads(line)["learning_rate"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rates[0] == rates[6] == 1e-3 and rates == sorted(rates[:6], reverse=True) + sorted(rates[6:], reverse=True)
 
-    with pytest.raises(CheckpointError, match="is of a reader, .* minibert answer and minibert.load_squad take it"):
+    with pytest.raises(
+        CheckpointError, match="answers questions and .* minibert answer and minibert.load_squad take it"
+    ):
         minibert.load(run)
-    assert_one_line(minibert_in_process("predict", run / "model.safetensors", stdin=b"a\tb\n"), 1, "is of a reader")
+    assert_one_line(minibert_in_process("predict", run / "model.safetensors", stdin=b"a\tb\n"), 1, "answers questions")
     said = json.loads((run / "predictions.json").read_text())
     assert list(said) == [f"q{i}" for i in range(24, 33)]
     again = minibert_in_process("predict", run, "--input", small["dev"], "--output", tmp_path / "again")
@@ -211,6 +214,11 @@ def test_a_damaged_setting_in_run_json_is_told_in_a_line():
     for damage in ({"doc_stride": "64"}, {"max_answer_length": 0}, {"task": 5}):
         with pytest.raises(RunError, match=r"run.json: its settings are damaged"):
             answering.settings_of({"settings": damage})
+    with pytest.raises(ConfigError, match="task 'squad2.0' is none of SQuAD's: squad or squad2"):
+        answering.settings_of(None, "squad2.0")
+    for threshold in (float("inf"), float("nan")):  # which run.json could not hold
+        with pytest.raises(ConfigError, match="null_score_diff_threshold .* must be a finite number"):
+            SquadConfig(task="squad2", precision="fp32", null_score_diff_threshold=threshold)
 
 
 @pytest.mark.parametrize(("task", "file"), [("squad", "dev"), ("squad2", "dev2")])
@@ -382,7 +390,7 @@ def test_what_run_squad_trains_is_used_as_any_other(small, tmp_path, version_2):
     }  # fmt: skip
     assert minibert_in_process("run-squad", *(f"--{name}={value}" for name, value in given.items())).code == 0
     pooler = "bert/pooler/dense/kernel"  # which Google's script restores from its output directory
-    newest = tensorflow.read(tmp_path / "out" / tensorflow.latest(tmp_path / "out"))
+    newest = tensorflow.read(tmp_path / "out" / latest.newest(tmp_path / "out"))
     begun = tensorflow.read(tmp_path / "bert" / "bert_model.ckpt")
     np.testing.assert_array_equal(newest.entries[pooler].read(), begun.entries[pooler].read())
     files = ("predictions.json", "nbest_predictions.json", *["null_odds.json"] * version_2)
@@ -433,6 +441,9 @@ def test_what_cannot_be_evaluated_is_told_before_training(small, tmp_path, monke
     first = ["--first", f"{small['train']}:1"]
     run = [*options(tmp_path / "run", small["base"])]
     assert_stopped(minibert_in_process("finetune", "squad", *first, "--dev", small["dev2"], *run), 1, "has no answers")
+    monkeypatch.setattr(datasets, "squad_files", Mock(side_effect=AssertionError("downloaded")))
+    lacking = ["--first", "no-such.json:1", *run]
+    assert_one_line(minibert_in_process("finetune", "squad", *lacking), 1, "no-such.json: no such file")
     for epochs in ("nan", "inf", "0"):
         bad = ["--first", f"{small['train']}:{epochs}", "--dev", small["dev"], *run]
         assert_one_line(minibert_in_process("finetune", "squad", *bad), 1, "a stage needs more than 0")
@@ -514,7 +525,7 @@ def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):
     parts = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
     before = contents(small["base"])
     done = minibert_in_process("finetune", "squad", *parts, *options(small["base"], small["base"]), "--overwrite")
-    assert_stopped(done, 1, "is the checkpoint that training starts from")
+    assert_one_line(done, 1, "holds config.json, which is no run's")
     both = [*options(tmp_path / "run", small["base"]), "--resume", "--overwrite"]
     assert_one_line(minibert_in_process("finetune", "squad", *parts, *both), 1, "give one of them")
     assert contents(small["base"]) == before and not (tmp_path / "run").exists()
@@ -541,3 +552,18 @@ def test_what_is_missing_gets_one_line(small, tmp_path):
     assert_one_line(bad, 1, "bad.json")
     with pytest.raises(Exception, match="marks no answers"):
         answering.load_squad(small["base"])
+
+
+def test_more_answers_than_a_window_has_tokens_take_no_more_memory(small):
+    reader = make_answerer(small["base"], "squad").reader
+    features = Features(np.arange(5, 12, dtype=np.int32), np.zeros(7, np.int8), np.array([0, 7]))
+    (top,) = tops(reader, [features], 100_000)
+    assert top.places.shape == (1, 2, reader.config.max_position_embeddings)
+    assert sorted(top.places[0, 0, :7]) == [*range(7)] and (top.places[0, 0, 7:] == -1).all()
+
+
+def test_for_stages_of_one_s_own_the_development_file_alone_is_fetched(small, tmp_path):
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v1.1.json").write_bytes(small["dev"].read_bytes())
+    stage = ["--first", f"{small['train']}:0.5", "--data-dir", tmp_path]
+    assert minibert_in_process("finetune", "squad", *stage, *options(tmp_path / "run", small["base"])).code == 0

@@ -77,6 +77,12 @@ def test_long_spans_are_no_answers(longest: int, wanted: list[str]) -> None:
     assert [text for text in texts(prediction) if "c" in text.split()[1:]] == wanted
 
 
+def test_a_longest_answer_of_any_size() -> None:
+    logits = logits_of(8, {4: 3, 5: 1}, {4: 1, 6: 2})
+    for longest in (2**31 - 1, 2**31, 10**30):
+        assert texts(predicted("A b c", logits, max_answer_length=longest)) == ["A b c", "A", "b c"]
+
+
 def test_only_tokens_of_the_text_can_be_answers() -> None:
     prediction = predicted("a b", logits_of(7, {0: 9, 1: 9, 3: 9, 6: 9}, {0: 9, 2: 9, 3: 9, 6: 9}))
     assert texts(prediction) == ["empty"]

@@ -50,7 +50,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it(layerwise, place, 
         t.begin = lambda step: broken(t, step, stop)
         description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
         with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
-            train(t, run, TASK, None, None, 100, Reporter())
+            train(t, run, 100, Reporter())
         return t
 
     straight = run_to(tmp_path / "straight", None)
@@ -129,7 +129,7 @@ def test_memory_that_runs_out_in_an_update_ends_the_run_and_the_steps_before_it_
         RunDirectory.claim(tmp_path / "run", description, resume=False, overwrite=False) as run,
         pytest.raises(RunError, match="some weights are updated, others are not; go on from the last"),
     ):
-        train(t, run, TASK, None, None, 100, Reporter())
+        train(t, run, 100, Reporter())
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 

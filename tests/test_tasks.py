@@ -55,7 +55,7 @@ def test_each_layout_is_read(name: str, train: list, dev: list) -> None:
     assert labels_of(task, "dev") == dev
     assert set(labels_of(task, "test")) == ({None} if name != "xnli" else {E, C, N})
     for split in task.splits:
-        assert all(path.is_file() for path in task.paths(split, GLUE))
+        assert task.path(split, GLUE).is_file()
         for example in task.read(split, GLUE):
             assert example.text_a
             assert (example.text_b is not None) == task.pairs
@@ -286,7 +286,7 @@ def test_csv_with_quotes(tmp_path: Path, encoding: str, newline: str) -> None:
     assert task.labels == ("no", "yes") and task.pairs and task.metrics == ("accuracy", "f1")
     assert (first.id, first.text_a, first.text_b, first.label) == ("7", 'He said "no", twice', "b", 1)
     assert (second.id, second.text_a, second.label) == ("8", f"two{newline}lines", 0)
-    assert task.paths("train") == [path]
+    assert task.path("train") == path
 
 
 def test_tsv_and_jsonl_tables(tmp_path: Path) -> None:
@@ -551,3 +551,20 @@ def test_files_to_predict(tmp_path: Path) -> None:
     assert len(list(read_pairs(GLUE / "MRPC" / "test.tsv"))) == 10  # a header that is known without being told
     with pytest.raises(DataError, match="no such file"):
         list(read_pairs(tmp_path / "missing.tsv"))
+
+
+@pytest.mark.parametrize("typo", ["3_5", "\u0663", "0x3"])
+def test_a_number_is_written_in_decimal_digits(tmp_path, typo):
+    path = write(tmp_path / "train.csv", f"text,score\na,3.5\nb,{typo}\n")
+    with pytest.raises(DataError, match="line 3: the label .* is no number"):
+        table(train=path, label="score", regression=True).read("train")
+
+
+def test_an_empty_line_of_csv_is_none_of_its_rows(tmp_path):
+    for text in ("text\nhello\n\nworld\n", "\ntext\nhello\nworld\n\n"):
+        assert [e.text_a for e in read_pairs(write(tmp_path / "one.csv", text))] == ["hello", "world"]
+
+
+def test_of_a_pair_the_missing_half_is_named(tmp_path):
+    with pytest.raises(DataError, match="'sentence1' is there, and 'sentence2' is missing"):
+        list(read_pairs(write(tmp_path / "half.jsonl", '{"sentence1": "a"}\n')))

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from minibert import models
+from minibert import latest, models
 from minibert.checkpoint import names, tensorflow
 from minibert.checkpoint.table import read_table, write_table
 from minibert.checkpoint.tensors import DTYPES, Entry, of_array
@@ -166,7 +166,7 @@ def test_the_index_is_written_last(tmp_path: Path) -> None:
 
 
 def test_latest_reads_what_tensorflow_wrote() -> None:
-    assert tensorflow.latest(GOLDEN) == "größe.ckpt-2"
+    assert latest.newest(GOLDEN) == "größe.ckpt-2"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_latest_reads_what_tensorflow_wrote() -> None:
 )
 def test_latest(text: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_text(text)
-    assert tensorflow.latest(tmp_path) == name
+    assert latest.newest(tmp_path) == name
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_latest(text: str, name: str, tmp_path: Path) -> None:
 def test_latest_refuses(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_bytes(content)
     with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'checkpoint'}: ")):
-        tensorflow.latest(tmp_path)
+        latest.newest(tmp_path)
 
 
 def test_latest_comes_back(tmp_path: Path) -> None:
-    assert tensorflow.latest(tmp_path) is None
+    assert latest.newest(tmp_path) is None
     for name in ("model.ckpt-343", "größe'\"\n-1"):
-        tensorflow.write_latest(tmp_path, name, ["model.ckpt-1", name])
-        assert tensorflow.latest(tmp_path) == name
-    tensorflow.write_latest(tmp_path, "b", ["a", "b"])
+        latest.write(tmp_path, name, ["model.ckpt-1", name])
+        assert latest.newest(tmp_path) == name
+    latest.write(tmp_path, "b", ["a", "b"])
     assert (tmp_path / "checkpoint").read_text() == (
         'model_checkpoint_path: "b"\nall_model_checkpoint_paths: "a"\nall_model_checkpoint_paths: "b"\n'
     )

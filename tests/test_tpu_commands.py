@@ -23,7 +23,8 @@ from commands import (
     minibert_process,
     write_mrpc,
 )
-from minibert.checkpoint import conversion, tensorflow
+from minibert import latest
+from minibert.checkpoint import conversion
 from test_squad import WIDE, write_squad
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason='JAX is an extra: pip install ".[jax]"')
@@ -142,7 +143,7 @@ def test_googles_flags(folder, tmp_path):
         [float(line.split(" = ")[1]) for line in done.out.splitlines()[1:]] for done in (ours, theirs)
     ]  # fmt: skip
     np.testing.assert_allclose(*values, rtol=0, atol=1e-4)
-    assert tensorflow.latest(tmp_path / "tpu") == tensorflow.latest(tmp_path / "cpu") == "model.ckpt-9"
+    assert latest.newest(tmp_path / "tpu") == latest.newest(tmp_path / "cpu") == "model.ckpt-9"
 
 
 @needs_jax

@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_updates_nothing(tmp_path):
         RunDirectory.claim(tmp_path / "run", description, False, False) as run,
         pytest.raises(RunError, match="step 1 of 43.*lower learning rate"),
     ):
-        loop.train(t, run, None, None, None, 1000, Reporter())
+        loop.train(t, run, 1000, Reporter())
     np.testing.assert_array_equal(flat(t), before)
     assert not any(moments.any() for _, moments in t.optimizer.state())
 

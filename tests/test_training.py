@@ -248,7 +248,7 @@ def run_to(folder, stop, save_every, total=24):
     t.begin = begin
     description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
     with RunDirectory.claim(folder, description, resume=True, overwrite=False) as run:
-        train(t, run, TASK, None, None, save_every, Reporter())
+        train(t, run, save_every, Reporter())
     return weights(t), (folder / "metrics.jsonl").read_text()
 
 
@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before_it(t
     before = weights(t)
     with RunDirectory.claim(tmp_path / "run", description, False, False) as run:
         with pytest.raises(RunError, match="step 1 of 60.*lower learning rate"), np.errstate(all="ignore"):
-            train(t, run, TASK, None, None, 1000, Reporter())
+            train(t, run, 1000, Reporter())
         other = trainer()
         assert run.load_state(other.optimizer) == 0
     for name, array in before.items():

@@ -93,7 +93,7 @@ def test_an_unfinished_run_without_a_unit_does_not_go_on_in_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minibert.finetuning.units.of_labels", lambda *_: None)
-    monkeypatch.setattr("minibert.finetuning.loop.train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("minibert.finetuning.loop.train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "run")
     monkeypatch.undo()
@@ -151,3 +151,10 @@ def test_seeds_of_a_regression(folder: Path, tmp_path: Path) -> None:
     assert done.out.split()[:5] == ["seed", "rmse", "pearson", "spearman", "loss"]
     summary = json.loads((tmp_path / "run" / "seeds.json").read_text())
     assert f"{np.std(PRICES):,.0f}" in done.out and summary["majority"]["rmse"] == pytest.approx(np.std(PRICES))
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_refused(folder: Path, tmp_path: Path) -> None:
+    for start, step in ((1_700_000_000, 1), (20_230_101, 1)):
+        write(folder / "dates.csv", tuple(start + step * i for i in range(20)))
+        with pytest.raises(DataError, match=rf"column 'price': its numbers, {start} to .*subtract {start} from"):
+            train(folder, tmp_path / "run", "dates.csv")

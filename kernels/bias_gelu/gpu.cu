@@ -1,12 +1,11 @@
-// Bias and GELU: a thread eight adjacent columns, a block column a chunk of CHUNK tokens, whose part of dbias it sums. In
+// Bias and GELU: a thread eight adjacent columns, a block column a chunk of `rows` tokens, whose part of dbias it sums. In
 // bf16 forward moves 4 bytes an element, backward 6, or 8 where it writes y too. The next row is asked for before this one
 // is written, because the compiler has to take them for one.
 #include "storage.cuh"
 #include "gelu.cuh"
-#include "sums.cuh"
 
-extern "C" __global__ void forward(storage* y, const storage* x, const float* bias, bool tanh, int t, int f) {
-    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
+extern "C" __global__ void forward(storage* y, const storage* x, const float* bias, bool tanh, int rows, int t, int f) {
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * rows, end = min(row + rows, t);
     if (first >= f) return;
     float shifts[8], h[8];
     load8(shifts, bias, first, f);
@@ -22,9 +21,9 @@ extern "C" __global__ void forward(storage* y, const storage* x, const float* bi
 
 // dx = dy gelu'(x + bias), partials[chunk] = the chunk's sum of dx; y = gelu(x + bias), if there is a y. dx may be dy.
 extern "C" __global__ void backward(
-    storage* dx, storage* y, float* partials, const storage* dy, const storage* x, const float* bias, bool tanh, int t,
-    int f) {
-    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
+    storage* dx, storage* y, float* partials, const storage* dy, const storage* x, const float* bias, bool tanh,
+    int rows, int t, int f) {
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * rows, end = min(row + rows, t);
     if (first >= f) return;
     float shifts[8], h[8], d[8], sums[8] = {};
     load8(shifts, bias, first, f);

@@ -10,7 +10,6 @@ from minibert.errors import BackendError
 
 from .sums_gpu import add_partials
 
-FORWARD_ROWS = 4  # a block, which then reads gamma and beta once
 LONGEST = 5120  # columns, 8 for each of a block's 640 threads
 # Backward has as many blocks as an H200 holds at once: a few more would wait for all others to end.
 MULTIPROCESSORS, REGISTERS, PER_THREAD = 132, 65536, 96
@@ -21,6 +20,11 @@ def threads(c: int) -> int:
     if c > LONGEST:
         raise BackendError(f"LayerNorm on the GPU has rows of at most {LONGEST} columns, got {c}")
     return max(32, -(-c // 256) * 32)
+
+
+def forward_rows(t: int) -> int:
+    """Rows of a block of forward, which reads gamma and beta once: more where there are blocks enough."""
+    return max(4, min(16, t // 1536))
 
 
 def chunk_rows(t: int, c: int) -> int:

@@ -1,11 +1,10 @@
-// Sums of columns over tokens, in chunks of CHUNK rows that are added in order: one sum's bits, whatever the timing.
+// Sums of columns over tokens, in chunks of `rows` that are added in order: one sum's bits, whatever the timing.
 #include "storage.cuh"
-#include "sums.cuh"
 #define WARPS 16  // as in sums_gpu.py
 
 // partials[chunk, i] = sum of x[t, i] over the chunk's tokens. A thread eight adjacent columns, a block column a chunk.
-extern "C" __global__ void sum_chunks(float* partials, const storage* x, int t, int f) {
-    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * CHUNK, end = min(row + CHUNK, t);
+extern "C" __global__ void sum_chunks(float* partials, const storage* x, int rows, int t, int f) {
+    int first = 8 * (blockIdx.y * blockDim.x + threadIdx.x), row = blockIdx.x * rows, end = min(row + rows, t);
     if (first >= f) return;
     float sums[8] = {}, numbers[8];
 #pragma unroll 4

@@ -42,6 +42,11 @@ class Recorder(Device):
         """What is kept for recordings."""
         return self._apart_bytes
 
+    @property
+    def recording_takes(self) -> int:
+        """What one of the last calls may take beyond that: what they have left behind."""
+        return max(0, self._kept_bytes - self._apart_bytes)
+
     def forget_recordings(self) -> None:
         """Gives back what was kept for them; none of this generation may be launched any more."""
         self.generation += 1

@@ -20,7 +20,8 @@ def forward(
     y: Any, mean: Any, rstd: Any, x: Any, residual: Any, gamma: Any, beta: Any, positions: Any, examples: Any,
     eps: float, rate: float, seed: int, stream: int,
 ) -> None:  # fmt: skip
-    (t, c), rows = x.shape, norm.FORWARD_ROWS
+    t, c = x.shape
+    rows = norm.forward_rows(t)
     _kernels.launch(
         "forward", blocks(t, rows), norm.threads(c), y, mean, rstd, x, residual, gamma, beta, positions, examples, eps,
         threshold(rate), scale(rate), seed, stream, rows, t, c,

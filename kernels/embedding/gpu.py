@@ -31,7 +31,8 @@ def forward(
     y: Any, mean: Any, rstd: Any, ids: Any, segments: Any, positions: Any, examples: Any, word: Any, position: Any,
     segment: Any, gamma: Any, beta: Any, eps: float, rate: float, seed: int, stream: int,
 ) -> None:  # fmt: skip
-    (t, c), rows = y.shape, norm.FORWARD_ROWS
+    t, c = y.shape
+    rows = norm.forward_rows(t)
     _kernels.launch(
         "forward", blocks(t, rows), norm.threads(c), y, mean, rstd, ids, segments, positions, examples, word, position,
         segment, gamma, beta, eps, threshold(rate), scale(rate), seed, stream, rows, t, c,

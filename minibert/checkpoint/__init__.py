@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from minibert import files, models
-from minibert.checkpoint import huggingface, names, sources
+from minibert.checkpoint import archive, huggingface, names, sources
 from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry, of_array
 from minibert.config import BertConfig, ignored_keys, is_own
@@ -152,7 +152,7 @@ def _assign(found: Source, config: BertConfig, spans: bool) -> tuple[dict[str, E
     for name, shape in wanted.items():
         if name not in entries and name.startswith("pooler.") and heads["span head"]:
             raise CheckpointError(
-                f"{found.path}: is of a reader, which marks answers in texts, and has no {name}: minibert answer and "
+                f"{found.path}: answers questions and has no {name}, which a classifier needs: minibert answer and "
                 "minibert.load_squad take it"
             )
         if name not in entries:
@@ -177,12 +177,15 @@ def _read_config(path: Path) -> tuple[BertConfig, tuple[str, ...]]:
 
 
 def read_config(source: Path | str) -> BertConfig:
-    """The config alone of what `load` reads: of random:SHAPE, a directory, or a file with its config beside it."""
+    """The config alone of what `load` reads: of random:SHAPE, a directory, a zip, or a file with one beside it."""
     name = str(source)
     if name.startswith(RANDOM) and name.removeprefix(RANDOM) in models.NAMES:
         return models.config(name.removeprefix(RANDOM))
     place = Path(name.removeprefix(RANDOM))
-    path = config_path(place) if place.is_dir() else place if place.suffix == ".json" else config_path(place.parent)
+    if place.is_file() and archive.is_archive(place):
+        place = archive.unpack(place)
+    is_config = place.suffix == ".json" and not place.name.endswith(sources.SHARDED)
+    path = config_path(place) if place.is_dir() else place if is_config else config_path(place.parent)
     if path is None or not path.is_file():
         raise CheckpointError(f"{source}: has no {' or '.join(CONFIGS)} beside it: give its directory or random:SHAPE")
     return _read_config(path)[0]

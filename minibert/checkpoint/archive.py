@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from minibert import files, temporary
+from minibert import files, temporary, zips
 from minibert.errors import CheckpointError
 
 MAGIC = b"PK\x03\x04"
@@ -117,19 +117,7 @@ def _damage(where: str) -> Iterator[None]:
 
 def _open(file: BinaryIO, path: Path) -> zipfile.ZipFile:
     with _damage(str(path)):
-        return zipfile.ZipFile(_Pieces(file))
-
-
-class _Pieces:
-    """A file that is read in pieces: zipfile takes its directory into memory whole, however long it says it is."""
-
-    def __init__(self, file: BinaryIO):
-        self.seek, self.tell, self.seekable, self._read = file.seek, file.tell, file.seekable, file.read
-
-    def read(self, size: int = -1) -> bytes:
-        if size > files.CHUNK:
-            raise zipfile.BadZipFile(f"its directory says it has {size} bytes")
-        return self._read(size)
+        return zips.opened(file)
 
 
 def _check_apart(archive: zipfile.ZipFile, path: Path) -> None:

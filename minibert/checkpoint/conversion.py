@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minibert import files, remote
+from minibert import files, latest, remote
 from minibert.checkpoint import config_path, huggingface, names, pytorch, sources, tensorflow
 from minibert.checkpoint.sources import Source
 from minibert.checkpoint.tensors import Entry
@@ -90,7 +90,7 @@ def convert(
         with contextlib.suppress(CheckpointError):  # a vocabulary that is none is no reason to lose the weights
             tokenizer, copied = Tokenizer.load(found.folder), {}
     places = [*written, chosen.config, *(TOKENIZER if tokenizer else copied)]
-    _check_free(target, form, places, found, overwrite, standing)
+    _check_free(target, form, places, (found.path, path), overwrite, standing)
     for name, entries in written.items():
         chosen.write(target / name, entries)
     if overwrite and remote.name(target.resolve()) != remote.name(found.folder.resolve()):
@@ -109,9 +109,11 @@ def convert(
 
 
 def _check_free(
-    target: Path, form: str, written: Iterable[str], found: Source, overwrite: bool, standing: Collection[str]
+    target: Path, form: str, written: Iterable[str], own: tuple[Path, ...], overwrite: bool, standing: Collection[str]
 ) -> None:
-    """Raises CheckpointError where a file would be replaced unasked, and where readers prefer other weights in it."""
+    """Raises CheckpointError where a file would be replaced unasked, and where one that is none of the source's `own`
+    would be read instead.
+    """
 
     def stands(place: Path) -> bool:
         return place.exists() or place.name in standing
@@ -121,11 +123,11 @@ def _check_free(
         places[:1] = tensorflow.written(places[0])
     if there := [place for place in places if stands(place) and not overwrite]:
         raise CheckpointError(f"{remote.name(there[0])}: is there already: choose another place or add --overwrite")
-    preferred = [*sources.USUAL, tensorflow.LATEST]
+    preferred = [*sources.USUAL, latest.NAME, FORMATS["hf"].config]
     if form != "tensorflow":
         preferred = preferred[: preferred.index(FORMATS[form].weights)]
     for place in (target / name for name in preferred):
-        if stands(place) and not _same(place, found.path):
+        if stands(place) and not any(_same(place, other) for other in own):
             raise CheckpointError(
                 f"{remote.name(place)}: would be read instead of what is written: remove it or choose another place"
             )

@@ -27,14 +27,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minibert import files
+from minibert import files, zips
 from minibert.checkpoint import pickles
 from minibert.checkpoint.tensors import DTYPES, Entry, Stored, are_sizes, is_shape
 from minibert.errors import CheckpointError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_DIRECTORY_LIMIT = 1 << 20  # bytes of a zip's directory: BERT-Large's has 30 kB
 _LARGE = 1 << 31  # bytes from which a member needs 64-bit sizes
 _SHARING_LIMIT = 64  # how often tensors may hold the file's bytes: tied weights hold theirs two or three times
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
@@ -248,23 +247,10 @@ def _read_zip(path: Path, file: BinaryIO, data: np.ndarray) -> tuple[object, dic
     return top, {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
 
 
-class _Directory:
-    """What zipfile may read of the file: it takes the directory whole, and makes objects of its entries."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, count: int = -1) -> bytes:
-        if count > _DIRECTORY_LIMIT:
-            raise zipfile.BadZipFile(f"its directory has {count} bytes, not under {_DIRECTORY_LIMIT}")
-        return self._file.read(count)
-
-
 def _members(path: Path, file: BinaryIO, data: np.ndarray) -> dict[str, _Record]:
     """The archive's members, none of which may be compressed, encrypted, there twice or overlap another."""
     try:
-        with zipfile.ZipFile(_Directory(file)) as archive:
+        with zips.opened(file) as archive:
             infos = archive.infolist()
     # ValueError: names that are not UTF-8; NotImplementedError: versions of the format that zipfile does not know.
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as reason:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert import files
+from minibert import files, latest
 from minibert.checkpoint import archive, huggingface, names, pytorch, table, tensorflow
 from minibert.checkpoint.tensors import Entry, Stored
 from minibert.errors import CheckpointError
@@ -93,12 +93,12 @@ def _read_folder(folder: Path) -> Stored:
         if (folder / name).is_file():
             return _read_file(folder / name)
     with files.one_line(folder, "read", CheckpointError):
-        latest = tensorflow.latest(folder)
-        if latest is not None:
-            if not os.path.isfile(folder / f"{latest}.index"):
-                path = folder / tensorflow.LATEST
-                raise CheckpointError(f"{path}: names {latest[:200]!r}, and there is no such file: {READS}")
-            return tensorflow.read(folder / latest)
+        newest = latest.newest(folder)
+        if newest is not None:
+            if not os.path.isfile(folder / f"{newest}.index"):
+                path = folder / latest.NAME
+                raise CheckpointError(f"{path}: names {newest[:200]!r}, and there is no such file: {READS}")
+            return tensorflow.read(folder / newest)
         found = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path)]
     if len(found) > 1:
         listed = ", ".join(path.name for path in found[:5])

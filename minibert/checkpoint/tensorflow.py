@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,6 @@ from minibert.checkpoint.protobuf import Message, fixed32_field, integer_field, 
 from minibert.checkpoint.table import LARGEST, masked_crc, read_table, write_table
 from minibert.checkpoint.tensors import DTYPES, Entry, Stored, is_shape, view
 from minibert.errors import CheckpointError
-
-LATEST = "checkpoint"  # the file in a folder that names the newest prefix
 
 # tensorflow/core/framework/types.proto; those that DTYPES lacks may stand in entries that nobody reads.
 _TYPES = {
@@ -269,64 +266,4 @@ def _bundle_entry(entry: Entry, offset: int, raw: memoryview) -> bytes:
         + integer_field(_OFFSET, offset)
         + integer_field(_SIZE, raw.nbytes)
         + fixed32_field(_CRC, masked_crc(np.asarray(raw)))
-    )
-
-
-def latest(folder: Path) -> str | None:
-    """The prefix in `folder` that its file `checkpoint` names as the newest; None where there is no such file.
-
-    Of a path, which TensorFlow writes when another folder is meant or was, only the last part counts.
-    """
-    found = _paths(folder, b"model_checkpoint_path")
-    if found is None:
-        return None
-    if not found:
-        raise CheckpointError(f"{folder / LATEST}: does not name a checkpoint: give the path of its .index file")
-    return found[-1]
-
-
-def named(folder: Path) -> list[str]:
-    """All prefixes in `folder` that its file `checkpoint` names as standing there, the oldest first."""
-    return _paths(folder, b"all_model_checkpoint_paths") or []
-
-
-def _paths(folder: Path, key: bytes) -> list[str] | None:
-    """The last parts of the paths that the file `checkpoint` has by this name; None where there is no such file."""
-    path = folder / LATEST
-    with files.one_line(path, "read", CheckpointError):
-        if not path.is_file():
-            return None
-        with files.open_read(path, CheckpointError) as file:
-            text = file.read(1 << 20)
-    found = re.findall(rb"^[ \t]*" + key + rb'[ \t]*:[ \t]*"((?:[^"\\\n]|\\.)*)"', text, re.MULTILINE)
-    return [_file_name(quoted, path) for quoted in found]
-
-
-def _file_name(quoted: bytes, path: Path) -> str:
-    """The last part of a path that `path` has between quotes."""
-    try:
-        name = re.split(r"[/\\]", re.sub(rb"\\([0-7]{1,3}|.)", _unescaped, quoted).decode())[-1]
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{path}: does not name a checkpoint: give the path of its .index file") from None
-    if name in ("", ".", "..") or "\0" in name or Path(name).name != name:
-        raise CheckpointError(f"{path}: names {name[:200]!r}, which cannot be a file: give the path of its .index file")
-    return name
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    code = match[1]
-    return bytes([int(code, 8) & 0xFF]) if code[:1].isdigit() and code[:1] < b"8" else code
-
-
-def write_latest(folder: Path, newest: str, kept: Sequence[str]) -> None:
-    """Writes the file `checkpoint`: `newest`, a prefix in `folder`, and all that stand there, the oldest first."""
-    lines = [f'model_checkpoint_path: "{_escaped(newest)}"']
-    lines += [f'all_model_checkpoint_paths: "{_escaped(name)}"' for name in kept]
-    files.write_whole(folder / LATEST, "".join(line + "\n" for line in lines).encode())
-
-
-def _escaped(name: str) -> str:
-    """Text of the text format: what is not plain ASCII, quotes and backslashes as octal numbers of bytes."""
-    return "".join(
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}" for byte in name.encode()
     )

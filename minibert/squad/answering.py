@@ -84,13 +84,13 @@ def load_squad(
 def settings_of(description: dict | None, task: str | None = None) -> SquadConfig:
     """What a run answers by, and the threshold that was found for it; the defaults where there is no run."""
     given = {k: v for k, v in (description or {"settings": {}})["settings"].items() if k in ANSWERED_BY}
-    given |= {"task": task} if task else {}
     if description and isinstance(description.get("null_score_diff_threshold"), float):
         given["null_score_diff_threshold"] = description["null_score_diff_threshold"]
     try:
-        return SquadConfig(**{"task": "squad", "precision": "fp32", **given})
+        settings = SquadConfig(**{"task": "squad", "precision": "fp32", **given})
     except (TypeError, ConfigError):
         raise RunError("run.json: its settings are damaged; train again with --overwrite") from None
+    return dataclasses.replace(settings, task=task) if task else settings
 
 
 def is_reader(path: Path) -> bool:

@@ -37,7 +37,7 @@ def predictions(
         behind, tops(answerer.reader, (each.features for _, each in ahead), s.n_best_size), answerer.tokenizer,
         n_best=s.n_best_size, max_answer_length=s.max_answer_length, negative=s.negative,
     )  # fmt: skip
-    return (report or Reporter()).counted(found, "questions")
+    return (report or Reporter()).counted(found, "question")
 
 
 def _twice(items: Iterable[T]) -> tuple[Iterator[T], Iterator[T]]:

@@ -30,6 +30,7 @@ from minibert.squad.reading import Questions
 from minibert.squad.settings import TASKS, SquadConfig
 from minibert.squad.spans import Answer
 from minibert.squad.windows import Windows
+from minibert.tasks.rows import check_file
 from minibert.tokenizer import Tokenizer
 from minibert.training import Trainer
 
@@ -142,7 +143,7 @@ def finetune_squad(
     with RunDirectory.claim(output, description, resume, overwrite, mirror, numbered and output == place.path) as run:
         starting.say_start(report, trainer, task, checkpoint, run, told)
         observe = starting.observer(run, report) if report_memory else None
-        loop.train(trainer, run, None, None, None, save_every, report, observe)
+        loop.train(trainer, run, save_every, report, observe=observe)
         results = _finish(trainer, run, config, data, report)
     return SquadRun(run.name if mirror else run.path, results)
 
@@ -176,16 +177,19 @@ def _files(
     report: Reporter,
 ) -> tuple[list[Stage], Path]:
     """What to train on and what to evaluate on."""
-    own = None
-    if not (stages and dev_file):
-        with report.transfer() as progress:
-            own = datasets.squad_files(config.task, data_dir and _folder(config.task, data_dir), progress)
     for file, epochs in stages:
         check_paths(stage=file)
         if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 < epochs < 2**31:
             raise ConfigError(f"{file}: {epochs} epochs: a stage needs more than 0, and a number of them")
-    parts = [Stage(Path(remote.local(file)), epochs) for file, epochs in stages] or [Stage(own[0], config.epochs)]  # type: ignore[index]
-    return parts, Path(remote.local(dev_file)) if dev_file else own[1]  # type: ignore[index]
+    parts = [Stage(Path(remote.local(file)), epochs) for file, epochs in stages]
+    for path in [part.file for part in parts] + ([Path(remote.local(dev_file))] if dev_file else []):
+        check_file(path, "check the path")  # before anything is downloaded
+    if parts and dev_file:
+        return parts, Path(remote.local(dev_file))
+    with report.transfer() as progress:
+        folder = data_dir and _folder(config.task, data_dir)
+        train, dev = datasets.squad_files(config.task, folder, progress, dev_only=bool(parts))
+    return parts or [Stage(train, config.epochs)], Path(remote.local(dev_file)) if dev_file else dev
 
 
 def _folder(task: str, data_dir: str | Path) -> str | Path:

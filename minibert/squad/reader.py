@@ -47,7 +47,7 @@ def tops(reader: Reader, windows: Iterable[Features], n: int) -> Iterator[Top]:
 
     Windows may come in any parts: batches are those of all windows together, and so are their bits.
     """
-    device = reader.device
+    device, n = reader.device, min(n, reader.config.max_position_embeddings)  # a window has no more
     together = batch.regrouped(windows, BATCH, reader.at_once)
     if device.backend == "tpu":
         from minibert.tpu import inference

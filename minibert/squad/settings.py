@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from minibert.errors import ConfigError
@@ -29,11 +30,16 @@ class SquadConfig(TrainConfig):
     null_score_diff_threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ConfigError(f"task {self.task!r:.40} is none of SQuAD's: {' or '.join(TASKS)}")
         super().__post_init__()
         self.lengths  # noqa: B018 - checks them
         for name in ("n_best_size", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is out of range: it must be at least 1")
+        threshold = self.null_score_diff_threshold
+        if threshold is not None and not math.isfinite(threshold):
+            raise ConfigError(f"null_score_diff_threshold {threshold} is out of range: it must be a finite number")
 
     @property
     def negative(self) -> bool:

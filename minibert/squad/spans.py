@@ -190,7 +190,7 @@ def _candidates(windows: Windows, own: range, rows: list[Row], max_answer_length
         for kept, place, here, maximal in zip(inside[:, 0], places[:, 0], first, windows.maximal(own), strict=True):
             kept[kept] = maximal[place[kept] - here]
     starts, ends = places[:, 0, :, None], places[:, 1, None, :]
-    allowed = inside[:, 0, :, None] & inside[:, 1, None, :] & (ends >= starts) & (ends < starts + max_answer_length)
+    allowed = inside[:, 0, :, None] & inside[:, 1, None, :] & (ends >= starts) & (ends - starts < max_answer_length)
     window, i, j = np.nonzero(allowed)
     order = np.argsort(-(values[window, 0, i] + values[window, 1, j]), kind="stable")
     offsets = windows.features.offsets[own.start : own.stop] - windows.features.offsets[own.start]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from minibert.errors import ConfigError, did_you_mean
+from minibert.errors import ConfigError, did_you_mean, plain
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Task:
         """The splits that a trained model is evaluated on."""
         return tuple(split for split in self.splits if split.startswith("dev"))
 
-    def paths(self, split: str, data_dir: Path) -> list[Path]:
-        """The files that a split is read from."""
+    def path(self, split: str, data_dir: Path) -> Path:
+        """The file that a split is read from."""
         raise NotImplementedError
 
     def wants(self, name: str) -> bool:
@@ -92,7 +92,7 @@ def get(name: str, to_train: bool = False) -> Task:
     for task in TASKS:
         if plain(task.name) == plain(name):
             return task
-    if plain(name) in (*SQUAD, "table"):
+    if plain(name) in (*SQUAD, "table", "triviaqa"):
         raise ConfigError(f"{name}: {_elsewhere(plain(name))}")
     choice = [task.name for task in TASKS if not to_train or "train" in task.splits] + [*SQUAD] * to_train
     meant = did_you_mean(name, choice)
@@ -103,12 +103,9 @@ def _elsewhere(name: str) -> str:
     """What to do about a name that is a task, but not one of those that get() knows."""
     if name == "table":
         return 'is made of your own files: give train and dev, in Python minibert.finetune("table", train=..., dev=...)'
+    if name == "triviaqa":
+        return "is trained on before SQuAD: minibert convert-triviaqa, and then minibert finetune squad --first FILE"
     return (
         f'answers questions: train it with minibert finetune {name}, in Python minibert.finetune_squad("{name}"), or '
         "minibert run-squad"
     )
-
-
-def plain(name: str) -> str:
-    """A name as it is compared: SST-2, sst_2 and sst2 are one."""
-    return name.lower().replace("-", "").replace("_", "")

@@ -9,19 +9,17 @@ is refused.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minibert.errors import DataError
-from minibert.tasks import Example, Task, plain
-from minibert.tasks.rows import read_text, split_lines, tsv_cells
+from minibert.errors import DataError, plain
+from minibert.tasks import Example, Task
+from minibert.tasks.rows import read_text, score, split_lines, tsv_cells
 
 log = logging.getLogger(__name__)
 
 BINARY = ("0", "1")
-LARGEST = 3.4028234663852886e38  # of the float32 that labels are trained in
 NLI = ("contradiction", "entailment", "neutral")  # Google's order; transformers' data sets have another
 ENTAILMENT = ("entailment", "not_entailment")
 
@@ -52,10 +50,10 @@ class GlueTask(Task):
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
-    def paths(self, split: str, data_dir: Path) -> list[Path]:
+    def path(self, split: str, data_dir: Path) -> Path:
         names = self.files[self._checked(split)].files
         folder = self._folder(Path(data_dir))
-        return [next((folder / name for name in names if (folder / name).exists()), folder / names[0])]
+        return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
 
     def wants(self, name: str) -> bool:
         first, _, rest = name.partition("/")
@@ -63,7 +61,7 @@ class GlueTask(Task):
         return any(inside in split.files for split in self.files.values())
 
     def read(self, split: str, data_dir: Path) -> list[Example]:
-        (path,) = self.paths(split, data_dir)
+        path = self.path(split, data_dir)
         layout = self.files[split]
         text = read_text(path, self._advice)
         if self.closed and not text.endswith("\n"):
@@ -141,17 +139,6 @@ class GlueTask(Task):
         if name not in self.labels:
             raise DataError(f"{where}: unknown label {text!r} (known: {', '.join(self.labels)}); {self._advice}")
         return self.labels.index(name)
-
-
-def score(text: str, where: str) -> float:
-    """A finite score; DataError otherwise."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= LARGEST:  # nor is NaN
-        raise DataError(f"{where}: the label {text!r} is no number, or a too large one; correct the row or remove it")
-    return value
 
 
 def _three(a: str, b: str | None, label: str, headless: tuple[str, ...] = ()) -> dict[str, Split]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from minibert.errors import DataError
 
 Row = tuple[int, dict[str, str | None]]  # the line's number from 1, and its cells by column name
 
+LARGEST = 3.4028234663852886e38  # of the float32 that labels are trained in
 DELIMITED = {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".jsonl": "jsonl", ".json": "jsonl"}
 
 
@@ -139,7 +141,7 @@ def named(
 
     `wanted` and `known` as in read_rows.
     """
-    _, header = next(rows)
+    header = next((cells for _, cells in rows if cells), [])  # after csv's empty lines, which have no cell
     header = spelled(header, (*(wanted or {}), *known))
     if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"{where}: line 1: column {twice[0]!r} stands twice; give each column its own name")
@@ -147,7 +149,7 @@ def named(
         if column not in header:
             raise DataError(f"{where}: line 1: no column {column!r}{there_are(header, advice)}")
     for number, cells in rows:
-        if not any(cells) and len(header) > 1:
+        if not cells or (not any(cells) and len(header) > 1):
             continue  # an empty line, or one of delimiters alone, as Excel leaves them
         if len(cells) != len(header):
             raise DataError(
@@ -155,6 +157,22 @@ def named(
                 "look for a stray or missing delimiter, or a file cut off"
             )
         yield number, dict(zip(header, cells, strict=True))
+
+
+def as_number(text: str) -> float:
+    """The number that a text is in decimal digits; NaN of any other, also of what only Python takes for one: 3_5."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return math.nan
+
+
+def score(text: str, where: str) -> float:
+    """A finite score; DataError otherwise."""
+    value = as_number(text)
+    if not abs(value) <= LARGEST:  # nor is NaN
+        raise DataError(f"{where}: the label {text!r} is no number, or a too large one; correct the row or remove it")
+    return value
 
 
 def there_are(header: Sequence[str], advice: str) -> str:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from minibert import files, remote
 from minibert.errors import ConfigError, DataError
 from minibert.tasks import Example, Task
-from minibert.tasks.glue import score
 from minibert.tasks.rows import (
     Row,
+    as_number,
     check_file,
     csv_cells,
     csv_header,
@@ -25,6 +25,7 @@ from minibert.tasks.rows import (
     json_cells,
     named,
     read_rows,
+    score,
     spelled,
     there_are,
     tsv_cells,
@@ -77,11 +78,11 @@ class TableTask(Task):
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
 
-    def paths(self, split: str, data_dir: Path | None = None) -> list[Path]:
-        return [self.files[self._checked(split)]]
+    def path(self, split: str, data_dir: Path | None = None) -> Path:
+        return self.files[self._checked(split)]
 
     def read(self, split: str, data_dir: Path | None = None) -> list[Example]:
-        (path,) = self.paths(split)
+        path = self.path(split)
         examples: list[Example] = []
         labelled = not split.startswith("test")
         for line, cells in read_rows(path, ADVICE, _wanted(self.columns, labelled), (self.label, *KNOWN)):
@@ -185,25 +186,23 @@ def table(
     return TableTask("table", found, metrics, text_b is not None, places, text_a, text_b, label, id)
 
 
-def read_pairs(
-    source: Path | str | Iterable[bytes | str], format: str | None = None, columns: Columns | None = None
-) -> Iterator[Example]:
+def read_pairs(source: Path | str | Iterable[bytes | str], columns: Columns | None = None) -> Iterator[Example]:
     """Texts to predict, without labels: a file, or an open stream such as sys.stdin.buffer, read as it comes.
 
     tsv has a header with column names of KNOWN_TEXTS, and perhaps id or index, or no header and one or two
     columns; jsonl has those names as keys; csv has the header. The names in `columns` are known too, and come
-    first; a label is not read. format: by the file's ending; a stream whose first line begins an object is jsonl,
-    any other tsv, or csv where only then its first line is a header. DataError names the line.
+    first; a label is not read. A file is what its ending says; a stream whose first line begins an object is jsonl, any
+    other tsv, or csv where only then its first line is a header. DataError names the line.
     """
     columns = columns or {}
     if isinstance(source, (str, Path)):
         path = Path(remote.local(source))
-        format = format or format_of(path)
+        format = format_of(path)
         if format == "csv":
             return _examples(read_rows(path, ADVICE, known=_known(columns)), str(path), columns)
         check_file(path, ADVICE)
         return _stream(_lines_of(path), str(path), format, columns)
-    return _stream(_decoded(source, "<stdin>"), "<stdin>", format, columns)
+    return _stream(_decoded(source, "<stdin>"), "<stdin>", None, columns)
 
 
 def _lines_of(path: Path) -> Iterator[str]:
@@ -231,8 +230,6 @@ def _stream(lines: Iterator[str], where: str, format: str | None, columns: Colum
             ((number, json_cells(line, where, number, texts, known)) for number, line in numbered), where, columns
         )
         return
-    if format not in (None, "tsv"):
-        raise ConfigError(f"{where}: no format {format!r} for a stream of texts; tsv or jsonl")
     header = first.split("\t")
     if _texts_among(spelled(header, known), columns):
         yield from _examples(named(tsv_cells(lines), where, known=known), where, columns)
@@ -273,6 +270,9 @@ def _examples(rows: Iterator[Row], where: str, columns: Columns) -> Iterator[Exa
         here = f"{where}: line {number}"
         texts = _texts_among(cells, columns)
         if texts is None:
+            for a, second in ((columns.get("text_a"), columns.get("text_b")), *KNOWN_TEXTS):
+                if a in cells and second:
+                    raise DataError(f"{here}: {a!r} is there, and {second!r} is missing")
             own = " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name)
             advice = "name the columns so"
             raise DataError(f"{here}: no {own or 'sentence'}, nor sentence1 and sentence2{there_are([*cells], advice)}")
@@ -327,17 +327,10 @@ def _find_labels(path: Path, column: str, wanted: Mapping[str, str]) -> tuple[st
             f"{path}: column {column!r} holds {len(found)} labels in {rows} rows; "
             "name the right one with --label, or predict numbers with --regression"
         )
-    numbers = {name: _number(name) for name in found}
+    numbers = {name: as_number(name) for name in found}
     if not all(map(math.isfinite, numbers.values())):
         return tuple(sorted(found))
     return tuple(sorted(found, key=lambda name: (numbers[name], name)))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _id(cells: Mapping[str, str | None], column: str | None, row: int, where: str) -> str:

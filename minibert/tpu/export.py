@@ -74,6 +74,7 @@ def export(
     if out.parts[:1] == ("gs:",):
         address = f"gs://{'/'.join(out.parts[1:])}"
         raise ConfigError(f"{address}: an export is written to a local folder; copy it to the bucket when it is there")
+    out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already; give a new folder")
     if not jax.config.values["jax_platforms"]:

@@ -8,7 +8,10 @@ line; its results go to RESULTS.npz, one after the other. Training goes on from 
 
 import hashlib
 import json
+import os
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +28,9 @@ def tensors(path):
 def given(path, wanted):
     """The arrays of a file of inputs."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name].astype(entry["dtype"]) for name, entry in wanted.items()}
-    except (AttributeError, EOFError, KeyError, TypeError, ValueError):
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path} is no .npz file with the arrays {', '.join(wanted)}") from None
 
 
@@ -49,7 +52,10 @@ def main(folder, *paths):
         results.append({name: np.atleast_1d(value) for name, value in found.items()})
         print(json.dumps({"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}))
     arrays = {f"state/{n}": value for n, value in state.items() if manifest["what"] == "train"}
-    np.savez(paths[-1], **arrays | {n: np.concatenate([found[n] for found in results]) for n in results[0]})
+    arrays |= {n: np.concatenate([found[n] for found in results]) for n in results[0]}
+    with open(f"{paths[-1]}.tmp", "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(f"{paths[-1]}.tmp", paths[-1])
 
 
 if __name__ == "__main__":

@@ -142,11 +142,14 @@ def test_nobody_is_advised_to_overwrite_what_may_be_no_run(here: Path, more: tup
     assert "overwrite" not in said and contents(here) == before
 
 
-@pytest.mark.parametrize("data", [None, 5, {}, {"dev": []}, {"dev": {"path": 5}}])
-def test_a_run_on_own_files_that_does_not_say_where_they_were(here: Path, data: object) -> None:
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [*((data, "does not say") for data in (None, 5, {}, {"dev": []})), ({"dev": {"path": 5}}, "data dev path is 5")],
+)
+def test_a_run_on_own_files_that_does_not_say_where_they_were(here: Path, data: object, said: str) -> None:
     settings = {"task": "table", "max_seq_length": 32}
     write(here / "run" / "run.json", json.dumps({"finished": True, "settings": settings, "data": data}).encode())
-    assert_one_line(evaluate(here), 1, str(here / "run"), "does not say", "--input FILE")
+    assert_one_line(evaluate(here), 1, str(here / "run"), said)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

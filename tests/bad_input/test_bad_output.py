@@ -53,10 +53,16 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_can_start(here: Path) -
 
 
 def test_output_directory_is_the_checkpoint(here: Path) -> None:
-    before = contents(here)
-    done = finetune(here, "--overwrite", output="checkpoint")
-    assert_one_line(done, 1, str(here / "checkpoint"), "the checkpoint that training starts from", "--output-dir")
-    assert contents(here) == before
+    for of_a_run, said in (
+        (False, "holds config.json, which is no run's"),
+        (True, "the checkpoint that training starts from"),
+    ):
+        if of_a_run:
+            (here / "checkpoint" / "run.json").write_bytes((here / "run" / "run.json").read_bytes())
+        before = contents(here)
+        done = finetune(here, "--overwrite", output="checkpoint")
+        assert_one_line(done, 1, str(here / "checkpoint"), said, "--output-dir")
+        assert contents(here) == before
 
 
 def test_output_directory_in_use(here: Path) -> None:

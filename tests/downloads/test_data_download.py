@@ -13,7 +13,7 @@ import pytest
 
 from hub_server import Server, zipped
 from minibert import datasets, hub
-from minibert.errors import ConfigError, DataError, DownloadError
+from minibert.errors import ConfigError, DataError, DownloadError, MinibertError
 
 RTE = {f"RTE/{part}.tsv": f"index\tof {part}\n".encode() for part in ("train", "dev", "test")}
 
@@ -94,6 +94,28 @@ def test_two_archives_and_a_plain_file(glue: Server) -> None:
     glue.files["glue/data/AX.tsv"] = b"index\n"
     assert (datasets.fetch_task("xnli") / "multinli" / "multinli.train.zh.tsv").read_bytes() == b"train"
     assert (datasets.fetch_task("ax") / "AX.tsv").read_bytes() == b"index\n"
+
+
+def test_what_has_come_whole_is_not_fetched_again(glue: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "XNLI/XNLI-1.0.zip", "XNLI/XNLI-MT-1.0.zip"
+    glue.files[names[0]] = zipped({"XNLI-1.0/xnli.dev.tsv": b"dev", "XNLI-1.0/xnli.test.tsv": b"test"})
+    with pytest.raises(DownloadError, match="XNLI-MT-1.0.zip"):
+        datasets.fetch_task("xnli")
+    glue.files[names[1]] = zipped({"XNLI-MT-1.0/multinli/multinli.train.zh.tsv": b"train"})
+    real = datasets.unpack
+    monkeypatch.setattr(datasets, "unpack", lambda *_: (_ for _ in ()).throw(MinibertError("no space left")))
+    with pytest.raises(MinibertError, match="no space left"):
+        datasets.fetch_task("xnli")
+    monkeypatch.setattr(datasets, "unpack", real)
+    folder = datasets.fetch_task("xnli")
+    assert [sum(name in path for _, path, _ in glue.asked) for name in names] == [1, 2]  # 2: it was not there once
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "XNLI", "checksums.json"]
+
+
+def test_a_zip_s_directory_is_not_taken_into_memory(glue: Server) -> None:
+    glue.files["glue/data/RTE.zip"] = zipped(RTE | {f"RTE/{i:0200}": b"" for i in range(5000)})
+    with pytest.raises(DownloadError, match="damaged zip .its directory says it has"):
+        datasets.fetch_task("rte")
 
 
 def test_mrpc_is_assembled_as_glue_has_it(glue: Server, shared: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from minibert import models
+from minibert import latest, models
 from minibert.checkpoint import names
 from minibert.checkpoint import tensorflow as ours
 from minibert.checkpoint.table import read_table, write_table
@@ -171,8 +171,8 @@ def check(prefix: Path) -> None:
                 raise SystemExit(f"{prefix}: TensorFlow lists other tensors than minibert wrote")
             for name, entry in entries.items():
                 same(copy, name, entry.stored(), reader.get_tensor(name))
-        ours.write_latest(Path(folder), copy.name, [copy.name])
-        if tf.train.latest_checkpoint(folder) != str(copy) or ours.latest(Path(folder)) != copy.name:
+        latest.write(Path(folder), copy.name, [copy.name])
+        if tf.train.latest_checkpoint(folder) != str(copy) or latest.newest(Path(folder)) != copy.name:
             raise SystemExit(f"{prefix}: TensorFlow does not find the latest checkpoint")
     size = sum(entry.nbytes for entry in entries.values())
     print(f"{prefix}: {len(entries)} tensors, {size} bytes: equal to the bit in both directions, Snappy too")
