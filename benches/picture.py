@@ -1,6 +1,6 @@
 """Pictures, SVG, from what other commands print.
 
-    python benches/picture.py times "A training step of BERT-Base, minibert in bf16 = 1" < rows.md > docs/step.svg
+    python benches/picture.py times "Time of a training step, minibert in bf16 = 1" < rows.md > docs/step.svg
     minibert plan --checkpoint large --task squad --memory 12GB --precision fp32 --json > plan.json
     python benches/picture.py batches < plan.json > docs/batches.svg
 

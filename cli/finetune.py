@@ -41,11 +41,13 @@ NOT_SQUAD = ("sample", "train", "text_a", "text_b", "label", "regression", "eval
 @click.option("--recipe", type=click.Choice(["google", "stable"]), help="google: as published in 2018. stable: Mosbach "
               "et al.: bias correction, schedule hf.  [default: google]")  # fmt: skip
 @click.option("--schedule", type=click.Choice(["google", "hf", "electra"]), help="After the warm-up: google, as if the "
-              "decay had begun at step 0; hf, down from the peak; electra, both.  [default: the recipe's]")  # fmt: skip
+              "decay had begun at step 0; hf, down from the peak; electra, the product of rise "
+              "and decay.  [default: the recipe's]")  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["adam", "adam8bit", "adafactor"]), help="adam keeps 8 bytes per "
               "parameter, adam8bit 2, adafactor next to none.  [default: adam]")  # fmt: skip
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
-@click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="Exact, or Google's first approximation.  "
+@click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="erf: exact. tanh: the approximation in Google's code "
+              "since 2019.  "
               "[default: the checkpoint's]")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="tf32: on GPUs. auto: bf16 "
               "if the device multiplies it, else fp32.  [default: auto]")  # fmt: skip

@@ -61,9 +61,13 @@ class Begun:
         if not checkpoint and (recorded or not sample):
             checkpoint = self._path("checkpoint", "source")
         if not (sample or data_dir):
-            sample = self._get(bool, "sample") or False
-            data_dir = None if sample else self._path("data_dir")
+            data_dir, sample = self.data()
         return checkpoint, data_dir, sample
+
+    def data(self) -> tuple[str | None, bool]:
+        """The data's folder, and whether it is the sample's, which has no path."""
+        sample = self._get(bool, "sample") or False
+        return None if sample else self._path("data_dir"), sample
 
     def checksum(self) -> str | None:
         """SHA-256 of the checkpoint's file, where there was one."""
@@ -119,7 +123,7 @@ class Begun:
 
     def _damaged(self, what: str) -> RunError:
         where = remote.name(self.path / DESCRIPTION)
-        return RunError(f"{where}: {what}; restore the file or train anew with --overwrite")
+        return RunError(f"{where}: {what}; restore the file or train anew")
 
 
 def _is_path(value: object) -> bool:

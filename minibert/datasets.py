@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from minibert import files, models, tarball, zips
 from minibert.errors import DataError, DownloadError, plain
@@ -183,16 +183,18 @@ def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     ledger = root / "checksums.json"
     recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     base = (os.environ.get("MINIBERT_DATA_URL") or ROOT).rstrip("/")
+    before = dict(recorded)
     fetched = [root / url.rpartition("/")[2] for url in TASKS[task].urls]
     for url, path in zip(TASKS[task].urls, fetched, strict=True):
         published = CHECKSUMS.get(path.name)
-        if path.exists():  # whole, and left where what came next was interrupted or the disk was full
-            recorded[path.name] = files.sha256(path)
+        known = published or recorded.get(path.name)
+        if path.exists() and files.sha256(path) == known:  # left where what came next was interrupted
             continue
         recorded[path.name] = files.fetch(
-            f"{base}/{url}", path, known_sha256=published or recorded.get(path.name),
+            f"{base}/{url}", path, known_sha256=known,
             recorded_in=None if published else ledger, limit=_LIMIT, progress=progress,
         )  # fmt: skip
+        _record(ledger, recorded)
     try:
         if task == "MRPC":
             assemble_mrpc(fetched[0], fetched[1], folder)
@@ -203,11 +205,15 @@ def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     except (DataError, DownloadError):  # the archives are to blame, not the disk
         for path in fetched:
             path.unlink()
+        _record(ledger, before)
         raise
-    files.write_whole(ledger, json.dumps(recorded, indent=2, sort_keys=True).encode() + b"\n")
     for path in fetched:
         path.unlink()
     return folder
+
+
+def _record(ledger: Path, checksums: dict[str, Any]) -> None:
+    files.write_whole(ledger, json.dumps(checksums, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def assemble_mrpc(train: Path, test: Path, folder: Path) -> None:

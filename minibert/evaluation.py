@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -119,7 +120,9 @@ def evaluate_run(
         if data_dir:
             raise ConfigError("--data-dir is for tasks whose files have names of their own: give --input FILE")
         columns = description.get("columns") or {}
-        labels = [label.removeprefix("LABEL_") for label in model.labels]  # transformers': no names
+        labels = model.labels
+        if not trained and all(re.fullmatch(r"LABEL_\d+", label) for label in labels):  # transformers': no names
+            labels = tuple(label.removeprefix("LABEL_") for label in labels)
         chosen: Task = table(dev=input_file, labels=labels, regression=not labels, **columns)
     elif name is None or name == "table":
         raise ConfigError(f"{source}: does not say what it was trained on; add --task TASK or --input FILE")
@@ -139,7 +142,7 @@ def evaluate_run(
         was, has = ("pairs", "single texts") if model.pairs else ("single texts", "pairs")
         raise ConfigError(f"{source}: was trained on {was}, but {input_file or chosen.name} has {has}; give it {was}")
     if input_file is None:
-        own = _own_folder(begun) if name == trained else None
+        own = _own_folder(begun) if name == trained and not data_dir else None
         folder = Path(remote.local(data_dir or own or datasets.fetch_task(chosen.name), chosen.wants))
     else:
         folder = Path(input_file).parent
@@ -151,7 +154,7 @@ def evaluate_run(
 
 def _own_folder(begun: Begun) -> str | Path | None:
     """The data's folder that a run was given. The sample's is where this user has it now."""
-    _, folder, is_sample = begun.sources(None, None, False)
+    folder, is_sample = begun.data()
     if not is_sample:
         return folder
     from minibert.tasks import sample

@@ -88,7 +88,8 @@ def train(
                 if trainer.micro_tokens != before:
                     _note_smaller(trainer, run, report)
                 evaluating = eval_every and (step + 1) % eval_every == 0
-                saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or bool(interrupted)
+                ending = trainer.agreed(bool(interrupted))
+                saving = (step + 1) % save_every == 0 or step + 1 == trainer.total or ending
                 under_way.settle(0 if evaluating or saving else trainer.bert.device.ahead)
                 if evaluating and measure:
                     trainer.fetch()
@@ -97,9 +98,9 @@ def train(
                 if saving:
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
-                if interrupted and saving:
+                if ending:
                     text = f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
-                    number = interrupted[0]
+                    number = interrupted[0] if interrupted else signal.SIGTERM  # which another process has got
                     raise KeyboardInterrupt(text) if number == signal.SIGINT else Stopped(text, number)
         except NotFinite as error:
             raise _unsound(error, under_way.oldest, trainer, run) from None

@@ -7,7 +7,6 @@ returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -42,11 +41,11 @@ def _scalars(rate: float, key: Key | None) -> tuple[float, int, int]:
     return (rate, key.seed, key.stream) if key is not None and rate > 0 else NO_DROPOUT
 
 
-def _pieces(t: int) -> Iterator[slice]:
+def _pieces(t: int) -> list[slice]:
     """t rows in even pieces of at most PIECE, each beginning on a line of memory."""
     count = max(1, -(-t // PIECE))
     size = -(-t // (64 * count)) * 64
-    return (slice(start, start + size) for start in range(0, t, max(size, 1)))
+    return [slice(start, min(start + size, t)) for start in range(0, t, max(size, 1))]
 
 
 def _two(parts: list[Any]) -> tuple[Any, Any]:
@@ -136,12 +135,13 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
     arrays = {"x": x.data, "w1": w1.data, "b1": b1.data, "w2": w2.data, "b2": b2.data}
     shapes("x: T C, w1: F C, b1: F, w2: C F, b2: C", **arrays)
     device, op, (t, c), f, tanh = x.device, x.device.feed_forward, x.data.shape, len(b1.data), form == "tanh"
-    room = op.workspace(min(t, PIECE), f, c)
+    pieces = _pieces(t)  # of which a shorter one may take more scratch
+    room = max((op.workspace(n, f, c) for n in {r.stop - r.start for r in pieces}), default=0)
     y = device.empty_like(x.data)
     h = device.empty((t, f), device.activation_type, "activations")
     weights = w1.operand, b1.data, w2.operand, b2.data
     scratch = device.scratch(room)
-    for r in _pieces(t):
+    for r in pieces:
         op.forward(y[r], h[r], x.data[r], *weights, tanh, scratch)
     del weights, scratch
 
@@ -149,7 +149,7 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
         dx = device.empty_like(x.data)
         weights = w1.operand, b1.data, w2.operand
         db1, db2, scratch = b1.grad, b2.grad, device.scratch(room)
-        for r in _pieces(t):
+        for r in pieces:
             (dw1, dw2), add = _gradients(w1, w2)
             op.backward(dx[r], dw1, db1, dw2, db2, dy[r], x.data[r], h[r], *weights, tanh, add, scratch)
         return (dx,)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 from minibert.kernels.devices import ALIGNMENT, Device
@@ -61,11 +62,12 @@ class Param:
         size = matmul.prepared_bytes(*self.shape)
         if not size:
             return self.data
-        if self._prepared is None:
-            self._prepared = device.empty((size,), "uint8", "weights")
         if self.stale:
-            matmul.prepare(self._prepared, self.data)
-            self.stale = False
+            with self.group.preparing:  # several threads may predict
+                if self.stale:
+                    prepared = device.empty((size,), "uint8", "weights") if self._prepared is None else self._prepared
+                    matmul.prepare(prepared, self.data)
+                    self._prepared, self.stale = prepared, False
         return self._prepared
 
     @property
@@ -85,7 +87,7 @@ class Group:
     """
 
     def __init__(self, device: Device, name: str, shapes: dict[str, tuple[int, ...]], products: bool = False):
-        self.device, self.name = device, name
+        self.device, self.name, self.preparing = device, name, Lock()
         line = ALIGNMENT // device.float_type.itemsize
         names = sorted(shapes, key=lambda name: not is_decayed(name))  # stable: keeps the order within each half
         self.params: dict[str, Param] = {}

@@ -173,7 +173,7 @@ def budget(memory: str | None, device: Device) -> int | None:
     free = device.free_memory()
     if memory is not None:
         return parse_size(str(memory))
-    return None if free is None else int(SPARE * free) + device.process
+    return None if free is None else int(SPARE * free) + min(device.process, device.taken())
 
 
 def fitted(

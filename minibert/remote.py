@@ -34,6 +34,7 @@ CONFIGS = ("config.json", "bert_config.json", "vocab.txt", "tokenizer.json", "to
            "special_tokens_map.json")  # fmt: skip
 _SHARDS = ("*-*-of-*.safetensors", "*-*-of-*.bin")
 _PREFIX = ("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001")
+_OTHERS = ("model.safetensors", "pytorch_model.bin")  # which come before TensorFlow's
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", *_PREFIX)
 
 Wanted = Callable[[str], bool]  # of a name in the folder, with slashes where it is in one below
@@ -80,10 +81,10 @@ def _local(
     url: str, wanted: Wanted | None, progress: files.Progress | None, find: Callable[[str, Wanted | None], _Found]
 ) -> Path:
     for attempt in range(TRIES):
-        folder, found, name = find(url, wanted)
         try:
+            folder, found, name = find(url, wanted)
             return _copied(folder, found, progress) / name
-        except gcs.Absent:  # published anew since the manifest was read
+        except gcs.Absent:  # or published anew since the manifest was read
             if attempt == TRIES - 1:
                 raise
     raise AssertionError("the last try returns or raises")
@@ -141,7 +142,7 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
 
 def _newest(url: str, found: dict[str, Object]) -> dict[str, Object]:
     """Of a folder's TensorFlow checkpoints the one that its file `checkpoint` names, and all that is none."""
-    if latest.NAME not in found:
+    if latest.NAME not in found or any(name.startswith(_OTHERS) for name in found):
         return found
     newest = latest.newest(_copied(url, {latest.NAME: found[latest.NAME]}, None))
     return {name: each for name, each in found.items() if _TENSORFLOW.sub("", name) in (name, newest)}

@@ -2,8 +2,8 @@
 
 A card computes a small batch faster than Python can ask for its hundreds of kernels. So batches are filled up to one
 of a few sizes, with a sequence whose loss weighs nothing, and of each size a pass is recorded: what is new in the next
-one is written to where the recorded kernels read it. The filling adds zeros to sums and nothing else; but products of
-another size may be rounded otherwise.
+one is written to where the recorded kernels read it. The filling adds zeros to sums and nothing else; but products and
+sums of another size may be rounded otherwise.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from minibert.random import Key
 from minibert.tokenizer import Features
 
 STEP = 64  # tokens: sizes are its multiples
-MOST = 32768  # tokens of a batch worth recording: the kernels of a larger one take longer than asking for them
+MOST = 16384  # tokens of a batch worth recording: the kernels of a larger one take longer than asking for them
+SIZES = 64  # that are kept: each has what it reads, and a graph of a thousand kernels in the driver's memory
 
 Pass = Callable[[Batch, Key | None, Any], Any]
+Size = tuple[int, int, bool, bool]  # of a layout: its integers and examples; whether there is dropout; fresh gradients
 
 
 @dataclass
@@ -38,7 +40,6 @@ class Recorded:
     integers: Any
     labels: Any
     shares: Any
-    passes: int = 0
     recording: Recording | None = None
     generation: int = 0
     overwritten: Sequence[Param] = ()
@@ -50,7 +51,8 @@ class Replay:
     def __init__(self, bert: Bert, device: Recorder, run: Pass, record: bool = True):
         self.bert, self.device, self.run = bert, device, run
         self.products = [p for group in bert.groups for p in group.products]
-        self.sizes: dict[tuple[int, int, bool, bool], Recorded] = {}
+        self.sizes: dict[Size, Recorded] = {}  # that have been recorded, the last used last
+        self.seen: set[Size] = set()
         self.given_up = not record  # batches are filled all the same, for the same roundings
 
     @staticmethod
@@ -70,13 +72,15 @@ class Replay:
         tokens = int((features.offsets[numbers + 1] - features.offsets[numbers]).sum())
         layout = lay_out(features, numbers, labels, filling=self.filling(tokens))
         size = len(layout.integers), len(numbers), key is not None, self._first()
-        found = self.sizes.get(size)
-        if found is None:
-            found = self.sizes[size] = self._place(layout)
+        found = self.sizes.pop(size, None)
+        if found:
+            self.sizes[size] = found
+        else:
+            found = self._place(layout)
         self.device.write(found.integers, layout.integers)
         self.device.write(found.labels, _labels(layout))
         self.device.write(found.shares, np.append(np.full(len(numbers), share), 0).astype(self.device.float_type))
-        return self._losses(found, key)[: len(numbers)]
+        return self._losses(size, found, key)[: len(numbers)]
 
     def forget(self) -> None:
         """Drops all recordings and what they keep."""
@@ -95,20 +99,20 @@ class Replay:
             p.clear_if_fresh()
         return False
 
-    def _losses(self, found: Recorded, key: Key | None) -> Any:
+    def _losses(self, size: Size, found: Recorded, key: Key | None) -> Any:
         for group in self.bert.groups:
             group.refresh()  # here, because a recording would do it each time or never
-        found.passes += 1
         cuda.opened().set_streams(key.stream if key else 0)
         try:
-            return self._launched(found, key and replace(key, step=0))
+            return self._launched(size, found, key and replace(key, step=0))
         finally:
             cuda.opened().set_streams(0)
 
-    def _launched(self, found: Recorded, key: Key | None) -> Any:
+    def _launched(self, size: Size, found: Recorded, key: Key | None) -> Any:
         if found.generation != self.device.generation:  # somebody else's memory has run out
             found.recording = None
-        if self._watched() or (found.recording is None and (found.passes == 1 or not self._room())):
+        if self._watched() or (found.recording is None and not (size in self.seen and self._room())):
+            self.seen.add(size)
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays
         if found.recording is None:
             fresh = [p for p in self.products if p.fresh]
@@ -120,6 +124,9 @@ class Replay:
                 for p in fresh:  # nothing has been done
                     p.fresh = True
                 return self.run(found.batch, key, found.shares)
+            self.sizes[size] = found
+            if len(self.sizes) > SIZES:
+                del self.sizes[next(iter(self.sizes))]
             found.generation, found.overwritten = self.device.generation, [p for p in fresh if not p.fresh]
         found.recording.launch()
         for p in found.overwritten:

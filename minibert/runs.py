@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from types import NoneType
@@ -134,9 +134,8 @@ def working_copy(path: str | Path, overwrite: bool) -> Mirror | None:
     if not remote.is_address(path):
         return None
     mirror = Mirror(path, WRITTEN.__contains__, fresh=overwrite)
+    _check_own(mirror.url, mirror.state.files, overwrite)
     if not overwrite:
-        if mirror.state.files and DESCRIPTION not in mirror.state.files:
-            raise RunError(f"{mirror.url}: is not empty and holds no run; give another --output-dir or --overwrite")
         mirror.pull()
     return mirror
 
@@ -341,16 +340,23 @@ def check_free(path: Path, resume: bool, overwrite: bool) -> None:
     """That nothing in `path` would be lost, as far as can be told before anything is loaded."""
     name = remote.name(path)
     old = None if overwrite else read_description(path)
-    there = os.listdir(path) if path.is_dir() else []
-    if overwrite and DESCRIPTION not in there and (found := [file for file in WRITTEN if file in there]):
-        raise RunError(f"{name}: holds {found[0]}, which is no run's; move it away or choose another --output-dir")
+    _check_own(name, set(os.listdir(path)) - {LOCK} if path.is_dir() else (), overwrite)
     if old is None:
-        if not overwrite and any(file != LOCK for file in there):
-            raise RunError(f"{name}: is not empty and holds no run; choose another --output-dir or add --overwrite")
-    elif old["finished"] and resume:
+        return
+    if old["finished"] and resume:
         raise RunError(f"{name}: the run is finished: nothing is left to resume; add --overwrite to train again")
-    elif old["finished"]:
+    if old["finished"]:
         raise RunError(f"{name}: holds a finished run; evaluate it, choose another --output-dir or add --overwrite")
+
+
+def _check_own(name: str, there: Collection[str], overwrite: bool) -> None:
+    """That a directory with these files is a run's or empty, or with `overwrite` has none that a run would replace."""
+    if DESCRIPTION in there:
+        return
+    if found := [file for file in WRITTEN if file in there]:
+        raise RunError(f"{name}: holds {found[0]}, and no run; move it away or choose another --output-dir")
+    if there and not overwrite:
+        raise RunError(f"{name}: is not empty and holds no run; choose another --output-dir or add --overwrite")
 
 
 def _check_same(path: Path, description: Mapping[str, Any], resume: bool) -> None:

@@ -100,6 +100,10 @@ class Trainer:
         record = not policies.hosted(settings.recompute)  # copies beside the kernels are no part of a recording
         self.replay = Replay(bert, device, self._pass, record) if isinstance(device, Recorder) else None
 
+    def agreed(self, wish: bool) -> bool:
+        """Whether this process or one that computes with it wishes to end; all of them ask after each step."""
+        return wish
+
     def fetch(self) -> None:
         """Brings weights and moments into `bert` and `optimizer`, for a trainer that has them elsewhere meanwhile."""
 

@@ -17,7 +17,7 @@ from minibert.tasks import Example, Task
 from minibert.tasks.table import TableTask
 
 WEIGHT, BIAS = names.HEAD
-FINEST = 1e-3  # of the deviation: what rounding the mean may cost predictions
+FINEST = 0.1  # of the deviation: between two of float32's numbers about the mean
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def of_labels(task: Task, examples: Sequence[Example]) -> Unit | None:
     labels = given.astype(np.float32).astype(np.float64)
     mean = math.fsum(labels) / len(labels)  # exact sums: a run may be resumed on another machine
     deviation = math.sqrt(math.fsum((labels - mean) ** 2) / len(labels))
-    if np.spacing(np.float32(abs(mean))) > FINEST * deviation:
+    if (step := np.spacing(np.float32(abs(mean)))) > FINEST * deviation:
         raise DataError(
-            f"{where}: its numbers, {given.min():.15g} to {given.max():.15g}, differ too little for their size: to "
-            f"float32 many are the same; subtract {given.min():.15g} from each"
+            f"{where}: its numbers, {given.min():.15g} to {given.max():.15g}, differ too little for their size: in "
+            f"float32 they go by steps of {step:g}; subtract {given.min():.15g} from each"
         )
     return Unit(mean, deviation)

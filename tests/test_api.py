@@ -590,6 +590,27 @@ def test_a_file_s_labels_are_those_of_a_model_without_names(tmp_path: Path) -> N
     assert evaluate_run(plain, input_file=file) == evaluate_run(named, input_file=file)
 
 
+def test_a_run_s_labels_may_be_called_as_transformers_calls_those_without_names(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text("sentence\tlabel\n" + "".join(f"{a}\tLABEL_{i % 2}\n" for i, (a, _) in enumerate(PAIRS * 2)))
+    usual = {"checkpoint": folder / "checkpoint", "epochs": 1, "batch_size": 8, "max_seq_length": 32}
+    run = minibert.finetune("table", train=file, dev=file, output_dir=tmp_path / "run", **usual)
+    assert evaluate_run(run)["loss"] == run.results["loss"]
+
+
 def test_classes_are_no_numbers(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="predicts classes, and sts-b has numbers; choose another task"):
         evaluate_run(make_checkpoint(tmp_path / "m", ("0", "1")), task="sts-b", data_dir=folder / "glue")
+
+
+@pytest.mark.parametrize(("gelu", "name"), [("erf", "gelu"), ("tanh", "gelu_new")])
+def test_gelu_is_the_one_that_was_asked_for(folder: Path, tmp_path: Path, gelu: str, name: str) -> None:
+    run = train(folder, tmp_path / "run", gelu=gelu, epochs=0.5)
+    assert json.loads((run.path / "config.json").read_text())["hidden_act"] == name
+    assert run.model.bert.config.hidden_act == name
+
+
+def test_a_model_of_mnli_is_evaluated_on_the_diagnostic_set(tmp_path: Path) -> None:
+    glue = Path(__file__).parent / "fixtures" / "glue"
+    model = make_checkpoint(tmp_path, ("contradiction", "entailment", "neutral"))
+    assert "matthews" in evaluate_run(model, task="ax", data_dir=glue / "AX")

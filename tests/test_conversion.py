@@ -7,6 +7,7 @@ import hashlib
 import json
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from commands import CONFIG, assert_one_line, contents, make_checkpoint, minibert_in_process
 from minibert import checkpoint, latest
-from minibert.checkpoint import conversion, huggingface, inspection, names, sources, tensorflow
+from minibert.checkpoint import archive, conversion, huggingface, inspection, names, sources, tensorflow
 from minibert.checkpoint.tensors import of_array
 from minibert.errors import CheckpointError
 from minibert.tokenizer import SPECIAL, Tokenizer
@@ -379,7 +380,7 @@ def test_another_model_s_config_is_not_left_to_be_read(tmp_path: Path) -> None:
     conversion.convert(tmp_path / "start", tmp_path / "start", "tensorflow", overwrite=True)  # its own is no other's
 
 
-def test_the_config_of_a_zip_is_the_one_in_it(tmp_path: Path) -> None:
+def test_the_config_of_a_zip_is_the_one_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path / "start")
     conversion.convert(tmp_path / "start", tmp_path / "tf", "tensorflow")
     with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
@@ -387,6 +388,7 @@ def test_the_config_of_a_zip_is_the_one_in_it(tmp_path: Path) -> None:
             file.write(path, f"model/{path.name}")
     (tmp_path / "config.json").write_text('{"vocab_size": 7}')
     wanted = checkpoint.load(tmp_path / "start").config
+    monkeypatch.setattr(archive, "unpack", Mock(side_effect=AssertionError("a gigabyte is unpacked")))
     assert checkpoint.read_config(tmp_path / "m.zip") == dataclasses.replace(wanted, id2label=())
     index = tmp_path / "start" / "model.safetensors.index.json"
     index.write_text('{"weight_map": {}}')

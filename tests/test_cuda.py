@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,26 +31,15 @@ def test_there_are_sources():
     assert len(SOURCES) > 10
 
 
-@pytest.fixture(scope="module")
-def machine_code():
-    """(source, arch) -> what comes of compiling it, all of them at once."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {
-            (path, arch): pool.submit(nvrtc.compiled, cuda.with_includes(path), storage, arch, version)
-            for arch, (storage, version) in TARGETS.items() if nvrtc.has(version)
-            for path in SOURCES
-        }  # fmt: skip
-
-
 @pytest.mark.parametrize("arch", TARGETS)
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_kernels_become_machine_code_without_spills(machine_code, path, arch):
-    version = TARGETS[arch][1]
+def test_kernels_become_machine_code_without_spills(path, arch):
+    storage, version = TARGETS[arch]
     if not nvrtc.has(version):
         pytest.skip(
             f"needs NVIDIA's compiler of CUDA {version}: pip install nvidia-cuda-nvrtc{'-cu12' * (version == 12)}"
         )
-    found = machine_code[path, arch].result()
+    found = nvrtc.compiled(cuda.with_includes(path), storage, arch, version)
     assert found.keys() == cuda.signatures(cuda.with_includes(path)).keys() and found
     assert {name: kernel.spills for name, kernel in found.items() if kernel.spills} == {}
 

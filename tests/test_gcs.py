@@ -249,6 +249,9 @@ def test_of_a_folder_of_google_s_script_the_newest_checkpoint_alone_is_fetched(
     assert not list(folder.glob("model.ckpt-1.*"))
     wanted = checkpoint.load(tmp_path / "hf").arrays
     assert all(np.array_equal(array, wanted[name]) for name, array in checkpoint.load(folder).arrays.items())
+    put_folder(storage, tmp_path / "hf", "tf")
+    storage.put("tf/checkpoint", b"of no checkpoint")
+    assert checkpoint.load(hub.resolve("gs://bucket/tf")).arrays.keys() == wanted.keys(), "other weights come first"
 
 
 def test_what_cannot_be_listed_is_found_by_its_usual_names(storage: Storage, tmp_path: Path) -> None:
@@ -521,6 +524,14 @@ def test_an_outage_costs_nothing_that_was_computed(storage: Storage, tmp_path: P
     there, here = storage.objects("run/"), contents(tmp_path / "run")
     for name in ("model.safetensors", "eval_results.txt"):
         assert there[name] == here[name] == (Path(kept) / name).read_bytes()
+
+
+def test_a_model_in_a_bucket_that_no_run_has_written_stays(storage: Storage) -> None:
+    storage.put("run/model.safetensors", b"mine")
+    for more in ((), ("--overwrite",)):
+        done = minibert_in_process("finetune", "mrpc", "--sample", "--output-dir", "gs://bucket/run", *more)
+        assert_one_line(done, 1, "gs://bucket/run: holds model.safetensors, and no run")
+    assert storage.objects("run/") == {"model.safetensors": b"mine"}
 
 
 def test_several_seeds_go_on_in_a_bucket(storage: Storage, tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ def test_labels_of_impossible_questions(tokenizer: Tokenizer) -> None:
     assert (feature.start_position, feature.end_position, feature.is_impossible) == (0, 0, True)
 
 
+@pytest.mark.slow  # test_squad_windows.py counts them, too
 def test_number_of_windows_of_the_development_file(shared: Path) -> None:
     parsed = json.loads((shared / "data/squad/dev-v1.1.json").read_text())
     vocab = (shared / "data/vocab/bert-base-uncased-vocab.txt").read_text().split("\n")

@@ -19,6 +19,7 @@ from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.kernels.devices.recording import Refused
 from minibert.memory_report import observed
+from minibert.replay import MOST, Replay
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
 from minibert.tokenizer import Features
@@ -301,3 +302,7 @@ def test_filled_steps_are_those_of_batches_as_they_are(place):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
     for name, wanted in whole.items():
         np.testing.assert_allclose(filled[name], wanted, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_batches_that_outlast_their_launches_are_not_recorded():
+    assert Replay.suits(MOST - 1) and not Replay.suits(MOST)

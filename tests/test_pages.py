@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import mmap
 import subprocess
 import sys
@@ -176,6 +177,7 @@ def test_steps_of_any_size_touch_no_new_page_once_the_largest_was_there(
     def step(tokens: int) -> int:
         """How many bytes of its arrays were new."""
         planner.device.log = log = []
+        gc.collect()  # what dies late would do so at another moment in another process
         planner.use([tokens // 32] * 31 + [tokens - tokens // 32 * 31], "none")
         planner.device.log = None
         live: dict[int, list[np.ndarray]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from unittest.mock import Mock
 
 import numpy as np
@@ -109,3 +110,26 @@ def test_padding_is_zero_whatever_memory_held():
         inside[param.span] = True
     assert np.isnan(group.raw_gradients[inside]).all() and not group.raw_gradients[~inside].any()
     assert not group.gradients.any()
+
+
+def test_threads_that_ask_for_an_operand_at_once_get_it_whole():
+    device = devices.open("cpu", precision="bf16")
+    weights = np.random.default_rng(0).standard_normal((1536, 384), np.float32)
+    wanted = None
+    for _ in range(40):
+        param = Group(device, "one", {"w": weights.shape})["w"]
+        param.data[...] = weights
+        barrier, found = threading.Barrier(2), []
+
+        def ask(param=param, barrier=barrier, found=found):
+            barrier.wait()
+            found.append(param.operand.copy())
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wanted = param.operand.copy() if wanted is None else wanted
+        for operand in found:
+            np.testing.assert_array_equal(operand, wanted)

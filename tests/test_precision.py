@@ -50,7 +50,6 @@ def test_bf16_gives_the_same_bits_with_any_number_of_threads() -> None:
             found.append(weights(run))
     finally:
         cpu.set_threads(before)
-    devices.open("cpu", threads=len(__import__("os").sched_getaffinity(0)))
     for other in found[1:]:
         assert all(np.array_equal(array, other[name]) for name, array in found[0].items())
 

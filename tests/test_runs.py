@@ -113,7 +113,7 @@ def test_what_no_run_has_written_is_not_overwritten(tmp_path):
     for name in ("model.safetensors", "vocab.txt"):
         (tmp_path / name).write_text("mine")
     (tmp_path / "notes").write_text("mine, too")
-    refused = pytest.raises(RunError, match="holds model.safetensors, which is no run's; move it away")
+    refused = pytest.raises(RunError, match="holds model.safetensors, and no run; move it away")
     with refused, claim(tmp_path, overwrite=True):
         pass
     assert {path.read_text() for path in tmp_path.iterdir() if path.name != ".lock"} == {"mine", "mine, too"}

@@ -525,7 +525,7 @@ def test_a_run_does_not_remove_what_it_starts_from(small, tmp_path):
     parts = ["--first", f"{small['train']}:1", "--dev", small["dev"]]
     before = contents(small["base"])
     done = minibert_in_process("finetune", "squad", *parts, *options(small["base"], small["base"]), "--overwrite")
-    assert_one_line(done, 1, "holds config.json, which is no run's")
+    assert_one_line(done, 1, "holds config.json, and no run")
     both = [*options(tmp_path / "run", small["base"]), "--resume", "--overwrite"]
     assert_one_line(minibert_in_process("finetune", "squad", *parts, *both), 1, "give one of them")
     assert contents(small["base"]) == before and not (tmp_path / "run").exists()

@@ -54,7 +54,7 @@ def test_a_step_that_is_not_finite_leaves_the_state_before_it(layerwise, place, 
         return t
 
     straight = run_to(tmp_path / "straight", None)
-    for at in (0, 1, 2, 3, 5):
+    for at in (0, 1, 2, 3, 5) if place.backend == "cpu" else (0, 2, 3):  # first, within, the beginning of a stage
         folder = tmp_path / f"broken at {at}"
         with pytest.raises(RunError, match=f"norm is nan at step {at + 1} of 6; the state before it is kept"):
             run_to(folder, at)

@@ -561,10 +561,19 @@ def test_a_number_is_written_in_decimal_digits(tmp_path, typo):
 
 
 def test_an_empty_line_of_csv_is_none_of_its_rows(tmp_path):
-    for text in ("text\nhello\n\nworld\n", "\ntext\nhello\nworld\n\n"):
+    for text in ("text\nhello\n\nworld\n", "\ntext\nhello\nworld\n\n", "\n\ntext;id\nhello;1\nworld;2\n"):
         assert [e.text_a for e in read_pairs(write(tmp_path / "one.csv", text))] == ["hello", "world"]
 
 
 def test_of_a_pair_the_missing_half_is_named(tmp_path):
     with pytest.raises(DataError, match="'sentence1' is there, and 'sentence2' is missing"):
         list(read_pairs(write(tmp_path / "half.jsonl", '{"sentence1": "a"}\n')))
+    with pytest.raises(DataError, match="no body, nor sentence1"):
+        list(read_pairs(write(tmp_path / "half.jsonl", '{"question": "a"}\n'), columns={"text_a": "body"}))
+
+
+def test_errors_name_the_line_that_the_header_is_on(tmp_path):
+    with pytest.raises(DataError, match="line 3: column 'text' stands twice"):
+        list(read_pairs(write(tmp_path / "one.csv", "\n\ntext,text\na,b\n")))
+    with pytest.raises(DataError, match="line 4: 3 columns where the header has 2"):
+        list(read_pairs(write(tmp_path / "one.csv", "\n\ntext,id\na,b,c\n")))

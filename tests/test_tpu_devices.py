@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import pytest
 
 pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
-from commands import environment  # noqa: E402 - only where JAX is
+from safetensors import safe_open  # noqa: E402 - only where JAX is
+
+from commands import command, environment, make_checkpoint, write_mrpc  # noqa: E402
 from minibert.errors import BackendError, RunError  # noqa: E402
 from minibert.tpu import device as tpu  # noqa: E402
 from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
@@ -41,6 +45,7 @@ def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int,
     found = np.load(target)
     assert tuple(found["world"]) == world
     assert_same_training((found["told"], found["weights"]), one, 1e-5)
+    assert found["compiled"] == 0, "nothing is compiled once training is under way"
 
 
 slowly = partial(pytest.param, marks=pytest.mark.slow)  # each of these takes some ten seconds
@@ -59,7 +64,12 @@ def test_processes_that_do_not_agree_stop(monkeypatch):
     monkeypatch.setattr(tpu.jax, "process_count", lambda: 2)
     gather = "process_allgather"
     monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine]))
-    tpu.check_agreement(512, {"w": np.ones(3, np.float32)})
+    state = {"params": {"w": np.ones(3, np.float32)}}
+    tpu.check_agreement(512, "rate 1", state, [np.ones(3)])
+    other = np.array([0, 0, 0, 1], np.uint32)  # of other data
+    monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine + other]))
+    with pytest.raises(RunError, match="different data or settings: give all of them the same files and options"):
+        tpu.check_agreement(512, "rate 1", state, [np.ones(3)])
     monkeypatch.setattr(tpu.multihost_utils, gather, lambda mine: np.stack([mine, mine + np.uint32(1)]))
     with pytest.raises(RunError, match="--output-dir that all of them see"):
         trainer("tpu").step(0)
@@ -78,3 +88,31 @@ def test_two_processes(one, tmp_path, how):
     target = tmp_path / "found.npz"
     workers = [start(target, 1, *how, MINIBERT_HOSTS=f"{address},2,{number}") for number in range(2)]
     assert_same(workers, target, (2, 2), one)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_saves_in_the_one_that_writes(tmp_path):
+    """All of them end after the same step, and the run goes on from there."""
+    make_checkpoint(tmp_path / "checkpoint")
+    write_mrpc(tmp_path / "glue")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    run = tmp_path / "run"
+    arguments = (
+        "finetune", "mrpc", "--device", "tpu", "--checkpoint", tmp_path / "checkpoint", "--data-dir", tmp_path / "glue",
+        "--batch-size", "8", "--max-seq-length", "32", "--output-dir", run,
+    )  # fmt: skip
+    begin = [*arguments, "--epochs", "400"]
+    where = [environment({"MINIBERT_HOSTS": f"{address},2,{number}"}) for number in range(2)]
+    workers = [subprocess.Popen(command(*begin), env=env, stderr=subprocess.PIPE, text=True) for env in where]
+    while not (run / "metrics.jsonl").is_file() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert all(worker.poll() is None for worker in workers), [worker.communicate() for worker in workers]
+        time.sleep(0.05)
+    workers[1].send_signal(signal.SIGTERM)
+    for worker in workers:
+        _, said = worker.communicate(timeout=120)
+        assert worker.returncode == 143 and "stopped after step" in said, said
+    done = len((run / "metrics.jsonl").read_text().splitlines())
+    with safe_open(run / "state.safetensors", "numpy") as state:
+        assert int(state.metadata()["step"]) == done

@@ -219,3 +219,31 @@ def test_first_losses_of_mrpc_are_the_cpus(shared, tmp_path):
     data = read_split(tasks.get("mrpc"), "train", shared / "data/glue", Tokenizer.load(folder), 128)
     found = {name: losses(folder, data, name, steps, **setting) for name in ("tpu", "cpu")}
     np.testing.assert_allclose(found["tpu"], found["cpu"], rtol=0, atol=1e-3)
+
+
+def test_memory_that_runs_out_when_a_result_is_asked_for_is_told(monkeypatch):
+    def exhausted(tree):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
+
+    t = trainer("tpu")
+    t.step(0)
+    monkeypatch.setattr("minibert.tpu.sharding.get", exhausted)
+    for call in (lambda: t.step(1), t.fetch):
+        with pytest.raises(RunError, match="1 x cpu does not suffice; train anew with --recompute layers"):
+            call()
+    with pytest.raises(RunError, match="does not suffice; a smaller model"):
+        outputs(t.bert, t.stages[0].data.features)
+
+
+def test_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_path):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        tpu.keep_programs()
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "minibert" / "xla")
+        monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+        tpu.keep_programs()
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "minibert" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -16,10 +16,11 @@ from minibert.kernels.devices import cpu
 from minibert.loop import train
 from minibert.progress import Reporter
 from minibert.random import Key, order
-from minibert.runs import RunDirectory
+from minibert.runs import RunDirectory, read_description
 from minibert.settings import TrainConfig
 from minibert.tasks import Task
 from minibert.tokenizer import Features
+from minibert.training import Trainer
 from models import CONFIG, bert, clip, mean, split, trainer, weights
 
 TASK = Task("test", ("no", "yes", "maybe"), ("accuracy",), True)
@@ -463,3 +464,26 @@ def test_nothing_is_allocated_once_an_update_has_begun():
         clip(t.optimizer)
         t.optimizer.update(1, 1e-3)
     assert t.bert.device.count == allocated
+
+
+def test_the_stable_recipe_has_the_schedule_of_its_paper_and_bias_correction():
+    for recipe, schedule, corrected in (("google", "google", False), ("stable", "hf", True)):
+        settings = TrainConfig(task="test", recipe=recipe)
+        assert (settings.schedule, settings.bias_correction) == (schedule, corrected)
+
+
+def test_where_memory_ran_out_the_user_is_told_and_a_resume_knows(tmp_path, monkeypatch, capfd):
+    t = trainer()
+    real, failures = Trainer.update, iter([True, True])
+
+    def scarce(*arguments):
+        if next(failures, None):
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(Trainer, "update", scarce)
+    description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
+    with RunDirectory.claim(tmp_path / "run", description, False, False) as run:
+        train(t, run, 1000, Reporter(quiet=False))
+    assert f"memory ran out: from here on micro-batches have at most {t.micro_tokens} tokens" in capfd.readouterr().err
+    assert t.micro_tokens and read_description(tmp_path / "run")["settings"]["micro_tokens"] == t.micro_tokens

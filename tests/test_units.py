@@ -18,6 +18,7 @@ from minibert.errors import DataError, RunError
 from minibert.tasks import get
 from minibert.tasks.table import table
 from minibert.training import Trainer
+from minibert.units import of_labels
 
 PRICES = (50_000, 120_000, 260_000, 460_000)
 
@@ -158,3 +159,6 @@ def test_numbers_that_float32_cannot_tell_apart_are_refused(folder: Path, tmp_pa
         write(folder / "dates.csv", tuple(start + step * i for i in range(20)))
         with pytest.raises(DataError, match=rf"column 'price': its numbers, {start} to .*subtract {start} from"):
             train(folder, tmp_path / "run", "dates.csv")
+    near = write(folder / "near.csv", (1_000_000.0, 1_000_050.5, 1_000_099.0))  # which float32 holds
+    task = table(near, label="price", regression=True)
+    assert of_labels(task, task.read("train")) is not None

@@ -11,13 +11,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 
 from minibert.kernels.common import atomics
-from minibert.kernels.devices import cpu, team
+from minibert.kernels.devices import compiling, cpu, team
 from minibert.kernels.devices.binding import Bindable
 from minibert.kernels.devices.compiling import jit
 from minibert.kernels.devices.workers import Errand, Tasks, Workers, wait_for
@@ -425,3 +426,32 @@ def test_fewer_threads_compute_where_the_system_starts_no_more(workers, monkeypa
     workers.launch(pieces(5), (add_to, given))
     workers.share([(), ()], done.append)
     assert (given[0] == 5).all() and not given[1].any() and done == [0, 0]
+
+
+def test_what_is_damaged_among_compiled_kernels_is_compiled_anew():
+    def twice(x: float) -> float:
+        return 2 * x
+
+    first = compiling.jit(twice)
+    assert first(2.0) == 4.0
+    kept = first._cache._cache_file
+    (data,) = kept._load_index().values()
+    for path in (kept._index_path, kept._data_path(data)):
+        for content in (b"", b"damaged", Path(path).read_bytes()[:-7]):
+            Path(path).write_bytes(content)
+            again = compiling.jit(twice)
+            assert again(2.0) == 4.0 and not again.stats.cache_hits
+            fresh = compiling.jit(twice)
+            assert fresh(2.0) == 4.0 and fresh.stats.cache_hits, "and is there from then on"
+
+
+def test_kernels_that_cannot_be_kept_are_compiled_all_the_same(monkeypatch):
+    def thrice(x: float) -> float:
+        return 3 * x
+
+    def full(self, name, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiling.Kept, "_save_data", full)
+    with pytest.warns(UserWarning, match="compiled kernels are not kept: No space left on device"):
+        assert compiling.jit(thrice)(2.0) == 6.0

@@ -63,6 +63,19 @@ def assert_same_training(found: Training, wanted: Training, tolerance: float = 1
 if __name__ == "__main__":
     import jax
 
-    told, weights = trained(trainer("tpu", shard_parameters="shared" in sys.argv[2:]))
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    t = trainer("tpu", shard_parameters="shared" in sys.argv[2:])
+    plain, after = t.step, []
+
+    def step(number: int) -> Any:
+        done = plain(number)
+        after.append(sum("backend_compile" in name for name in compiled))
+        return done
+
+    t.step = step  # type: ignore[method-assign]
+    told, weights = trained(t)
+    assert after[0] > 0
     if jax.process_index() == 0:
-        np.savez(sys.argv[1], told=told, weights=weights, world=(jax.device_count(), jax.process_count()))
+        world = jax.device_count(), jax.process_count()
+        np.savez(sys.argv[1], told=told, weights=weights, world=world, compiled=after[-1] - after[2])

@@ -4,7 +4,7 @@
 #     tools/on_gpu.sh OUT [PART ...]
 #
 # Without names all parts run in the order in which they stand below, until SECONDS_IN_ALL (550) are over; what has not been
-# begun by then is told, to be given to another call. Each part has a limit of its own, and what it prints goes to
+# done by then is told, to be given to another call. Each part has a limit of its own, and what it prints goes to
 # OUT/all.log as it comes. One that fails or runs out of time does not keep the next from running. A line for each is
 # printed, and the exit status is how many failed: what is skipped whole, for want of data or a package, has failed, too.
 # Limits are guesses for an H200. PYTHON (python3) is the interpreter, with CuPy; minibert need not be installed.
@@ -17,14 +17,18 @@ PARTS="doctor cupy dropout model attention base epochs mrpc kernels windows oper
 part() {  # NAME SECONDS COMMAND...
     local name=$1 limit=$2 began=$SECONDS left=$((until - SECONDS)) start status last
     shift 2
-    [ "$left" -ge 15 ] || { rest+=("$name"); return; }
+    [ "$left" -ge 20 ] || { rest+=("$name"); return; }
     echo "=== $name" >> "$log"
     start=$(stat -c %s "$log")
     # An interrupt, after which pytest still says what it has found.
     timeout --signal=INT --kill-after=5 $((limit < left - 5 ? limit : left - 5)) "$@" >> "$log" 2>&1
     status=$?
     last=$(tail -c +$((start + 1)) "$log" | grep -v '^$' | tail -n 1)
-    case $last in *passed*) ;; *skipped*) status=skipped ;; esac
+    [ $status = 0 ] && case $last in *passed*) ;; *skipped*) status=skipped ;; esac
+    if [ $status != 0 ] && [ "$limit" -gt "$left" ] && [ $((until - SECONDS)) -lt 10 ]; then
+        rest+=("$name")  # it was the time of all that ended it
+        return
+    fi
     printf '%-12s %s in %d s: %s\n' "$name" "$([ $status = 0 ] && echo passed || echo "FAILED ($status)")" \
         $((SECONDS - began)) "$last"
     [ $status = 0 ] || failed=$((failed + 1))
@@ -63,13 +67,13 @@ run() {
             MINIBERT_UNPOOLED=1 part "$name" 150 compute-sanitizer --tool "$name" --error-exitcode 1 \
                 "$python" -m pytest -q -x -W default -m gpu tests/kernels/test_attention_gpu.py \
                 tests/kernels/test_embedding.py tests/kernels/test_dropout_add_layer_norm.py ;;
-        *) echo "$name: no such part: $PARTS" >&2; exit 1 ;;
     esac
 }
 
 out=${1:?usage: tools/on_gpu.sh OUT [PART ...], of $PARTS}
 shift
 python=$(realpath -s "$(command -v "${PYTHON:-python3}")") || exit 1  # of the environment, not what it links to
+[ -z "${MINIBERT_SHARED:-}" ] || export MINIBERT_SHARED=$(realpath -s "$MINIBERT_SHARED")
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$(dirname "$0")/.." || exit 1
 failed=0 rest=() log=$out/all.log until=$((SECONDS + ${SECONDS_IN_ALL:-550})) link=$(mktemp -d)
 trap 'rm -rf "$link"' EXIT
@@ -82,6 +86,7 @@ export PYTHONPATH=$link${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TORCHINDUC
     exit 1
 }
 [ $# = 0 ] && set -- $PARTS
+for name; do case " $(echo $PARTS) " in *" $name "*) ;; *) echo "$name: no such part: $PARTS" >&2; exit 1 ;; esac; done
 for name; do run "$name"; done
-[ ${#rest[@]} = 0 ] || echo "not begun: ${rest[*]}"
+[ ${#rest[@]} = 0 ] || echo "not done: ${rest[*]}"
 exit $failed

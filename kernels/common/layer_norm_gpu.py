@@ -10,6 +10,7 @@ from minibert.errors import BackendError
 
 from .sums_gpu import add_partials
 
+LEAST = 4  # rows of a block
 LONGEST = 5120  # columns, 8 for each of a block's 640 threads
 # Backward has as many blocks as an H200 holds at once: a few more would wait for all others to end.
 MULTIPROCESSORS, REGISTERS, PER_THREAD = 132, 65536, 96
@@ -24,13 +25,16 @@ def threads(c: int) -> int:
 
 def forward_rows(t: int) -> int:
     """Rows of a block of forward, which reads gamma and beta once: more where there are blocks enough."""
-    return max(4, min(16, t // 1536))
+    return max(LEAST, min(16, t // 1536))
 
 
 def chunk_rows(t: int, c: int) -> int:
     """Rows that a block of backward sums up: the same on every device, so that the sums' bits are, too."""
-    resident = MULTIPROCESSORS * (REGISTERS // (PER_THREAD * threads(c)))
-    return max(4, -(-t // resident))
+    return max(LEAST, -(-t // _resident(c)))
+
+
+def _resident(c: int) -> int:
+    return MULTIPROCESSORS * (REGISTERS // (PER_THREAD * threads(c)))
 
 
 def chunks(t: int, c: int) -> int:
@@ -39,13 +43,13 @@ def chunks(t: int, c: int) -> int:
 
 
 def partials_bytes(t: int, c: int) -> int:
-    """Bytes of scratch for the partial sums of dgamma and dbeta."""
-    return 2 * chunks(t, c) * c * 4
+    """Bytes of scratch for the partial sums of dgamma and dbeta; no fewer for more rows."""
+    return 2 * min(_resident(c), -(-t // LEAST)) * c * 4
 
 
 def partials(scratch: Any, t: int, c: int) -> Any:
     """Scratch as partial sums (2, chunks, c)."""
-    return scratch[: partials_bytes(t, c)].view(np.float32).reshape(2, chunks(t, c), c)
+    return scratch[: 2 * chunks(t, c) * c * 4].view(np.float32).reshape(2, chunks(t, c), c)
 
 
 def add(dgamma: Any, dbeta: Any, partials: Any) -> None:

@@ -154,6 +154,10 @@ class Device:
         """Bytes that could still be allocated; None where nobody knows."""
         return host.available()
 
+    def taken(self) -> int:
+        """Of `process` what is no part of `free_memory` any more."""
+        return host.resident() or self.process
+
     def limit(self, nbytes: int) -> None:
         """Holds the process to so many bytes, where the device can; a plan keeps to them anyway."""
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,17 @@ from typing import Any
 import llvmlite.binding
 import numba
 import numba.core.config
+from numba.core.caching import IndexDataCacheFile
 
 from minibert import temporary
 from minibert.kernels.common import unit
 
 from .binding import Bindable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 KERNELS = Path(__file__).parent.parent
 
@@ -76,8 +83,35 @@ numba.core.config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-define
 REASSOCIATE = {"reassoc", "contract", "arcp", "nsz"}
 
 
+class Kept(IndexDataCacheFile):
+    """A function's compiled forms on the disk. What is damaged there, by a power cut say, is compiled anew; what cannot
+    be written is not kept. Processes write one after the other: Numba numbers files by what it has read.
+    """
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:  # what a pickle that breaks off raises
+            return None
+
+    def save(self, key: Any, data: Any) -> None:
+        try:
+            with open(f"{self._index_path}.lock", "wb") as lock:
+                if fcntl is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    self._load_index()
+                except Exception:
+                    self.flush()
+                super().save(key, data)
+        except OSError as error:
+            warnings.warn(f"compiled kernels are not kept: {error.strerror or error}", stacklevel=2)
+
+
 def _compiled(function: Callable, **options: Any) -> Callable:
-    return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    found = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    found._cache._cache_file.__class__ = Kept
+    return found
 
 
 def jit(function: Callable) -> Callable:

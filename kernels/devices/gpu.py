@@ -120,6 +120,9 @@ class Gpu(Recorder):
         free = self.cupy.cuda.runtime.memGetInfo()[0] + self.pool.free_bytes()
         return max(0, min(free, self._most - self.pool.used_bytes() - self._own)) if self._most else free
 
+    def taken(self) -> int:
+        return self.process
+
     def limit(self, nbytes: int) -> None:
         self._most = max(1, nbytes - self.process)
         self.pool.set_limit(size=self._most)

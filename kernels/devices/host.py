@@ -28,6 +28,11 @@ def available(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     return max(0, min(sizes)) if sizes else None
 
 
+def resident(proc: Path = PROC) -> int | None:
+    """Bytes of this process's memory, None where the system does not say."""
+    return next(_kilobytes(proc / "self" / "status", "VmRSS"), None)
+
+
 def _kilobytes(path: Path, name: str) -> Iterator[int]:
     """What a line such as `MemAvailable:  123 kB` says, in bytes."""
     return (1024 * number for number in _numbers(path, f"{name}:"))

@@ -183,7 +183,8 @@ def read_config(source: Path | str) -> BertConfig:
         return models.config(name.removeprefix(RANDOM))
     place = Path(name.removeprefix(RANDOM))
     if place.is_file() and archive.is_archive(place):
-        place = archive.unpack(place)
+        raw = files.parse_json(archive.config(place), f"{place}: {archive.CONFIG}", ConfigError)
+        return BertConfig.from_dict(raw, str(place), own=is_own(raw))
     is_config = place.suffix == ".json" and not place.name.endswith(sources.SHARDED)
     path = config_path(place) if place.is_dir() else place if is_config else config_path(place.parent)
     if path is None or not path.is_file():

@@ -23,6 +23,7 @@ from typing import BinaryIO
 from minibert import files, temporary, zips
 from minibert.errors import CheckpointError
 
+CONFIG = "bert_config.json"
 MAGIC = b"PK\x03\x04"
 _WANTED = re.compile(
     r"bert_config\.json|vocab\.txt|(?P<prefix>\w[\w.-]{0,99}\.ckpt(-\d{1,20})?)\.(?P<part>index|data-\d{5}-of-\d{5})",
@@ -82,6 +83,16 @@ def unpack_to(path: Path, folder: Path) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def config(path: Path) -> bytes:
+    """The archive's bert_config.json. CheckpointError where it has none, or several."""
+    with files.open_read(path, CheckpointError) as file:
+        archive = _open(file, path)
+        found = [member for member in archive.infolist() if (match := _match(member)) and match[0] == CONFIG]
+        if len(found) != 1 or found[0].file_size > files.CHUNK:
+            raise CheckpointError(f"{path}: holds {len(found)} {CONFIG} of a config's size, not one: give Google's zip")
+        return b"".join(_inflate(archive, found[0], f"{path}: {CONFIG}"))
 
 
 def _choose(archive: zipfile.ZipFile, path: Path, most: int) -> dict[str, zipfile.ZipInfo]:

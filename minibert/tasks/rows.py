@@ -111,14 +111,15 @@ def _delimiter(header: str) -> str:
 
 def csv_cells(lines: Iterable[str], where: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of lines with their ends; a line is asked for when the row before it has been used."""
-    lines = iter(lines)
-    header = next(lines, "")
-    reader = csv.reader(chain([header], lines), delimiter=_delimiter(header), strict=True)
-    line = 1
+    numbered = enumerate(lines, 1)
+    first, header = next(((number, line) for number, line in numbered if line.strip()), (1, ""))
+    rest = (line for _, line in numbered)
+    reader = csv.reader(chain([header], rest), delimiter=_delimiter(header), strict=True)
+    line = first
     try:
         for cells in reader:
             yield line, cells
-            line = reader.line_num + 1
+            line = first + reader.line_num
     except csv.Error as error:
         raise DataError(f"{where}: line {line}: {error}; check the quotes of the row that starts there") from None
 
@@ -141,13 +142,13 @@ def named(
 
     `wanted` and `known` as in read_rows.
     """
-    header = next((cells for _, cells in rows if cells), [])  # after csv's empty lines, which have no cell
+    first, header = next(rows, (1, []))
     header = spelled(header, (*(wanted or {}), *known))
     if twice := [name for name in header if header.count(name) > 1]:
-        raise DataError(f"{where}: line 1: column {twice[0]!r} stands twice; give each column its own name")
+        raise DataError(f"{where}: line {first}: column {twice[0]!r} stands twice; give each column its own name")
     for column, advice in (wanted or {}).items():
         if column not in header:
-            raise DataError(f"{where}: line 1: no column {column!r}{there_are(header, advice)}")
+            raise DataError(f"{where}: line {first}: no column {column!r}{there_are(header, advice)}")
     for number, cells in rows:
         if not cells or (not any(cells) and len(header) > 1):
             continue  # an empty line, or one of delimiters alone, as Excel leaves them

@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from minibert import temporary
+from minibert import files, temporary
 from minibert.bert import Bert
 from minibert.errors import BackendError, RunError
 from minibert.kernels.devices import Device
@@ -48,9 +49,26 @@ class Tpu(Device):
                 param.stale = False
         return self._params[bert]
 
+    @contextlib.contextmanager
+    def memory(self, advice: str) -> Iterator[None]:
+        """A RunError with this advice where memory does not suffice to copy, compile or run: JAX may say it only when a
+        result is asked for.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(f"the memory of {self.description} does not suffice; {advice}") from None
+
     def forget(self, bert: Bert) -> None:
         """Frees a model's weights on the devices, which stand there once more while it is trained."""
         self._params.pop(bert, None)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether compiling or running a program failed for want of the devices' memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def open(precision: str) -> Tpu:  # noqa: A001 - as the other devices' modules have it
@@ -79,6 +97,8 @@ def platform() -> str:
             found = jax.default_backend()
             if found != "tpu" and not asked:
                 raise RuntimeError(f"JAX has found: {found}")
+            if found == "tpu":
+                keep_programs()
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BackendError(
@@ -86,6 +106,12 @@ def platform() -> str:
             "JAX_PLATFORMS=cpu to have JAX compute the same on the CPU"
         ) from None
     return found
+
+
+def keep_programs() -> None:
+    """Has JAX keep what it compiles, minutes for a program, in the user's cache, unless the user has named a place."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(files.user_cache() / "xla"))
 
 
 def _join() -> None:
@@ -123,16 +149,26 @@ def own_directory(path: Path) -> Path:
     return own
 
 
-def check_agreement(stream: int, params: Params) -> None:
-    """RunError where processes are about to go on from different steps or weights."""
+def check_agreement(stream: int, settings: str, state: Any, data: Any) -> None:
+    """RunError where processes are about to go on from different steps, weights or moments, or with other data."""
     if jax.process_count() == 1:
         return
-    digest = 0
-    for array in jax.tree.leaves(params):
-        digest = zlib.crc32(array.data, digest)
-    found = multihost_utils.process_allgather(np.array([stream, digest], np.uint32))
-    if (found != found[0]).any():
+    digests = [stream, zlib.crc32(settings.encode()), 0, 0]
+    for i, tree in enumerate((state, data), 2):
+        for array in jax.tree.leaves(tree):
+            digests[i] = zlib.crc32(np.ascontiguousarray(array).data, digests[i])
+    found = multihost_utils.process_allgather(np.array(digests, np.uint32))
+    if (found[:, [0, 2]] != found[0, [0, 2]]).any():
         raise RunError("the hosts go on from different states: give them an --output-dir that all of them see")
+    if (found != found[0]).any():
+        raise RunError("the hosts have different data or settings: give all of them the same files and options")
+
+
+def any_process(wish: bool) -> bool:
+    """Whether any of the processes wants something, which all of them have to ask at the same time."""
+    if jax.process_count() == 1:
+        return wish
+    return bool(multihost_utils.process_allgather(np.array(wish)).any())
 
 
 @contextlib.contextmanager

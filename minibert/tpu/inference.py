@@ -24,9 +24,10 @@ def logits(bert: Bert, features: Features, numbers: np.ndarray, size: int) -> np
     longest = int((features.offsets[numbers + 1] - features.offsets[numbers]).max())
     length = batches.bucket(longest, bert.config.max_position_embeddings)
     batch: dict[str, Any] = batches.pad(features, numbers, None, length, batches.multiple(size, device.mesh.size))
-    batch = sharding.put(batch, sharding.rows(device.mesh))
-    found = _logits(device.parameters(bert), batch, bert.config, precision=device.precision)
-    return sharding.get(found)[: len(numbers)]
+    with device.memory("a smaller model or a shorter --max-seq-length takes less"):
+        batch = sharding.put(batch, sharding.rows(device.mesh))
+        found = _logits(device.parameters(bert), batch, bert.config, precision=device.precision)
+        return sharding.get(found)[: len(numbers)]
 
 
 def tops(reader: Bert, features: Features, n: int, size: int) -> Top:

@@ -89,9 +89,31 @@ def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(spec, a, b.astype(a.dtype), precision=precision, preferred_element_type=jnp.float32)
 
 
+@jax.custom_vjp
+def weighted(x: jax.Array, w: jax.Array) -> jax.Array:
+    """x wᵀ: (..., C) and (F, C) to (..., F) float32. In bf16, too, w's gradient is the float32 that products sum in:
+    JAX's own rule rounds it to what w was rounded to.
+    """
+    return product("...c,fc->...f", x, w)
+
+
+def _weighted(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return weighted(x, w), (x, w)
+
+
+def _slopes(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = kept
+    dy = dy.astype(x.dtype)
+    dw = product("nf,nc->fc", dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
+    return product("...f,fc->...c", dy, w).astype(x.dtype), dw
+
+
+weighted.defvjp(_weighted, _slopes)
+
+
 def linear(x: jax.Array, p: Params, name: str) -> jax.Array:
     """x wᵀ + b in x's type: (..., C) to (..., F)."""
-    return (product("...c,fc->...f", x, p[f"{name}.weight"]) + p[f"{name}.bias"]).astype(x.dtype)
+    return (weighted(x, p[f"{name}.weight"]) + p[f"{name}.bias"]).astype(x.dtype)
 
 
 def layer_norm(x: jax.Array, p: Params, name: str, eps: float) -> jax.Array:
@@ -180,7 +202,7 @@ def logits(
     """
     x = encode(p, batch, config, key, recompute, precision)
     if "qa_outputs.weight" in p:
-        return product("blc,kc->blk", x, p["qa_outputs.weight"]) + p["qa_outputs.bias"]
+        return weighted(x, p["qa_outputs.weight"]) + p["qa_outputs.bias"]
     x = jnp.tanh(linear(x[:, :1].astype(jnp.float32), p, "pooler.dense"))
     x = dropout.hidden(x, batch["examples"], config.head_dropout, dropout.at(key, "classifier"))
     return linear(x[:, 0], p, "classifier")

@@ -15,7 +15,7 @@ from minibert.evaluation import Split
 from minibert.kernels.devices import Device
 from minibert.settings import TrainConfig
 from minibert.tpu import batches, model, training
-from minibert.tpu.device import Tpu, platform
+from minibert.tpu.device import Tpu, out_of_memory, platform
 from minibert.tpu.trainer import split
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -45,7 +45,7 @@ def fitted(
         try:
             program.lower(*training.arguments(*layout, micros, rows, length, shared)).compile()
         except jax.errors.JaxRuntimeError as error:
-            if not training.out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         else:
             return way, f"recompute {way.recompute}, {micros} micro-batches of {rows}" if way != settings else ""

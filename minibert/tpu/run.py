@@ -29,9 +29,13 @@ def given(path, wanted):
     """The arrays of a file of inputs."""
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name].astype(entry["dtype"]) for name, entry in wanted.items()}
+            found = {name: (file[name], file[name].astype(entry["dtype"])) for name, entry in wanted.items()}
     except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path} is no .npz file with the arrays {', '.join(wanted)}") from None
+    for name, (whole, array) in found.items():
+        if array.dtype.kind in "iu" and not np.array_equal(whole, array):
+            raise ValueError(f"{path}: {name} has numbers that are no {array.dtype}")
+    return {name: array for name, (_, array) in found.items()}
 
 
 def main(folder, *paths):
@@ -48,9 +52,13 @@ def main(folder, *paths):
     saved, state = tensors(folder / "parameters.safetensors"), manifest["state"].items()
     state = jax.device_put({n: saved.get(n, np.zeros(e["shape"], e["dtype"])) for n, e in state})
     for path in paths[:-1]:
-        state, found = call(state, given(path, manifest["inputs"]))
+        inputs = given(path, manifest["inputs"])
+        if not all(0 <= id < manifest["config"]["vocab_size"] for id in (inputs["ids"].min(), inputs["ids"].max())):
+            raise ValueError(f"{path}: ids are from 0 to {manifest['config']['vocab_size'] - 1}")
+        state, found = call(state, inputs)
         results.append({name: np.atleast_1d(value) for name, value in found.items()})
-        print(json.dumps({"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}))
+        told = {"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}
+        print(json.dumps(told, allow_nan=False))
     arrays = {f"state/{n}": value for n, value in state.items() if manifest["what"] == "train"}
     arrays |= {n: np.concatenate([found[n] for found in results]) for n in results[0]}
     with open(f"{paths[-1]}.tmp", "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -61,8 +62,18 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def get(tree: Any) -> Any:
-    """Arrays of the devices, whole, in the memory of this host."""
-    mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    if mesh.is_multi_process:  # what other hosts hold a part of comes here first
-        tree = jax.jit(lambda x: x, out_shardings=everywhere(mesh))(tree)
-    return jax.tree.map(np.asarray, tree)
+    """Arrays of the devices, whole, in this host's memory. Where others hold parts of them all hosts have to ask."""
+
+    def one(array: jax.Array) -> np.ndarray:
+        if not (array.is_fully_addressable or array.is_fully_replicated):
+            assert isinstance(array.sharding, NamedSharding)
+            array = _gathering(array.sharding.mesh)(array)  # one at a time: the devices have no room for two of all
+        return np.asarray(array)
+
+    return jax.tree.map(one, tree)
+
+
+@cache
+def _gathering(mesh: Mesh) -> Any:
+    """A function that brings parts from everywhere to everywhere, compiled once for each shape."""
+    return jax.jit(lambda x: x, out_shardings=everywhere(mesh))

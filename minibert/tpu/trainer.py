@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from minibert.bert import Bert
-from minibert.errors import RunError
 from minibert.optim import Adam
 from minibert.random import Key
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader
 from minibert.tpu import batches, dropout, model, sharding, training
-from minibert.tpu.device import Tpu, check_agreement
+from minibert.tpu.device import Tpu, any_process, check_agreement
 from minibert.training import Stage, Step, Trainer, finite
+
+ADVICE = "train anew with --recompute layers, a smaller --micro-batch, --shard-parameters or a smaller --max-seq-length"
 
 
 class TpuTrainer(Trainer):
@@ -38,23 +39,19 @@ class TpuTrainer(Trainer):
     def update(self, stage: Stage, number: int, numbers: np.ndarray, key: Key) -> Callable[[], Step]:
         """As the engine's; it has ended when the devices have computed it."""
         self._device.forget(self.bert)
-        state = self._put(key) if self._state is None else self._state
-        if number == 0:
-            state = self._begin(state["params"])
-        batch, tokens = self._batch(stage, numbers)
-        rate, corrections = stage.rate(number), np.array(self.optimizer.corrections(number), np.float32)
-        scalars = sharding.put((dropout.pack(key), np.float32(rate), corrections), sharding.everywhere(self.mesh))
-        try:
+        with self._device.memory(ADVICE):
+            state = self._state or self._put(key, training.STATE[:1] if number == 0 else training.STATE)
+            if number == 0:
+                state = self._begin(state["params"])
+            batch, tokens = self._batch(stage, numbers)
+            rate, corrections = stage.rate(number), np.array(self.optimizer.corrections(number), np.float32)
+            scalars = sharding.put((dropout.pack(key), np.float32(rate), corrections), sharding.everywhere(self.mesh))
             self._state, told = self._program(state, batch, *scalars)
-        except jax.errors.JaxRuntimeError as error:
-            if not training.out_of_memory(error):
-                raise
-            raise RunError(
-                f"the memory of {self.bert.device.description} does not suffice; train anew with --recompute layers, a "
-                "smaller --micro-batch, --shard-parameters or a smaller --max-seq-length"
-            ) from None
-        loss, norm = map(float, sharding.get(told))
+            loss, norm = map(float, sharding.get(told))
         return lambda: finite(Step(loss, rate, norm, tokens))
+
+    def agreed(self, wish: bool) -> bool:
+        return any_process(wish)
 
     def _batch(self, stage: Stage, numbers: np.ndarray) -> tuple[Any, int]:
         """These examples in micro-batches on the devices, and how many tokens they have."""
@@ -68,16 +65,18 @@ class TpuTrainer(Trainer):
 
     def fetch(self) -> None:
         if self._state is not None:
-            state = sharding.get(self._state)
+            with self._device.memory(ADVICE):
+                state = sharding.get(self._state)
             for kind, views in self._views().items():
                 for name, array in model.to_arrays(state[kind]).items():
                     views[name][...] = array
 
-    def _put(self, key: Key) -> training.State:
-        """Weights and moments as `bert` and `optimizer` have them, on the devices."""
-        state = {kind: model.from_arrays(views) for kind, views in self._views().items()}
-        check_agreement(key.stream, state["params"])
-        return sharding.put(state, self._places)
+    def _put(self, key: Key, kinds: Sequence[str]) -> training.State:
+        """Weights, and of `kinds` also moments, as `bert` and `optimizer` have them, on the devices."""
+        state = {kind: model.from_arrays(views) for kind, views in self._views().items() if kind in kinds}
+        features = [(stage.data.features.ids, stage.data.labels) for stage in self.stages]
+        check_agreement(key.stream, repr(self.settings), state, features)
+        return sharding.put(state, {kind: self._places[kind] for kind in kinds})
 
     def _views(self) -> dict[str, dict[str, np.ndarray]]:
         assert isinstance(self.optimizer, Adam)

@@ -87,11 +87,6 @@ def update(
     return dict(zip(STATE, parts, strict=True)), jnp.stack([total, norm])
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether compiling or running a program failed for want of the devices' memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
-
-
 @lru_cache
 def program(
     mesh: Mesh, config: BertConfig, head: int | str, recompute: bool = False, precision: str = "fp32",

@@ -149,7 +149,7 @@ def test_nobody_is_advised_to_overwrite_what_may_be_no_run(here: Path, more: tup
 def test_a_run_on_own_files_that_does_not_say_where_they_were(here: Path, data: object, said: str) -> None:
     settings = {"task": "table", "max_seq_length": 32}
     write(here / "run" / "run.json", json.dumps({"finished": True, "settings": settings, "data": data}).encode())
-    assert_one_line(evaluate(here), 1, str(here / "run"), said)
+    assert_one_line(evaluate(here), 1, str(here / "run"), said, *["--input FILE"] * (said == "does not say"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -54,7 +54,7 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_can_start(here: Path) -
 
 def test_output_directory_is_the_checkpoint(here: Path) -> None:
     for of_a_run, said in (
-        (False, "holds config.json, which is no run's"),
+        (False, "holds config.json, and no run"),
         (True, "the checkpoint that training starts from"),
     ):
         if of_a_run:

@@ -109,6 +109,9 @@ def test_what_has_come_whole_is_not_fetched_again(glue: Server, monkeypatch: pyt
     monkeypatch.setattr(datasets, "unpack", real)
     folder = datasets.fetch_task("xnli")
     assert [sum(name in path for _, path, _ in glue.asked) for name in names] == [1, 2]  # 2: it was not there once
+    (folder / "xnli.dev.tsv").unlink()
+    (folder.parent / "XNLI-1.0.zip").write_bytes(zipped({"XNLI-1.0/xnli.dev.tsv": b"of somebody else"}))
+    assert (datasets.fetch_task("xnli") / "xnli.dev.tsv").read_bytes() == b"dev", "of others it is no download"
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "XNLI", "checksums.json"]
 
 

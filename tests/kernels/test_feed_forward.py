@@ -9,10 +9,14 @@ import pytest
 import gpus
 from bits import assert_same_bits, unwritten
 from checks import assert_as_accurate, assert_gradients
+from minibert import ops
+from minibert.autograd import Tape, Tensor
 from minibert.kernels import devices
 from minibert.kernels.bias_gelu import reference as bias_gelu
+from minibert.kernels.devices import cpu as cpu_devices
 from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_split, reference
 from minibert.kernels.matmul import cpu_bf16 as matmul
+from minibert.parameters import Group
 
 FORMS = pytest.mark.parametrize("tanh", [False, True], ids=["erf", "tanh"])
 ADDS = pytest.mark.parametrize("add", [True, False], ids=["adding", "overwriting"])
@@ -154,3 +158,26 @@ def test_nan_stays_visible_in_parts(tanh):
     arrays[0][3, 5] = np.nan
     y, dx, *_ = both(cpu_split, *arrays, tanh)
     assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
+
+
+@pytest.mark.parametrize("t", [4096, 4736, 8832])
+def test_scratch_suffices_for_every_piece(t, monkeypatch):
+    """A worker's own room is larger for some smaller numbers of tokens, where there are many workers."""
+    device = devices.open("cpu", precision="bf16")
+    monkeypatch.setattr(cpu_devices, "threads", lambda: 17)
+    assert cpu_bf16.workspace(2368, 3072, 768) > cpu_bf16.workspace(4096, 3072, 768)
+    seen = []
+
+    def checked(*arguments):
+        h = arguments[1] if arguments[1].shape[1] == 3072 else arguments[7]
+        seen.append(len(h))
+        assert len(arguments[-1]) >= cpu_bf16.workspace(len(h), 3072, 768)
+
+    monkeypatch.setattr(cpu_bf16, "forward", checked)
+    monkeypatch.setattr(cpu_bf16, "backward", checked)
+    group = Group(device, "layer", {"w1": (3072, 768), "b1": (3072,), "w2": (768, 3072), "b2": (768,)})
+    with Tape() as tape:
+        x = Tensor(device.zeros((t, 768), np.uint16, "activations"), device)
+        y = ops.feed_forward(x, *(group[name] for name in ("w1", "b1", "w2", "b2")), "erf")
+    tape.backward(y, [y.data])
+    assert sum(seen) == 2 * t
