@@ -183,12 +183,13 @@ def _fetch_task(task: str, root: Path, progress: files.Progress | None) -> Path:
     ledger = root / "checksums.json"
     recorded = files.read_json(ledger, DownloadError) if ledger.exists() else {}
     base = (os.environ.get("MINIBERT_DATA_URL") or ROOT).rstrip("/")
-    before = dict(recorded)
+    before = dict(recorded)  # but for what turns out to be bad
     fetched = [root / url.rpartition("/")[2] for url in TASKS[task].urls]
     for url, path in zip(TASKS[task].urls, fetched, strict=True):
         published = CHECKSUMS.get(path.name)
         known = published or recorded.get(path.name)
         if path.exists() and files.sha256(path) == known:  # left where what came next was interrupted
+            before.pop(path.name, None)
             continue
         recorded[path.name] = files.fetch(
             f"{base}/{url}", path, known_sha256=known,

@@ -98,7 +98,7 @@ def train(
                 if saving:
                     trainer.fetch()
                     run.save_state(step + 1, trainer.optimizer)
-                if ending:
+                if saving and (ending or trainer.agreed(bool(interrupted))):  # it may have come while that was done
                     text = f"{run.name}: stopped after step {step + 1} of {trainer.total}; {run.go_on}"
                     number = interrupted[0] if interrupted else signal.SIGTERM  # which another process has got
                     raise KeyboardInterrupt(text) if number == signal.SIGINT else Stopped(text, number)

@@ -141,9 +141,13 @@ def _prefix_or_folder(url: str, wanted: Wanted | None) -> _Found:
 
 
 def _newest(url: str, found: dict[str, Object]) -> dict[str, Object]:
-    """Of a folder's TensorFlow checkpoints the one that its file `checkpoint` names, and all that is none."""
-    if latest.NAME not in found or any(name.startswith(_OTHERS) for name in found):
+    """Of a folder's TensorFlow checkpoints the one that its file `checkpoint` names, or none where there are other
+    weights, which come before them; and whatever else is there.
+    """
+    if latest.NAME not in found:
         return found
+    if any(name.startswith(_OTHERS) for name in found):
+        return {name: each for name, each in found.items() if not (_TENSORFLOW.search(name) or name == latest.NAME)}
     newest = latest.newest(_copied(url, {latest.NAME: found[latest.NAME]}, None))
     return {name: each for name, each in found.items() if _TENSORFLOW.sub("", name) in (name, newest)}
 

@@ -85,6 +85,7 @@ class Replay:
     def forget(self) -> None:
         """Drops all recordings and what they keep."""
         self.sizes.clear()
+        self.seen.clear()  # what a pass takes is known again when one has been made
         self.device.forget_recordings()
 
     def give_up(self) -> None:
@@ -109,8 +110,9 @@ class Replay:
             cuda.opened().set_streams(0)
 
     def _launched(self, size: Size, found: Recorded, key: Key | None) -> Any:
-        if found.generation != self.device.generation:  # somebody else's memory has run out
+        if found.recording and found.generation != self.device.generation:  # somebody else's memory has run out
             found.recording = None
+            self.seen.discard(size)
         if self._watched() or (found.recording is None and not (size in self.seen and self._room())):
             self.seen.add(size)
             return self.run(found.batch, key, found.shares)  # the first pass compiles and allocates what stays

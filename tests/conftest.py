@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -48,7 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     kernels = files.user_cache() / "kernels"
-    kernels.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        kernels.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PIP_CACHE_DIR", str(kernels.parent.parent / "pip"))
     cache = tempfile.mkdtemp(prefix="minibert-tests-")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))

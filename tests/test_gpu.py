@@ -19,7 +19,6 @@ from minibert.kernels import devices
 from minibert.kernels.devices import Device
 from minibert.kernels.devices.recording import Refused
 from minibert.memory_report import observed
-from minibert.replay import MOST, Replay
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
 from minibert.tokenizer import Features
@@ -304,5 +303,19 @@ def test_filled_steps_are_those_of_batches_as_they_are(place):
         np.testing.assert_allclose(filled[name], wanted, rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_batches_that_outlast_their_launches_are_not_recorded():
-    assert Replay.suits(MOST - 1) and not Replay.suits(MOST)
+def test_batches_that_outlast_their_launches_are_not_recorded(place, monkeypatch):
+    for most, recorded in ((10, False), (10_000, True)):
+        monkeypatch.setattr("minibert.replay.MOST", most)
+        t = trainer(place.open())
+        losses(t, 8)
+        assert bool(t.replay.sizes) == recorded
+
+
+def test_after_an_evaluation_a_size_is_recorded_when_it_comes_for_the_second_time(place):
+    t = trainer(place.open())
+    losses(t, 8)
+    t.rest()
+    plain, runs = t.replay.run, []
+    t.replay.run = lambda *arguments: runs.append(len(t.replay.sizes)) or plain(*arguments)
+    losses(t, 1)
+    assert runs == [0] and not t.replay.sizes, "what it takes is not known yet"

@@ -14,7 +14,7 @@ import emulator
 import gpus
 from commands import make_checkpoint
 from commands import minibert_in_process as command
-from minibert import batch, chain, memory_report, models, ops, policies, starting
+from minibert import batch, chain, memory_report, models, ops, planning, policies, starting
 from minibert.begun import Begun
 from minibert.errors import ConfigError
 from minibert.evaluation import Split
@@ -579,3 +579,15 @@ def test_the_picture_of_memory_is_a_png():
 def test_a_size_past_all_numbers_is_one_line():
     with pytest.raises(ConfigError, match=r"memory 9999.*: no machine has that"):
         parse_size("9" * 400 + "GB")
+
+
+def test_a_budget_is_what_is_free_and_what_the_process_has_of_its_allowance(tmp_path, monkeypatch):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text("VmRSS:\t  90000 kB\nRssAnon:\t  50000 kB\nRssFile:\t 40000 kB\n")
+    assert host.resident(tmp_path) == 50_000 * 1024 and host.resident(tmp_path / "nowhere") is None
+    device = devices.open("cpu")
+    monkeypatch.setattr(device, "free_memory", lambda: 10**9)
+    for resident, counted in ((50 << 20, 50 << 20), (PROCESS * 2, PROCESS), (None, PROCESS)):
+        monkeypatch.setattr(host, "resident", lambda resident=resident: resident)
+        assert planning.budget(None, device) == int(planning.SPARE * 10**9) + counted
+    assert planning.budget("2GB", device) == 2 * 10**9

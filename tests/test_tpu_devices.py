@@ -92,7 +92,7 @@ def test_two_processes(one, tmp_path, how):
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_saves_in_the_one_that_writes(tmp_path):
-    """All of them end after the same step, and the run goes on from there."""
+    """All of them end after the same step."""
     make_checkpoint(tmp_path / "checkpoint")
     write_mrpc(tmp_path / "glue")
     with socket.socket() as free:
@@ -103,16 +103,20 @@ def test_a_signal_to_one_process_saves_in_the_one_that_writes(tmp_path):
         "finetune", "mrpc", "--device", "tpu", "--checkpoint", tmp_path / "checkpoint", "--data-dir", tmp_path / "glue",
         "--batch-size", "8", "--max-seq-length", "32", "--output-dir", run,
     )  # fmt: skip
-    begin = [*arguments, "--epochs", "400"]
     where = [environment({"MINIBERT_HOSTS": f"{address},2,{number}"}) for number in range(2)]
-    workers = [subprocess.Popen(command(*begin), env=env, stderr=subprocess.PIPE, text=True) for env in where]
-    while not (run / "metrics.jsonl").is_file() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
-        assert all(worker.poll() is None for worker in workers), [worker.communicate() for worker in workers]
-        time.sleep(0.05)
-    workers[1].send_signal(signal.SIGTERM)
-    for worker in workers:
-        _, said = worker.communicate(timeout=120)
-        assert worker.returncode == 143 and "stopped after step" in said, said
+    call, until = command(*arguments, "--epochs", "400"), time.monotonic() + 120
+    workers = [subprocess.Popen(call, env=env, stderr=subprocess.PIPE, text=True) for env in where]
+    try:
+        while not (run / "metrics.jsonl").is_file() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+            assert time.monotonic() < until and all(worker.poll() is None for worker in workers)
+            time.sleep(0.05)
+        workers[1].send_signal(signal.SIGTERM)
+        for worker in workers:
+            _, said = worker.communicate(timeout=120)
+            assert worker.returncode == 143 and "stopped after step" in said, said
+    finally:
+        for worker in workers:
+            worker.kill()
     done = len((run / "metrics.jsonl").read_text().splitlines())
     with safe_open(run / "state.safetensors", "numpy") as state:
         assert int(state.metadata()["step"]) == done

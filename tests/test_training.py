@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 
 import numpy as np
 import pytest
 
 from minibert import batch, optim
 from minibert.autograd import Tape
-from minibert.errors import ConfigError, RunError
+from minibert.errors import ConfigError, RunError, Stopped
 from minibert.kernels import devices
 from minibert.kernels.devices import cpu
 from minibert.loop import train
@@ -487,3 +488,17 @@ def test_where_memory_ran_out_the_user_is_told_and_a_resume_knows(tmp_path, monk
         train(t, run, 1000, Reporter(quiet=False))
     assert f"memory ran out: from here on micro-batches have at most {t.micro_tokens} tokens" in capfd.readouterr().err
     assert t.micro_tokens and read_description(tmp_path / "run")["settings"]["micro_tokens"] == t.micro_tokens
+
+
+def test_a_signal_while_the_last_state_is_saved_ends_the_run(tmp_path, monkeypatch):
+    t, real = trainer(), RunDirectory.save_state
+
+    def save(self, step, optimizer):
+        real(self, step, optimizer)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunDirectory, "save_state", save)
+    description = {"settings": t.settings.to_dict(), "checkpoint": {}, "data": {}}
+    stopped = pytest.raises(Stopped, match=f"stopped after step {t.total} of {t.total}")
+    with RunDirectory.claim(tmp_path / "run", description, False, False) as run, stopped:
+        train(t, run, 1000, Reporter())

@@ -25,7 +25,7 @@ part() {  # NAME SECONDS COMMAND...
     status=$?
     last=$(tail -c +$((start + 1)) "$log" | grep -v '^$' | tail -n 1)
     [ $status = 0 ] && case $last in *passed*) ;; *skipped*) status=skipped ;; esac
-    if [ $status != 0 ] && [ "$limit" -gt "$left" ] && [ $((until - SECONDS)) -lt 10 ]; then
+    if [ $status != 0 ] && [ "$limit" -gt $((left - 5)) ] && [ $((until - SECONDS)) -lt 10 ]; then
         rest+=("$name")  # it was the time of all that ended it
         return
     fi

@@ -98,19 +98,26 @@ class Kept(IndexDataCacheFile):
         try:
             with open(f"{self._index_path}.lock", "wb") as lock:
                 if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    with contextlib.suppress(OSError):  # a file system without locks
+                        fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
                     self._load_index()
-                except Exception:
+                except Exception:  # with it goes what it named, which the next index would number again
+                    for old in Path(self._index_path).parent.glob(f"{Path(self._index_path).stem}.*.nbc"):
+                        old.unlink()
                     self.flush()
                 super().save(key, data)
         except OSError as error:
-            warnings.warn(f"compiled kernels are not kept: {error.strerror or error}", stacklevel=2)
+            global not_kept
+            if not not_kept:
+                not_kept = f"compiled kernels are not kept: {error.strerror or error}"
+                warnings.warn(not_kept, stacklevel=2)
 
 
 def _compiled(function: Callable, **options: Any) -> Callable:
     found = numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-    found._cache._cache_file.__class__ = Kept
+    if hasattr(found, "_cache"):  # NUMBA_DISABLE_JIT leaves functions as they are
+        found._cache._cache_file.__class__ = Kept
     return found
 
 

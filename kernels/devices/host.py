@@ -29,8 +29,8 @@ def available(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
 
 
 def resident(proc: Path = PROC) -> int | None:
-    """Bytes of this process's memory, None where the system does not say."""
-    return next(_kilobytes(proc / "self" / "status", "VmRSS"), None)
+    """Bytes of this process's own memory, without files that others can have; None where the system does not say."""
+    return next(_kilobytes(proc / "self" / "status", "RssAnon"), None)
 
 
 def _kilobytes(path: Path, name: str) -> Iterator[int]:

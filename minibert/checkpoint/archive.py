@@ -91,7 +91,7 @@ def config(path: Path) -> bytes:
         archive = _open(file, path)
         found = [member for member in archive.infolist() if (match := _match(member)) and match[0] == CONFIG]
         if len(found) != 1 or found[0].file_size > files.CHUNK:
-            raise CheckpointError(f"{path}: holds {len(found)} {CONFIG} of a config's size, not one: give Google's zip")
+            raise CheckpointError(f"{path}: holds not one {CONFIG} of at most a MiB: give Google's zip")
         return b"".join(_inflate(archive, found[0], f"{path}: {CONFIG}"))
 
 

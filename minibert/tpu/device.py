@@ -109,8 +109,10 @@ def platform() -> str:
 
 
 def keep_programs() -> None:
-    """Has JAX keep what it compiles, minutes for a program, in the user's cache, unless the user has named a place."""
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    """Has JAX keep what it compiles, minutes for a program, in the user's cache, unless the user has named a place. Of
+    several processes only the first would: the others would keep it waiting.
+    """
+    if jax.process_count() == 1 and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(files.user_cache() / "xla"))
 
 

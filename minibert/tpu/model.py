@@ -202,7 +202,7 @@ def logits(
     """
     x = encode(p, batch, config, key, recompute, precision)
     if "qa_outputs.weight" in p:
-        return weighted(x, p["qa_outputs.weight"]) + p["qa_outputs.bias"]
+        return linear(x.astype(jnp.float32), p, "qa_outputs")
     x = jnp.tanh(linear(x[:, :1].astype(jnp.float32), p, "pooler.dense"))
     x = dropout.hidden(x, batch["examples"], config.head_dropout, dropout.at(key, "classifier"))
     return linear(x[:, 0], p, "classifier")

@@ -53,12 +53,12 @@ def main(folder, *paths):
     state = jax.device_put({n: saved.get(n, np.zeros(e["shape"], e["dtype"])) for n, e in state})
     for path in paths[:-1]:
         inputs = given(path, manifest["inputs"])
-        if not all(0 <= id < manifest["config"]["vocab_size"] for id in (inputs["ids"].min(), inputs["ids"].max())):
+        if inputs["ids"].min(initial=0) < 0 or inputs["ids"].max(initial=0) >= manifest["config"]["vocab_size"]:
             raise ValueError(f"{path}: ids are from 0 to {manifest['config']['vocab_size'] - 1}")
         state, found = call(state, inputs)
         results.append({name: np.atleast_1d(value) for name, value in found.items()})
-        told = {"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100}
-        print(json.dumps(told, allow_nan=False))
+        told = json.dumps({"inputs": path} | {n: v.tolist() for n, v in results[-1].items() if v.size <= 100})
+        print(json.dumps(json.loads(told, parse_constant=lambda text: None)))  # NaN is no JSON
     arrays = {f"state/{n}": value for n, value in state.items() if manifest["what"] == "train"}
     arrays |= {n: np.concatenate([found[n] for found in results]) for n in results[0]}
     with open(f"{paths[-1]}.tmp", "wb") as file:

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,6 +114,19 @@ def test_what_has_come_whole_is_not_fetched_again(glue: Server, monkeypatch: pyt
     (folder.parent / "XNLI-1.0.zip").write_bytes(zipped({"XNLI-1.0/xnli.dev.tsv": b"of somebody else"}))
     assert (datasets.fetch_task("xnli") / "xnli.dev.tsv").read_bytes() == b"dev", "of others it is no download"
     assert sorted(path.name for path in folder.parent.iterdir()) == [".lock", "XNLI", "checksums.json"]
+
+
+def test_a_bad_archive_that_was_left_counts_for_nothing(glue: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = datasets.unpack
+    glue.files["glue/data/RTE.zip"] = zipped(RTE)[:-30]
+    monkeypatch.setattr(datasets, "unpack", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        datasets.fetch_task("rte")
+    monkeypatch.setattr(datasets, "unpack", real)
+    with pytest.raises(DownloadError, match="damaged zip"):
+        datasets.fetch_task("rte")
+    glue.files["glue/data/RTE.zip"] = zipped(RTE)
+    assert datasets.fetch_task("rte").is_dir()
 
 
 def test_a_zip_s_directory_is_not_taken_into_memory(glue: Server) -> None:
