@@ -47,8 +47,7 @@ NOT_SQUAD = ("sample", "train", "text_a", "text_b", "label", "regression", "eval
               "parameter, adam8bit 2, adafactor next to none.  [default: adam]")  # fmt: skip
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Adam's.  [default: the recipe's]")
 @click.option("--gelu", type=click.Choice(["erf", "tanh"]), help="erf: exact. tanh: the approximation in Google's code "
-              "since 2019.  "
-              "[default: the checkpoint's]")  # fmt: skip
+              "since 2019.  [default: the checkpoint's]")  # fmt: skip
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "auto"]), help="tf32: on GPUs. auto: bf16 "
               "if the device multiplies it, else fp32.  [default: auto]")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu", "tpu"]), help="auto: the GPU if there is "

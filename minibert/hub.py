@@ -127,7 +127,7 @@ def _is_here(name: str) -> bool:
 def _source(name: str) -> Source:
     """The repository of an alias or a hub id."""
     source = ALIASES.get(name) or Source(name, {})
-    if name.startswith(("/", "./", "../", "runs/")):  # which can be nothing but paths, or nobody means anything else
+    if name.startswith(("/", "./", "../", "runs/")):  # paths; runs/NAME could be a hub id, but nobody means one
         raise Unknown(f"{name}: there is no such file or folder: check the path")
     if not _HUB_ID.fullmatch(source.repository):
         meant = did_you_mean(name, ALIASES)

@@ -19,7 +19,7 @@ from minibert.errors import ConfigError, DataError, RunError
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
-SHOWN = 100  # classes whose table of confusions is part of the results: of thousands it is gigabytes of text
+SHOWN = 100  # classes whose table of confusions is part of the results: of thousands it is megabytes of text
 CELLS = 1 << 22  # weights, or cells of tables, held at once
 
 

@@ -205,12 +205,11 @@ class RunDirectory:
         path = make_directory(path, numbered)
         run = cls(path, mirror)
         with run.locked():
+            check_free(path, resume, overwrite)
             if overwrite:
                 with files.one_line(path, "remove what stands in it", RunError):
-                    check_free(path, resume, overwrite)
                     for name in reversed(WRITTEN):  # run.json at last, which says that the rest may go
                         (path / name).unlink(missing_ok=True)
-            check_free(path, resume, overwrite)
             _check_same(path, description, resume)
             run.resumed = resume and read_description(path) is not None
             run.describe(**description, finished=False)

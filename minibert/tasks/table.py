@@ -270,8 +270,8 @@ def _examples(rows: Iterator[Row], where: str, columns: Columns) -> Iterator[Exa
         here = f"{where}: line {number}"
         texts = _texts_among(cells, columns)
         if texts is None:
-            named = ((columns["text_a"], columns.get("text_b")),) if columns.get("text_a") else KNOWN_TEXTS
-            for a, second in named:
+            pairs = ((columns["text_a"], columns.get("text_b")),) if columns.get("text_a") else KNOWN_TEXTS
+            for a, second in pairs:
                 if a in cells and second:
                     raise DataError(f"{here}: {a!r} is there, and {second!r} is missing")
             own = " and ".join(name for name in (columns.get("text_a"), columns.get("text_b")) if name)

@@ -12,7 +12,7 @@ B examples of at most L tokens, C hidden, F feed-forward, H heads, D = C/H, K ou
     weights            (B,) float32: what an example's loss counts; 0 for one that only fills the batch
 
 In float32 products are float32 on a TPU, too. In bf16 activations and operands of products are bf16; sums, softmax,
-norms, losses, the classifier's few rows and the parameters themselves are float32.
+norms, the pooler and the heads, losses and the parameters themselves are float32.
 """
 
 from __future__ import annotations
