@@ -529,7 +529,10 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(
 
 
 @pytest.mark.parametrize("path", ["./base", "../base", "/base"])
-def test_what_can_only_be_a_path_gets_no_list_of_names(tmp_path: Path, path: str) -> None:
+def test_what_can_only_be_a_path_gets_no_list_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # beside a checkout there may be a folder `base`
     done = minibert_in_process("finetune", "mrpc", "--checkpoint", path, "--output-dir", tmp_path / "run")
     assert assert_one_line(done, 1) == f"minibert: {path}: there is no such file or folder: check the path"
 
