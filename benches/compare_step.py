@@ -6,6 +6,7 @@
 Random weights of the shapes of MiniLM and BERT-Base. A step is forward, backward, clipping and the update, dropout
 on. The first side meets each of the others in turn, both on the same batches; what compiles, compiles before. Without
 dropout all must give one loss. Padding: to the longest of the batch, to 128 as Google's code did, or to a multiple.
+On a GPU TOGETHER steps are asked for one after the other and then waited for, as in training, where it never waits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from sides import Examples, Kind, arguments, duels, prepare
 
+TOGETHER = {"cpu": 1, "gpu": 4}
 NEAR = {"fp32": 1e-5, "bf16": 2e-2}  # how far apart losses without dropout may be
 
 
@@ -52,9 +55,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             prepare(model, args.data_dir, "train", folder)
-            examples, numbers = Examples(folder), range(1, args.rounds + 1)
-            tokens = [examples.lengths[examples.training_batch(number)].sum() for number in numbers]
-            duels(model, args, SIDES, folder, ("loss", 0), NEAR, [("step", number) for number in numbers], tokens)
+            examples, together = Examples(folder), TOGETHER[args.device]
+            rounds = [range(1 + i * together, 1 + (i + 1) * together) for i in range(args.rounds)]
+            tokens = [np.mean([examples.lengths[examples.training_batch(n)].sum() for n in one]) for one in rounds]
+            calls = [("steps", numbers) for numbers in rounds]
+            duels(model, args, SIDES, folder, ("loss", 0), NEAR, calls, tokens, together)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from minibert.parameters import Param
 from minibert.random import Key
 
 NO_DROPOUT = (0.0, 0, 0)
-PIECE = 4096  # tokens that the feed-forward half computes at a time: its scratch of (T, F) stays small, at no cost
 
 
 @cache
@@ -41,9 +40,9 @@ def _scalars(rate: float, key: Key | None) -> tuple[float, int, int]:
     return (rate, key.seed, key.stream) if key is not None and rate > 0 else NO_DROPOUT
 
 
-def _pieces(t: int) -> list[slice]:
-    """t rows in even pieces of at most PIECE, each beginning on a line of memory."""
-    count = max(1, -(-t // PIECE))
+def _pieces(t: int, most: int) -> list[slice]:
+    """t rows in even pieces of at most so many, each beginning on a line of memory."""
+    count = max(1, -(-t // most))
     size = -(-t // (64 * count)) * 64
     return [slice(start, min(start + size, t)) for start in range(0, t, max(size, 1))]
 
@@ -135,7 +134,7 @@ def feed_forward(x: Tensor, w1: Param, b1: Param, w2: Param, b2: Param, form: st
     arrays = {"x": x.data, "w1": w1.data, "b1": b1.data, "w2": w2.data, "b2": b2.data}
     shapes("x: T C, w1: F C, b1: F, w2: C F, b2: C", **arrays)
     device, op, (t, c), f, tanh = x.device, x.device.feed_forward, x.data.shape, len(b1.data), form == "tanh"
-    pieces = _pieces(t)  # of which a shorter one may take more scratch
+    pieces = _pieces(t, device.piece)  # of which a shorter one may take more scratch
     room = max((op.workspace(n, f, c) for n in {r.stop - r.start for r in pieces}), default=0)
     y = device.empty_like(x.data)
     h = device.empty((t, f), device.activation_type, "activations")

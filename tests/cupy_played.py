@@ -183,7 +183,8 @@ def cupy(monkeypatch):
     pool = Pool()
     singly = Singly(pool)
     fake = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(
-        Stream=Stream, MemoryPool=lambda: pool, MemoryPointer=Pointer, Device=lambda: SimpleNamespace(id=0),
+        Stream=Stream, Event=Event, Device=lambda: SimpleNamespace(id=0),
+        MemoryPool=lambda: pool, MemoryPointer=Pointer,
         UnownedMemory=lambda ptr, size, owner, number: SimpleNamespace(ptr=ptr, owner=owner),
         alloc_pinned_memory=PinnedMemory.alloc, PinnedMemory=PinnedMemory.alloc,
         Memory=lambda size: Memory(singly, size),
@@ -194,7 +195,9 @@ def cupy(monkeypatch):
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(gpu, "found", lambda: (8, 0))
     monkeypatch.setattr(gpu, "stream", cache(gpu.stream.__wrapped__))
+    monkeypatch.setattr(gpu, "side_stream", cache(gpu.side_stream.__wrapped__))
     monkeypatch.setattr(gpu, "products", lambda: None)
+    monkeypatch.setattr(gpu, "side_products", lambda: None)
     monkeypatch.setattr(gpu, "CupyDriver", lambda *_: emulator.Emulator())
     monkeypatch.setattr(cuda, "driver", None)
     return fake
@@ -224,22 +227,27 @@ class PinnedMemory(np.ndarray):
 class Late(Stream):
     """Does what it is asked for by and by, each stream at a pace of its own; `rng` draws it."""
 
-    rng, all = np.random.default_rng(0), []
+    rng, all, current = np.random.default_rng(0), [], None
 
     def __init__(self, non_blocking):
         self.asked = deque()
         self.all.append(self)
 
+    def use(self):
+        Late.current = self
+
     def do(self, call):
         self.asked.append(call)
 
-    def record(self):
-        event = Event()
-        self.do(lambda: setattr(event, "passed", True))
+    def record(self, event=None):
+        event = event or Event()
+        event.mark = mark = SimpleNamespace(passed=False)
+        self.do(lambda: setattr(mark, "passed", True))
         return event
 
     def wait_event(self, event):
-        self.do(lambda: event.passed)
+        mark = event.mark  # what was last recorded, whatever is later
+        self.do(lambda: mark.passed)
 
     def synchronize(self):
         while self.asked:
@@ -256,15 +264,17 @@ class Late(Stream):
 
 
 class Event:
-    passed = False
+    mark = None
+
+    def __init__(self, disable_timing=False): ...
 
     @property
     def done(self):
         Late.go_on(1)  # time passes
-        return self.passed
+        return self.mark.passed
 
     def synchronize(self):
-        while not self.passed:
+        while not self.mark.passed:
             Late.go_on(1)
 
 

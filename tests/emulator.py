@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,11 @@ class Emulator:
 
     def _do(self, call: Callable[[], None]) -> None:
         call() if self.recorded is None else self.recorded.append(call)
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def join(self) -> None: ...
 
     def set_streams(self, base: int) -> None:
         self.base = base

@@ -185,8 +185,14 @@ class LateArray(Array):
 
 
 class LateEmulator(emulator.Emulator):
+    cublas, aside, join = None, gpu.CupyDriver.aside, gpu.CupyDriver.join
+
+    def __init__(self):
+        super().__init__()
+        self._aside = gpu.Aside(self)
+
     def _do(self, call):
-        gpu.stream().do(call)
+        Late.current.do(call)
         if Late.rng.random() < 0.1:
             Late.go_on(3)
 
@@ -197,6 +203,30 @@ class LateEmulator(emulator.Emulator):
     def multiply(self, out, a, b, transposed, add):
         places = [raw(x).reshape(x.shape) for x in (out, a, b)]
         self._do(lambda: self._multiply(*places, transposed, add))
+
+
+def be_late(cupy, monkeypatch, seed):
+    """From here on whatever is computed is computed by and by."""
+    monkeypatch.setattr(Late, "all", [])
+    monkeypatch.setattr(Late, "rng", np.random.default_rng(seed))
+    for name in ("stream", "side_stream"):
+        monkeypatch.setattr(gpu, name, cache(getattr(gpu, name).__wrapped__))
+    monkeypatch.setattr(gpu, "CupyDriver", lambda *_: LateEmulator())
+    cupy.cuda.Stream, cupy.ndarray = Late, lambda *arguments: ndarray(*arguments).view(LateArray)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_asked_for_aside_ends_before_memory_is_given_back(cupy, monkeypatch, seed):
+    """Also where the operation broke before it had waited for that."""
+    be_late(cupy, monkeypatch, seed)
+    device, seen = gpu.open(), []
+    with device._driver.aside():
+        for number in range(20):
+            device._driver._do(lambda number=number: seen.append(number))
+    device.release()
+    device._driver._do(lambda: seen.append("later"))
+    device.wait()
+    assert seen == [*range(20), "later"]
 
 
 @gpus.needs_compiler
@@ -210,11 +240,7 @@ def test_training_has_the_same_bits_whatever_the_paces(cupy, monkeypatch, seed):
 
     deep = dataclasses.replace(CONFIG, num_hidden_layers=4)
     once = trained("none")
-    monkeypatch.setattr(Late, "all", [])
-    monkeypatch.setattr(Late, "rng", np.random.default_rng(seed))
-    monkeypatch.setattr(gpu, "stream", cache(gpu.stream.__wrapped__))
-    monkeypatch.setattr(gpu, "CupyDriver", lambda *_: LateEmulator())
-    cupy.cuda.Stream, cupy.ndarray = Late, lambda *arguments: ndarray(*arguments).view(LateArray)
+    be_late(cupy, monkeypatch, seed)
     assert trained(("[k][k][k]k", "[k](k)[k]k", "[k](k[k])k")[seed]) == once
 
 

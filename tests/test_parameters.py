@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from minibert import ops
 from minibert.kernels import devices
 from minibert.optimizers import OPTIMIZERS
 from minibert.parameters import Group
@@ -57,7 +56,7 @@ def test_nothing_is_read_of_gradients_that_no_pass_has_written(optimizer):
 def test_pieces_of_a_batch_add_up_where_gradients_are_fresh(precision, monkeypatch):
     found = []
     for piece in (4096, 64):
-        monkeypatch.setattr(ops, "PIECE", piece)
+        monkeypatch.setattr(devices.Device, "piece", piece)
         t = spoil(trainer(devices.open("cpu", precision=precision), precision=precision))
         with t.bert.device.session():
             t.gradients(np.arange(8), Key(1, 0))

@@ -76,8 +76,9 @@ class Examples:
         return int(-(-self.lengths[numbers].max() // multiple) * multiple)
 
     def one_of_each_width(self, calls: Sequence[Call], multiple: int) -> list[int]:
-        """Of the training batches in calls, ("step", number), one for each width: what is to be compiled."""
-        return list({self.width(self.training_batch(number), multiple): number for _, number in calls}.values())
+        """Of the training batches in calls, ("steps", numbers), one for each width: what is to be compiled."""
+        numbers = [number for _, some in calls for number in some]
+        return list({self.width(self.training_batch(number), multiple): number for number in numbers}.values())
 
     def padded(self, numbers: np.ndarray, multiple: int) -> dict[str, np.ndarray]:
         """ids, segments and mask of these examples, (S, width) int64, by transformers' names."""
@@ -189,12 +190,13 @@ def duels(
     question: Call,
     near: dict[str, float],
     calls: Sequence[Call],
-    tokens: Sequence[int],
+    tokens: Sequence[float],
+    together: int = 1,
 ) -> None:
     """Prints a row for each side, as it is known: the others of args.sides against the first, one after another.
 
     Before that the answers to `question` must agree, relative to the largest: `near` says how much, by precision.
-    `tokens`: those of each call.
+    `together`: how many steps a call takes; the time and the `tokens` of each call are those of one.
     """
     first, *others = args.sides
     print(HEADER)
@@ -208,7 +210,7 @@ def duels(
                     if not apart <= max(near[kinds[name][1]["precision"]] for name in (first, other)):
                         raise SideFailed(f"{other}: answers {apart:.2g} apart from {first}: not timed")
                     warming = theirs.ask("warm", calls)[1]
-                    seconds = take_turns(ours, theirs, calls, args.seconds)
+                    seconds = take_turns(ours, theirs, calls, args.seconds) / together
                     all_rounds.append(seconds[0])
                     print(row(model, theirs, seconds, tokens), flush=True)
                     detail = f"{apart:.1e} apart, warm after {warming:.1f} s, {theirs.ask('about')[0]}"
@@ -226,7 +228,7 @@ HEADER = """
 |---|---|---|---|---|---|---|---|---|---|"""
 
 
-def row(model: str, side: Side, seconds: np.ndarray, tokens: Sequence[int]) -> str:
+def row(model: str, side: Side, seconds: np.ndarray, tokens: Sequence[float]) -> str:
     """The side's medians beside those of the first, its memory, the load."""
     ours, theirs = (median(one) for one in seconds)
     peak, imported = side.ask("memory")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,9 @@ class Training:
     def warm(self, calls: list[Call]) -> None:
         for number in self.examples.one_of_each_width(calls, self.multiple):
             self.step(number)
+
+    def steps(self, numbers: Sequence[int]) -> float:
+        return [self.step(number) for number in numbers][-1]
 
     def step(self, number: int) -> float:
         key = jax.random.key(number, impl="rbg")  # the default, threefry, takes longer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,13 @@ class Training(Model):
     def warm(self, calls: list[Call]) -> None:
         # One step compiles for all sizes; a card records each size when it comes for the second time.
         for call in calls[:1] if self.bert.device.backend == "cpu" else calls * 2:
-            self.step(call[1])
+            self.steps(call[1])
 
-    def step(self, number: int) -> float:
-        loss = self.trainer.step(number).loss
-        self.bert.device.wait()  # the loss is there before the update
-        return loss
+    def steps(self, numbers: Sequence[int]) -> float:
+        under_way = [self.trainer.begin(number) for number in numbers]
+        losses = [wait().loss for wait in under_way]
+        self.bert.device.wait()  # a loss is there before its update
+        return losses[-1]
 
 
 class Inference(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,13 @@ class Training(Model):
 
     def warm(self, calls: list[Call]) -> None:
         for number in self.examples.one_of_each_width(calls, self.multiple):
-            self.step(number)
+            self.steps([number])
 
-    def step(self, number: int) -> float:
+    def steps(self, numbers: Sequence[int]) -> float:
+        losses = [self.step(number) for number in numbers]
+        return losses[-1].item()
+
+    def step(self, number: int) -> torch.Tensor:
         self.model.train()
         with self.autocast:
             loss = self.call(**self.training_batch(number)).loss
@@ -78,7 +83,7 @@ class Training(Model):
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return loss.detach()
 
 
 class Inference(Model):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -58,6 +59,14 @@ class Driver(Protocol):
 
         Float32, or bf16 as uint16, row by row; a and b have the same type. Sums are float32.
         """
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is asked for inside comes after what was asked for before, and runs beside what is asked for later,
+        until `join`: neither may write where the other reads or writes.
+        """
+
+    def join(self) -> None:
+        """What is asked for from here on comes after what was asked for aside."""
 
     def set_streams(self, base: int) -> None:
         """Adds `base` to every dropout's stream from here on, whatever its launch says: stream_base in philox.cuh."""

@@ -54,5 +54,4 @@ def partials(scratch: Any, t: int, c: int) -> Any:
 
 def add(dgamma: Any, dbeta: Any, partials: Any) -> None:
     """dgamma and dbeta += their partial sums."""
-    add_partials(dgamma, partials[0])
-    add_partials(dbeta, partials[1])
+    add_partials(dgamma, partials, dbeta)

@@ -16,11 +16,13 @@ extern "C" __global__ void sum_chunks(float* partials, const storage* x, int row
     store8(partials + (size_t)blockIdx.x * f, first, f, sums);
 }
 
-// total[i] += sum of partials[chunk, i] over all chunks. 32 columns a block, whose warp w takes chunks w, w + WARPS and so
-// on: thousands of chunks one after the other would be thousands of waits for memory. Then warps are added in order.
-extern "C" __global__ void add_partials(float* total, const float* partials, int chunks, int f) {
+// total[i] += sum of partials[chunk, i] over all chunks; blocks of the second row in y add the partial sums that follow
+// to `second`. 32 columns a block, whose warp w takes chunks w, w + WARPS and so on: thousands of chunks one after the
+// other would be thousands of waits for memory. Then warps are added in order.
+extern "C" __global__ void add_partials(float* total, float* second, const float* partials, int chunks, int f) {
     __shared__ float sums[WARPS][32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
+    if (blockIdx.y) total = second, partials += (size_t)chunks * f;
     float sum = 0.0f;
     if (i < f) {
 #pragma unroll 8

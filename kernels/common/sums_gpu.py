@@ -34,11 +34,12 @@ def partials(scratch: Any, t: int, f: int) -> Any:
     return scratch[: chunks(t) * f * 4].view(np.float32).reshape(chunks(t), f)
 
 
-def add_partials(total: Any, partials: Any) -> None:
-    """total (f,) += the partial sums (chunks, f), in order."""
-    n, f = partials.shape
+def add_partials(total: Any, partials: Any, second: Any = None) -> None:
+    """total (f,) += the partial sums (chunks, f), in order; with a `second` total partials are (2, chunks, f)."""
+    *_, n, f = partials.shape
     if n:
-        _kernels.launch("add_partials", blocks(f, 32), 32 * WARPS, total, partials, n, f)
+        grid = blocks(f, 32), 1 if second is None else 2
+        _kernels.launch("add_partials", grid, 32 * WARPS, total, second, partials, n, f)
 
 
 def add_rows(total: Any, x: Any, scratch: Any) -> None:

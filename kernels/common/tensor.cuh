@@ -4,6 +4,7 @@
 //     of B (16 x 8)   rows 2c, 2c + 1, then 8 more;  column g
 //     of C (16 x 8)   rows g, g, g + 8, g + 8;  columns 2c, 2c + 1, 2c, 2c + 1
 // so that two C side by side, rounded to bf16 in pairs, are an A. The emulator's branches do the same by exchange.
+#include "power.cuh"
 #if defined(EMULATED) || __CUDA_ARCH__ >= 800
 #define TENSOR_CORES 1
 
@@ -16,17 +17,6 @@ __device__ __forceinline__ unsigned int pack(float low, float high) {
     unsigned int pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
-#endif
-}
-
-// 2 to the x, to two units in the last place; 0 for minus infinity.
-__device__ __forceinline__ float power_of_2(float x) {
-#ifdef EMULATED
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 #endif
 }
 

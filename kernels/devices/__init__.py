@@ -73,6 +73,7 @@ class Device:
 
     process = PROCESS
     ahead = 0  # training steps that the host may have asked for beyond the one whose result it waits for
+    piece = 4096  # tokens that the feed-forward half computes at a time: its scratch (T, F) stays small, at no cost
     gives_blocks = False  # whether memory is taken by the block, and not by pages as they are touched
     host_apart = False  # whether the host has memory beside the device's
 

@@ -26,7 +26,7 @@ class Dry(Device):
     def __init__(self, other: Device):
         super().__init__(other.backend, other.float_type.name, other._variants)
         self.activation_type, self._threads = other.activation_type, other.threads
-        self.process, self.operand_type = other.process, other.operand_type
+        self.process, self.operand_type, self.piece = other.process, other.operand_type, other.piece
         self.host_apart, self.gives_blocks = other.host_apart, other.gives_blocks
         self.records = isinstance(other, Recorder)
 

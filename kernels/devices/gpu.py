@@ -1,8 +1,8 @@
 """NVIDIA's GPUs, through CuPy: arrays, copies, the compiler of kernels and cuBLAS.
 
-CuPy is imported when a device is opened. Everything is computed on one stream, in the order it was asked for: the host
-runs ahead and waits only where it reads a number (`numpy`), in training that of the step before. What it writes goes by
-a stream of its own.
+CuPy is imported when a device is opened. What is computed is computed on one stream, in the order it was asked for, but
+for gradients of weights, which an operation may ask for aside (`CupyDriver.aside`). The host runs ahead and waits only
+where it reads a number (`numpy`), in training that of the step before. What it writes goes by a stream of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Gpu(Recorder):
     """One card; until it is connected, only a description of one, which planning needs and no more."""
 
     process, ahead, host_apart, gives_blocks = PROCESS, 1, True, True
+    piece = 8192  # whose products (T, C) of BERT-Base are 384 blocks of 128 x 128 for an H200's 132 multiprocessors
 
     def __init__(self, precision: str = "fp32") -> None:
         super().__init__("gpu")
@@ -109,6 +110,7 @@ class Gpu(Recorder):
 
     def release(self) -> None:
         self._empty_rooms()  # and with a pass that broke, arrays may have been given back on their way
+        self._driver.join()  # and something may be under way
         super().release()
         while self._staged and self._staged[0].done.done:
             self._staged.popleft()
@@ -324,11 +326,32 @@ class Room:
         self.rooms.append(self.pinned)
 
 
+class Aside:
+    """A second stream with a cuBLAS of its own: inside, they are the driver's."""
+
+    def __init__(self, driver: CupyDriver):
+        self.driver, self.main, self.stream, self.cublas = driver, stream(), side_stream(), side_products()
+        self.event = library().cuda.Event(disable_timing=True)
+
+    def __enter__(self) -> None:
+        self.stream.wait_event(self.main.record(self.event))
+        self.stream.use()
+        self._swap()
+
+    def __exit__(self, *error: object) -> None:
+        self._swap()
+        self.main.use()
+
+    def _swap(self) -> None:
+        self.driver.cublas, self.cublas = self.cublas, self.driver.cublas
+
+
 class CupyDriver:
     """Kernels compiled by NVRTC for this card and kept in CuPy's cache; products by cuBLAS."""
 
     def __init__(self, cupy: Any, capability: tuple[int, int], compute: int):
         self.cupy, self.capability, self.compute, self.cublas = cupy, capability, compute, products()
+        self._aside = Aside(self)
         self.factors = np.array([0, 1], np.float32)  # cuBLAS reads them where they lie
         self.base, self.word = 0, cupy.zeros(1, np.uint32)  # what is added to dropout's streams
         self.bases: list[Any] = []  # and where each source's kernels find it
@@ -359,6 +382,12 @@ class CupyDriver:
             return launch
 
         return find
+
+    def aside(self) -> Aside:
+        return self._aside
+
+    def join(self) -> None:
+        self._aside.main.wait_event(self._aside.stream.record(self._aside.event))
 
     def set_streams(self, base: int) -> None:
         if base == self.base:
@@ -407,6 +436,18 @@ def stream() -> Any:
 def products() -> Cublas:
     """cuBLAS on that stream."""
     return Cublas(library(), stream())
+
+
+@cache
+def side_stream() -> Any:
+    """The stream of what is asked for aside."""
+    return library().cuda.Stream(non_blocking=True)
+
+
+@cache
+def side_products() -> Cublas:
+    """cuBLAS on that one."""
+    return Cublas(library(), side_stream())
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minibert.kernels.common import layer_norm_gpu as norm
-from minibert.kernels.common.cuda import Kernels, blocks
+from minibert.kernels.common.cuda import Kernels, blocks, opened
 from minibert.kernels.common.philox import scale, threshold
 
 SORTED, PIECE, COLUMNS, WARPS = 512, 64, 128, 8  # as in gpu.cu
@@ -52,15 +52,17 @@ def backward(
     dz, edges, partials = rooms[0].view(np.float32), rooms[6].view(np.float32), norm.partials(rooms[1], t, c)
     pieces = rooms[2].view(np.int32), rooms[3].view(np.int32)
     keys, tokens = rooms[4].view(np.int32), rooms[5].view(np.int32)
+    sorted_by, driver = (blocks(t, SORTED), TABLES), opened()
+    with driver.aside():
+        _kernels.launch("sort_pieces", sorted_by, SORTED, *pieces, ids, positions, segments, t)
+        _kernels.launch("merge_pieces", sorted_by, SORTED, keys, tokens, *pieces, t)
     _kernels.launch(
         "backward", norm.chunks(t, c), norm.threads(c), dz, partials, dy, dy2, mean, rstd, ids, segments, positions,
         examples, word, position, segment, gamma, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t, c),
         t, c,
     )  # fmt: skip
     norm.add(dgamma, dbeta, partials)
-    sorted_by = blocks(t, SORTED), TABLES
-    _kernels.launch("sort_pieces", sorted_by, SORTED, *pieces, ids, positions, segments, t)
-    _kernels.launch("merge_pieces", sorted_by, SORTED, keys, tokens, *pieces, t)
+    driver.join()
     grid, gradients = (blocks(t, PIECE), blocks(c, COLUMNS), TABLES), (dword, dposition, dsegment)
     _kernels.launch("add_runs", grid, COLUMNS, *gradients, edges, dz, keys, tokens, t, c)
     _kernels.launch("add_crossing_runs", grid, 32 * WARPS, *gradients, edges, keys, t, c)

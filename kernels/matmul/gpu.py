@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minibert.kernels.common.cuda import Kernels, blocks, multiply
+from minibert.kernels.common.cuda import Kernels, blocks, multiply, opened
 from minibert.kernels.common.sums_gpu import add_rows, partials_bytes
 
 THREADS, FEW, ROWS = 256, 64, 16  # of a block; of one that fills rows, and these
@@ -37,15 +37,18 @@ def forward(y: Any, x: Any, w: Any, bias: Any, scratch: Any) -> None:
 
 
 def backward(dx: Any, dw: Any, dbias: Any, dy: Any, x: Any, w: Any, add: bool, scratch: Any) -> None:
-    rows = min(len(x), MOST)
+    rows, driver = min(len(x), MOST), opened()
     room = scratch[rounded_bytes(rows, x.shape[1]) :]
     if dbias is not None:
-        add_rows(dbias, dy, room[rounded_bytes(rows, dy.shape[1]) :])
+        with driver.aside():
+            add_rows(dbias, dy, room[rounded_bytes(rows, dy.shape[1]) :])
     for r in _pieces(w, dy, x):
         slopes, inputs = like(w, dy[r], room), like(w, x[r], scratch)
+        with driver.aside():
+            multiply(dw, slopes, inputs, transposed="a", add=add)
         if dx is not None:
             multiply(dx[r], slopes, w)
-        multiply(dw, slopes, inputs, transposed="a", add=add)
+        driver.join()
         add = True
 
 
