@@ -24,6 +24,7 @@ static void _mm_setcsr(unsigned) {}
 #define __noinline__
 #define __restrict__
 #define __launch_bounds__(...)
+#define __builtin_assume(...)
 #define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 { unsigned x, y, z; };

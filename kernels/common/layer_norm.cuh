@@ -1,6 +1,7 @@
 // LayerNorm's rows, for the kernels that fuse it with something else. A block works on a row at a time, a thread on eight
-// adjacent columns: what one call of Philox decides about, and 16 bytes of bf16. A row stays in registers from its one
-// read to its one write, and the next one is asked for before it is worked on. Threads past the row's end hold zeros.
+// adjacent columns, what one call of Philox decides about and 16 bytes of bf16, or on several such groups: group k begins
+// 8 k blockDim.x further on. A row stays in registers from its one read to its one write, and the next one is asked for
+// before it is worked on. Past the row's end threads hold zeros.
 #include "storage.cuh"
 #include "reduce.cuh"
 #define MOST_THREADS 640  // a block's, for rows of up to 5120 columns: keeps registers at 96, see layer_norm_gpu.py
@@ -9,28 +10,37 @@
 //
 // The mean is found in two steps, the second being what the first has left over: at a mean of 100 sigma the first one's
 // rounding would be the largest error of the result. The variance is that of what is left.
-__device__ __forceinline__ float2 normalize(float (&z)[8], int first, int c, float eps, PairSums& sums) {
+template <int GROUPS>
+__device__ __forceinline__ float2 normalize(float (&z)[GROUPS][8], int first, int c, float eps, PairSums& sums) {
     float sum = 0.0f, rest = 0.0f, squares = 0.0f, inverse = 1.0f / c;
 #pragma unroll
-    for (int e = 0; e < 8; e++) sum += z[e];
+    for (int k = 0; k < GROUPS; k++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) sum += z[k][e];
     float mean = sums(sum, 0.0f).x * inverse;
 #pragma unroll
-    for (int e = 0; e < 8; e++) z[e] -= mean;
-    if (first + 8 > c) {
+    for (int k = 0; k < GROUPS; k++) {
+        int there = c - first - 8 * k * (int)blockDim.x;
 #pragma unroll
-        for (int e = 0; e < 8; e++)
-            if (first + e >= c) z[e] = 0.0f;
-    }
+        for (int e = 0; e < 8; e++) z[k][e] -= mean;
+        if (there < 8) {
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-        rest += z[e];
-        squares += z[e] * z[e];
+            for (int e = 0; e < 8; e++)
+                if (e >= there) z[k][e] = 0.0f;
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            rest += z[k][e];
+            squares += z[k][e] * z[k][e];
+        }
     }
     float2 left = sums(rest, squares);
     rest = left.x * inverse;
     float rstd = rsqrtf(fmaxf(left.y * inverse - rest * rest, 0.0f) + eps);
 #pragma unroll
-    for (int e = 0; e < 8; e++) z[e] = (z[e] - rest) * rstd;
+    for (int k = 0; k < GROUPS; k++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) z[k][e] = (z[k][e] - rest) * rstd;
     return make_float2(mean + rest, rstd);
 }
 

@@ -16,16 +16,11 @@ LONGEST = 5120  # columns, 8 for each of a block's 640 threads
 MULTIPROCESSORS, REGISTERS, PER_THREAD = 132, 65536, 96
 
 
-def threads(c: int) -> int:
-    """A thread for eight columns, whole warps; BackendError if a row of c is too long."""
+def threads(c: int, groups: int = 1) -> int:
+    """A thread for so many groups of eight columns, whole warps; BackendError if a row of c is too long."""
     if c > LONGEST:
         raise BackendError(f"LayerNorm on the GPU has rows of at most {LONGEST} columns, got {c}")
-    return max(32, -(-c // 256) * 32)
-
-
-def forward_rows(t: int) -> int:
-    """Rows of a block of forward, which reads gamma and beta once: more where there are blocks enough."""
-    return max(LEAST, min(16, t // 1536))
+    return max(1, -(-c // (256 * groups))) * 32
 
 
 def chunk_rows(t: int, c: int) -> int:

@@ -22,7 +22,7 @@ template <class T> __device__ __forceinline__ T block_sum(T x, T* room) {
     return x;
 }
 
-// The sums of two numbers over a block of whole warps, in every thread, at one barrier a call. Two rooms take turns: what
+// The sums of two numbers over a block of whole warps, in every thread, at one barrier a call, or none in a warp. Two rooms take turns: what
 // one call left in shared memory has been read by all when the call after the next one writes there.
 struct PairSums {
     float2* rooms;  // 64, in shared memory
@@ -35,6 +35,7 @@ struct PairSums {
         sum += __shfl_xor_sync(0xffffffffu, upper ? a : b, 16);
 #pragma unroll
         for (int distance = 8; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+        if (warps == 1) return make_float2(__shfl_sync(0xffffffffu, sum, 0), __shfl_sync(0xffffffffu, sum, 16));
         float2* room = rooms + 32 * turn;
         if (lane % 16 == 0) (upper ? room[threadIdx.x / 32].y : room[threadIdx.x / 32].x) = sum;
         __syncthreads();

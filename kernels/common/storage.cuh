@@ -46,14 +46,15 @@ template <> struct Eight<unsigned short> { uint4 pairs; };
 __device__ __forceinline__ Eight<float> fetch8(const float* row, int first, int c) {
     const float* x = row + first;
     int n = c - first;
-    if (c % 8 == 0 && n > 0) return {load4(x), load4(x + 4)};
+    float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (c % 8 == 0) return n > 0 ? Eight<float>{load4(x), load4(x + 4)} : Eight<float>{none, none};
     return {make_float4(n > 0 ? x[0] : 0.0f, n > 1 ? x[1] : 0.0f, n > 2 ? x[2] : 0.0f, n > 3 ? x[3] : 0.0f),
             make_float4(n > 4 ? x[4] : 0.0f, n > 5 ? x[5] : 0.0f, n > 6 ? x[6] : 0.0f, n > 7 ? x[7] : 0.0f)};
 }
 __device__ __forceinline__ Eight<unsigned short> fetch8(const unsigned short* row, int first, int c) {
     const unsigned short* x = row + first;
     int n = c - first;
-    if (c % 8 == 0 && n > 0) return {*(const uint4*)x};
+    if (c % 8 == 0) return {n > 0 ? *(const uint4*)x : make_uint4(0, 0, 0, 0)};
     unsigned int pairs[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -91,8 +92,8 @@ __device__ __forceinline__ void put8(unsigned short* to, const float (&x)[8]) {
 
 // The columns of `load8`, written as far as the row has them.
 template <class T> __device__ __forceinline__ void store8(T* row, int first, int c, const float (&x)[8]) {
-    if (c % 8 == 0 && first < c) {
-        put8(row + first, x);
+    if (c % 8 == 0) {
+        if (first < c) put8(row + first, x);
     } else {
 #pragma unroll
         for (int e = 0; e < 8; e++)

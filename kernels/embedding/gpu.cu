@@ -52,12 +52,12 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
     Dropout dropout = {threshold, scale, seed, stream};
     Tables tables = {word, position, segment};
     int first = 8 * threadIdx.x, row = blockIdx.x * rows, end = min(row + rows, t);
-    float weights[8], shifts[8], z[8];
+    float weights[8], shifts[8], z[1][8];
     load8(weights, gamma, first, c);
     load8(shifts, beta, first, c);
     Row next = read(tables, ids, segments, positions, examples, row, first, c);
     for (; row < end; row++) {
-        add_up(z, next);
+        add_up(z[0], next);
         int place = next.place, example = next.example;
         if (row + 1 < end) next = read(tables, ids, segments, positions, examples, row + 1, first, c);
         float2 moments = normalize(z, first, c, eps, sums);
@@ -67,8 +67,8 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS) forward(
         }
         uint4 words = dropout.words(threadIdx.x, place, example);
 #pragma unroll
-        for (int e = 0; e < 8; e++) z[e] = (z[e] * weights[e] + shifts[e]) * dropout.multiplier(words, e);
-        store8(y + (size_t)row * c, first, c, z);
+        for (int e = 0; e < 8; e++) z[0][e] = (z[0][e] * weights[e] + shifts[e]) * dropout.multiplier(words, e);
+        store8(y + (size_t)row * c, first, c, z[0]);
     }
 }
 

@@ -55,9 +55,11 @@ def test_reference_gradients(rate):
 
 
 NAMES = ("y", "mean", "rstd", "dx", "dresidual", "dgamma", "dbeta")
+# On a GPU in bf16 threads have 1, 1, 1, 2, 3 and 4 groups of columns, which rows of 264 and 1,064 do not fill.
+SIZES = (1, 0.1), (24, 0.5), (96, 0.0), (264, 0.1), (768, 0.1), (1064, 0.1)
 CASES = pytest.mark.parametrize(
     ("lengths", "c", "rate"),
-    [(lengths, c, rate) for lengths in BATCHES.values() for c, rate in [(1, 0.1), (24, 0.5), (96, 0.0), (768, 0.1)]],
+    [(lengths, c, rate) for lengths in BATCHES.values() for c, rate in SIZES],
 )
 
 
