@@ -6,7 +6,8 @@
 Random weights of the shapes of MiniLM and BERT-Base. A step is forward, backward, clipping and the update, dropout
 on. The first side meets each of the others in turn, both on the same batches; what compiles, compiles before. Without
 dropout all must give one loss. Padding: to the longest of the batch, to 128 as Google's code did, or to a multiple.
-On a GPU TOGETHER steps are asked for one after the other and then waited for, as in training, where it never waits.
+On a GPU TOGETHER steps are asked for one after the other and then waited for, as in training, where it never waits;
+but transformers itself waits once a step, to look at the mask, where it is not compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from sides import Examples, Kind, arguments, duels, prepare
+from sides import BATCH, Examples, Kind, arguments, duels, prepare
 
 TOGETHER = {"cpu": 1, "gpu": 4}
 NEAR = {"fp32": 1e-5, "bf16": 2e-2}  # how far apart losses without dropout may be
@@ -56,6 +57,8 @@ def main() -> None:
             folder = Path(name)
             prepare(model, args.data_dir, "train", folder)
             examples, together = Examples(folder), TOGETHER[args.device]
+            if (args.rounds * together + 1) * BATCH > len(examples.lengths):
+                raise SystemExit(f"--rounds {args.rounds}: MRPC has too few batches for that")
             rounds = [range(1 + i * together, 1 + (i + 1) * together) for i in range(args.rounds)]
             tokens = [np.mean([examples.lengths[examples.training_batch(n)].sum() for n in one]) for one in rounds]
             calls = [("steps", numbers) for numbers in rounds]

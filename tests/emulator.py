@@ -112,6 +112,7 @@ def _library(source: str, storage: str) -> ctypes.CDLL:
             written.write_text(text)
             command = [COMPILER, "-O1", "-march=native", "-std=c++17", "-nostdinc++", "-fPIC", "-shared", "-w",
                        "-fno-threadsafe-statics",
+                       "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error",  # a misaligned access is SIGILL
                        "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-nodefaultlibs", "-o", str(built), str(written),
                        "-lm", "-lc"]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True)

@@ -70,6 +70,8 @@ class Training(Model):
     def warm(self, calls: list[Call]) -> None:
         for number in self.examples.one_of_each_width(calls, self.multiple):
             self.steps([number])
+        for call in calls if self.device.type == "cuda" else []:  # whose allocator keeps what it has once taken
+            self.steps(call[1])
 
     def steps(self, numbers: Sequence[int]) -> float:
         losses = [self.step(number) for number in numbers]

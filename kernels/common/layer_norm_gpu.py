@@ -12,8 +12,9 @@ from .sums_gpu import add_partials
 
 LEAST = 4  # rows of a block
 LONGEST = 5120  # columns, 8 for each of a block's 640 threads
-# Backward has as many blocks as an H200 holds at once: a few more would wait for all others to end.
-MULTIPROCESSORS, REGISTERS, PER_THREAD = 132, 65536, 96
+# An H200's, each of whose multiprocessors holds 20 warps of 96 registers a thread: five a quarter. There are as many
+# blocks as run at once, where rows are many: a few more would wait for all others to end.
+MULTIPROCESSORS, WARPS = 132, 20
 
 
 def threads(c: int, groups: int = 1) -> int:
@@ -25,11 +26,12 @@ def threads(c: int, groups: int = 1) -> int:
 
 def chunk_rows(t: int, c: int) -> int:
     """Rows that a block of backward sums up: the same on every device, so that the sums' bits are, too."""
-    return max(LEAST, -(-t // _resident(c)))
+    return max(LEAST, -(-t // resident(c)))
 
 
-def _resident(c: int) -> int:
-    return MULTIPROCESSORS * (REGISTERS // (PER_THREAD * threads(c)))
+def resident(c: int, groups: int = 1) -> int:
+    """Blocks that run at once."""
+    return MULTIPROCESSORS * (WARPS // (threads(c, groups) // 32))
 
 
 def chunks(t: int, c: int) -> int:
@@ -39,7 +41,7 @@ def chunks(t: int, c: int) -> int:
 
 def partials_bytes(t: int, c: int) -> int:
     """Bytes of scratch for the partial sums of dgamma and dbeta; no fewer for more rows."""
-    return 2 * min(_resident(c), -(-t // LEAST)) * c * 4
+    return 2 * min(resident(c), -(-t // LEAST)) * c * 4
 
 
 def partials(scratch: Any, t: int, c: int) -> Any:

@@ -22,8 +22,9 @@ template <class T> __device__ __forceinline__ T block_sum(T x, T* room) {
     return x;
 }
 
-// The sums of two numbers over a block of whole warps, in every thread, at one barrier a call, or none in a warp. Two rooms take turns: what
-// one call left in shared memory has been read by all when the call after the next one writes there.
+// The sums of two numbers over a block of whole warps, in every thread, at one barrier a call, or none in a block of one.
+// Two rooms take turns: what one call left in shared memory has been read by all when the call after the next one writes
+// there.
 struct PairSums {
     float2* rooms;  // 64, in shared memory
     int turn;

@@ -23,8 +23,8 @@ from . import Lease, on_card
 from .cublas import Cublas, CublasError
 from .recording import Recorder, Recording, Refused
 
-# The context, the kernels' code and cuBLAS with its workspace, in bytes: an allowance, beside arrays.
-PROCESS = 768 << 20
+# The context, the kernels' code and cuBLAS twice, each with its workspace, in bytes: an allowance, beside arrays.
+PROCESS = 832 << 20
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY
 LITTLE, STAGED = 8 << 20, 32 << 20  # bytes: batches, not weights; of the rooms that they go through
 TIMED = 20  # calls that are timed together
@@ -330,20 +330,17 @@ class Aside:
     """A second stream with a cuBLAS of its own: inside, they are the driver's."""
 
     def __init__(self, driver: CupyDriver):
-        self.driver, self.main, self.stream, self.cublas = driver, stream(), side_stream(), side_products()
+        self.driver, self.main, self.stream = driver, stream(), side_stream()
         self.event = library().cuda.Event(disable_timing=True)
 
     def __enter__(self) -> None:
         self.stream.wait_event(self.main.record(self.event))
         self.stream.use()
-        self._swap()
+        self.driver.cublas = side_products()
 
     def __exit__(self, *error: object) -> None:
-        self._swap()
         self.main.use()
-
-    def _swap(self) -> None:
-        self.driver.cublas, self.cublas = self.cublas, self.driver.cublas
+        self.driver.cublas = products()
 
 
 class CupyDriver:

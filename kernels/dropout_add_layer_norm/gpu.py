@@ -13,7 +13,7 @@ from minibert.kernels.common.philox import scale, threshold
 # Forward in bf16 gives a thread up to so many groups of eight columns, so that a row of 1,024 is a warp's: what it
 # costs to sum over threads and to find a row is shared by more elements.
 MOST_GROUPS = 4
-RESIDENT, MOST_ROWS = 2640, 16  # blocks of a warp that an H200 holds at once; rows of a block
+MOST_ROWS = 16  # of a block of forward
 _kernels = Kernels(__file__)
 
 
@@ -28,7 +28,7 @@ def forward(
 ) -> None:  # fmt: skip
     t, c = x.shape
     groups = min(MOST_GROUPS, blocks(c, 256)) if x.dtype == np.uint16 and c % 8 == 0 else 1
-    rows = max(1, min(MOST_ROWS, t // RESIDENT))
+    rows = min(MOST_ROWS, max(1, blocks(t, norm.resident(c, groups))))
     _kernels.launch(
         "forward", blocks(t, rows), norm.threads(c, groups), y, mean, rstd, x, residual, gamma, beta, positions,
         examples, eps, threshold(rate), scale(rate), seed, stream, groups, rows, t, c,

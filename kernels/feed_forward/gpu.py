@@ -14,7 +14,7 @@ from minibert.kernels.matmul.gpu import LINE, fill_rows, like, rounded_bytes
 
 def workspace(t: int, f: int, c: int) -> int:
     """Bytes of scratch, in fp32's sizes: gelu and the gradient of h; x and dy rounded; sums of db1 and db2."""
-    return 2 * _line(4 * t * f) + 2 * rounded_bytes(t, c) + partials_bytes(t, f) + partials_bytes(t, c)
+    return 2 * _line(4 * t * f) + 2 * rounded_bytes(t, c) + _line(partials_bytes(t, f)) + partials_bytes(t, c)
 
 
 def forward(y: Any, h: Any, x: Any, w1: Any, b1: Any, w2: Any, b2: Any, tanh: bool, scratch: Any) -> None:
@@ -35,7 +35,7 @@ def backward(
     rounded, sums = like(w2, dy, scratch), scratch[rounded_bytes(*dy.shape) :]
     driver = opened()
     with driver.aside():
-        add_rows(db2, dy, sums[partials_bytes(*h.shape) :])
+        add_rows(db2, dy, sums[_line(partials_bytes(*h.shape)) :])
     multiply(dh, rounded, w2)
     bias_gelu.differentiate(dh, g, db1, dh, h, b1, tanh, sums)
     with driver.aside():

@@ -131,7 +131,7 @@ def test_error_at_every_point(tanh, value, slope, backend):
     """Not against the largest result but where it is, since the fits could be off in one place only."""
     if backend is not cpu:
         value, slope = 2 * value, 2 * slope  # a card's 2 to the x is right to two units in the last place
-    x = np.linspace(-20, 20, 40_001, dtype=np.float32)[1:].reshape(-1, 8)
+    x = np.linspace(-20, 20, 40_000, dtype=np.float32).reshape(-1, 8)
     bias, ones = np.zeros(8, np.float32), np.ones_like(x)
     y, dx, _ = both(backend, x, bias, ones, tanh)
     exact_y, exact_dx, _ = both(reference, *(a.astype(np.float64) for a in (x, bias, ones)), tanh)

@@ -64,7 +64,7 @@ def test_reference_gradients(tanh):
 @FORMS
 @pytest.mark.parametrize("backend", [cpu, cpu_split, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize(
-    "shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (130, 24, 96), (40, 1100, 70), (40, 70, 800)], ids=str
+    "shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (16, 8, 30), (130, 24, 96), (40, 1100, 70), (40, 70, 800)], ids=str
 )
 @ADDS
 def test_float32_is_as_accurate_as_numpy(add, shape, backend, tanh):
