@@ -81,6 +81,12 @@ class Compiler:
         return ahead.Need(peak <= target.hbm, peak, GIB, peak - GIB, 12.3)
 
 
+def forward(examples: int) -> int:
+    """Operations of TINY's: 2 layers of 12 c² weights, attention's two products, pooler and classifier."""
+    tokens, c = examples * 32, 128
+    return 2 * tokens * (2 * (12 * c * c + 2 * 32 * c)) + examples * 2 * (c * c + 2 * c)
+
+
 def report(*arguments: str) -> dict:
     done = minibert_in_process(*TINY, "--topology", "v5e-1", *arguments, "--json")
     assert done.code == 0, done.err
@@ -94,10 +100,8 @@ def test_what_fits_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler.seen == 1 and found["fits"] is True and found["instead"] is None
     assert found["hbm"] == 8 * GIB and found["peak"] == 2 * GIB and found["temporaries"] == GIB
     assert found["precision"] == "bf16" and found["options"] == "--recompute none" and found["micro_batches"] == 1
-    # Three times the forward pass: 2 layers of 12 c² weights, attention's two products, pooler and classifier.
-    tokens, c = 8 * 32, 128
-    forward = 2 * tokens * (2 * (12 * c * c + 2 * 32 * c)) + 8 * 2 * (c * c + 2 * c)
-    assert 3 * forward <= found["operations"] <= 3.3 * forward  # scores are computed again, and more
+    # Three times the forward pass, and scores are computed again, and more.
+    assert 3 * forward(8) <= found["operations"] <= 3.3 * forward(8)
 
 
 def test_what_does_not_fit_is_reported_with_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +221,7 @@ def test_the_training_step_of_a_small_model_is_compiled(libtpu: None, tmp_path: 
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["fits"] is True and found["cores"] == 8 and found["device"] == "TPU v2"
+    assert 3 * forward(1) <= found["operations"] <= 3.3 * forward(1), "each core has one of the eight examples"
     parameters = 4.38e6  # each with two moments
     assert 12 * parameters <= found["arguments"] < 12.5 * parameters and found["peak"] < found["hbm"] / 20
 

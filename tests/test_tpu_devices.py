@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +21,11 @@ pytest.importorskip("jax", reason='JAX is an extra: pip install ".[jax]"')
 
 from safetensors import safe_open  # noqa: E402 - only where JAX is
 
+import models  # noqa: E402
 from commands import command, environment, make_checkpoint, write_mrpc  # noqa: E402
 from minibert.errors import BackendError, RunError  # noqa: E402
 from minibert.tpu import device as tpu  # noqa: E402
+from minibert.tpu import model  # noqa: E402
 from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
 
 WORKER = Path(__file__).with_name("tpu_worker.py")
@@ -46,6 +51,22 @@ def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int,
     assert tuple(found["world"]) == world
     assert_same_training((found["told"], found["weights"]), one, 1e-5)
     assert found["compiled"] == 0, "nothing is compiled once training is under way"
+
+
+def collectives(program: str) -> Iterator[tuple[int, str, int]]:
+    """Of each array that a compiled program sends between devices: loops around it, kind, elements that arrive."""
+    blocks = dict(re.findall(r"^((?:ENTRY )?%[\w.-]+) [^\n]*\{\n(.*?)^\}", program, re.M | re.S))
+    kinds = r" = (.*) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\("
+
+    def walk(name: str, loops: int) -> Iterator[tuple[int, str, int]]:
+        for types, kind in re.findall(kinds, blocks[name]):
+            for shape in re.findall(r"\[([\d,]*)\]", types):
+                yield loops, kind, math.prod(int(size) for size in shape.split(",") if size)
+        for how, inner in re.findall(r"(body|calls|to_apply)=(%[\w.-]+)", blocks[name]):
+            yield from walk(inner, loops + (how == "body"))
+
+    (entry,) = (name for name in blocks if name.startswith("ENTRY"))
+    yield from walk(entry, 0)
 
 
 slowly = partial(pytest.param, marks=pytest.mark.slow)  # each of these takes some ten seconds
@@ -75,9 +96,30 @@ def test_processes_that_do_not_agree_stop(monkeypatch):
         trainer("tpu").step(0)
 
 
-@pytest.mark.parametrize("how", [(), slowly(("shared",))], ids=["replicated", "shared"])
-def test_eight_devices(one, tmp_path, how):
-    assert_same([start(tmp_path / "found.npz", 8, *how)], tmp_path / "found.npz", (8, 1), one)
+def test_eight_devices_sum_gradients_once_an_update(one, tmp_path):
+    target = tmp_path / "found.npz"
+    assert_same([start(target, 8)], target, (8, 1), one)
+    sent = {(loops, kind) for loops, kind, _ in collectives(str(np.load(target)["program"]))}
+    assert sent == {(0, "all-reduce")}, "more is sent than sums after the loop over micro-batches"
+
+
+def test_eight_devices_that_share_weights_gather_a_layers(one, tmp_path):
+    target = tmp_path / "found.npz"
+    assert_same([start(target, 8, "shared")], target, (8, 1), one)
+    sent = list(collectives(str(np.load(target)["program"])))
+    layer = model.shapes(models.CONFIG, 3)[model.LAYERS].values()
+    sizes = [weight.size // weight.shape[0] for weight in layer if weight.ndim == 3]
+    wanted = [*[("all-gather", size) for size in 2 * sizes], *[("reduce-scatter", size // 8) for size in sizes]]
+    assert sorted((kind, size) for loops, kind, size in sent if loops == 2) == sorted(wanted), (
+        "not each weight twice, forward and backward, and its gradient once"
+    )
+    assert not any(kind == "all-reduce" for loops, kind, _ in sent if loops)
+
+
+@pytest.mark.slow
+def test_devices_that_few_weights_can_be_shared_by(one, tmp_path):
+    """By five the feed-forward's rows, of all that there is."""
+    assert_same([start(tmp_path / "found.npz", 5, "shared")], tmp_path / "found.npz", (5, 1), one)
 
 
 @pytest.mark.parametrize("how", [slowly(()), slowly(("shared",))], ids=["replicated", "shared"])

@@ -66,16 +66,22 @@ if __name__ == "__main__":
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
     t = trainer("tpu", shard_parameters="shared" in sys.argv[2:])
-    plain, after = t.step, []
+    plain, after, programs = t.step, [], []
+    program = t._program  # type: ignore[attr-defined]
+
+    def update(*arguments: Any) -> Any:
+        programs.append(program.lower(*arguments).compile().as_text())  # what is called then
+        return program(*arguments)
 
     def step(number: int) -> Any:
         done = plain(number)
         after.append(sum("backend_compile" in name for name in compiled))
         return done
 
-    t.step = step  # type: ignore[method-assign]
+    t.step, t._program = step, update  # type: ignore[method-assign, attr-defined]
     told, weights = trained(t)
     assert after[0] > 0
     if jax.process_index() == 0:
         world = jax.device_count(), jax.process_count()
-        np.savez(sys.argv[1], told=told, weights=weights, world=world, compiled=after[-1] - after[2])
+        given = {"told": told, "weights": weights, "world": world, "program": programs[0]}
+        np.savez(sys.argv[1], compiled=after[-1] - after[2], **given)

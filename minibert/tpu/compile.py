@@ -148,7 +148,8 @@ def needs(lowered: Any, target: Slice) -> Need:
 
 
 def operations(jaxpr: Any) -> int:
-    """Floating-point operations of a program's matrix products, a loop's as often as it runs.
+    """Floating-point operations of a program's matrix products, a loop's as often as it runs, and one device's of what
+    devices do side by side (`shard_map`).
 
     XLA's own count takes the body of a loop once, and a model's layers are one.
     """
@@ -210,7 +211,7 @@ def _tried(target: Slice, config: BertConfig, way: TrainConfig, length: int) -> 
     traced = program.trace(*training.arguments(mesh, config, head, micros, rows, length, way.shard_parameters))
     return {
         "options": spelled(way), "recompute": way.recompute, "shard_parameters": way.shard_parameters,
-        "micro_batches": micros, "examples": rows, "operations": operations(traced.jaxpr.jaxpr) // mesh.size,
+        "micro_batches": micros, "examples": rows, "operations": operations(traced.jaxpr.jaxpr),
         **dataclasses.asdict(needs(traced.lower(), target)),
     }  # fmt: skip
 

@@ -176,7 +176,7 @@ def _call(
         key = jnp.stack([inputs["seed"], jnp.uint32(0), inputs["step"] * 512])  # as dropout.pack has it
         new, (loss, norm) = training.update(
             nested(state), batch, key, inputs["rate"], jnp.ones(2),
-            config=config, recompute=recompute, precision=precision,
+            find=lambda params, batch, key: training.gradients(params, batch, config, key, recompute, precision),
         )  # fmt: skip
         return _named(new), {"loss": loss, "norm": norm}
 

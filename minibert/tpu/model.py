@@ -34,6 +34,7 @@ Params = dict[str, Any]
 Batch = Mapping[str, Any]
 
 LAYERS = "encoder.layer"
+AXIS = "data"  # the axis of a mesh of devices, which share out examples and perhaps weights
 SPANS = "spans"  # the reader's head, where a number would be a classifier's outputs
 TYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -89,31 +90,42 @@ def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(spec, a, b.astype(a.dtype), precision=precision, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def weighted(x: jax.Array, w: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def weighted(x: jax.Array, w: jax.Array, shared: bool) -> jax.Array:
     """x wᵀ: (..., C) and (F, C) to (..., F) float32. In bf16, too, w's gradient is the float32 that products sum in:
     JAX's own rule rounds it to what w was rounded to.
+
+    `shared`: w is this device's rows alone. All are gathered for each product and none kept; of w's gradient, summed
+    over the devices, each gets its rows.
     """
-    return product("...c,fc->...f", x, w)
+    return product("...c,fc->...f", x, _whole(w, x, shared))
 
 
-def _weighted(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return weighted(x, w), (x, w)
+def _whole(w: jax.Array, x: jax.Array, shared: bool) -> jax.Array:
+    """All rows of w, in x's type, which in bf16 is half as much to send."""
+    w = w.astype(x.dtype)
+    return jax.lax.all_gather(w, AXIS, tiled=True) if shared else w
 
 
-def _slopes(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _weighted(x: jax.Array, w: jax.Array, shared: bool) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return weighted(x, w, shared), (x, w)
+
+
+def _slopes(shared: bool, kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = kept
     dy = dy.astype(x.dtype)
     dw = product("nf,nc->fc", dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
-    return product("...f,fc->...c", dy, w).astype(x.dtype), dw
+    dw = jax.lax.psum_scatter(dw, AXIS, tiled=True) if shared else dw
+    return product("...f,fc->...c", dy, _whole(w, x, shared)).astype(x.dtype), dw
 
 
 weighted.defvjp(_weighted, _slopes)
 
 
 def linear(x: jax.Array, p: Params, name: str) -> jax.Array:
-    """x wᵀ + b in x's type: (..., C) to (..., F)."""
-    return (weighted(x, p[f"{name}.weight"]) + p[f"{name}.bias"]).astype(x.dtype)
+    """x wᵀ + b in x's type: (..., C) to (..., F). b is whole on each device and tells whether w is."""
+    w, b = p[f"{name}.weight"], p[f"{name}.bias"]
+    return (weighted(x, w, len(w) < len(b)) + b).astype(x.dtype)
 
 
 def layer_norm(x: jax.Array, p: Params, name: str, eps: float) -> jax.Array:
@@ -124,11 +136,18 @@ def layer_norm(x: jax.Array, p: Params, name: str, eps: float) -> jax.Array:
 
 
 def embed(p: Params, batch: Batch, config: BertConfig, key: jax.Array | None) -> jax.Array:
-    """dropout(LayerNorm(word + segment + position embeddings)): (B, L, C) float32."""
-    positions = jnp.arange(batch["ids"].shape[1])
-    x = p["embeddings.word_embeddings.weight"][batch["ids"]]
-    x = x + p["embeddings.token_type_embeddings.weight"][batch["segments"]]
+    """dropout(LayerNorm(word + segment + position embeddings)): (B, L, C) float32.
+
+    A device that holds only some columns of the tables looks them up for all devices' examples. Then each gets the
+    others of its own: a batch is far less to send than a table.
+    """
+    words = p["embeddings.word_embeddings.weight"]
+    tokens, positions = (batch["ids"], batch["segments"]), jnp.arange(batch["ids"].shape[1])
+    shared = words.shape[1] < config.hidden_size
+    ids, segments = jax.lax.all_gather(tokens, AXIS, tiled=True) if shared else tokens
+    x = words[ids] + p["embeddings.token_type_embeddings.weight"][segments]
     x = x + p["embeddings.position_embeddings.weight"][positions]
+    x = jax.lax.all_to_all(x, AXIS, split_axis=0, concat_axis=2, tiled=True) if shared else x
     x = layer_norm(x, p, "embeddings.LayerNorm", config.layer_norm_eps)
     return dropout.hidden(x, batch["examples"], config.hidden_dropout_prob, dropout.at(key, "embedding"))
 

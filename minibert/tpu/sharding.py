@@ -10,9 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from minibert.tpu.model import LAYERS
-
-AXIS = "data"
+from minibert.tpu.model import AXIS, LAYERS
 
 
 def mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -33,16 +31,15 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def parameters(mesh: Mesh, shapes: Any, shared: bool) -> Any:
     """Where each parameter (or moment) stands: on every device, or, if `shared`, a part of it on each.
 
-    Shared out is the largest axis that divides, the first of like ones, and never that of layers, over which a loop
-    runs. Where none divides the parameter, a small one, stands on each device.
+    Shared out are weights of products by rows, and tables of embeddings, whose rows are too many words to divide, by
+    columns. Vectors and what does not divide, all of it small, stand on each device.
     """
 
     def place(path: Any, shape: Any) -> NamedSharding:
-        first = 1 if path[0].key == LAYERS else 0
-        sizes = [size if i >= first and size % mesh.size == 0 else 0 for i, size in enumerate(shape.shape)]
-        if not shared or not any(sizes):
-            return everywhere(mesh)
-        return rows(mesh, sizes.index(max(sizes)))
+        first = 1 if path[0].key == LAYERS else 0  # the axis of layers, over which a loop runs, stays whole
+        axis = 1 if path[0].key.startswith("embeddings") else first
+        is_matrix = len(shape.shape) == first + 2
+        return rows(mesh, axis) if shared and is_matrix and shape.shape[axis] % mesh.size == 0 else everywhere(mesh)
 
     return jax.tree_util.tree_map_with_path(place, shapes)
 

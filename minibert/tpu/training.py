@@ -5,20 +5,22 @@ The state is {"params": ..., "m": ..., "v": ...}, three dicts as minibert/tpu/mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from minibert.config import BertConfig
 from minibert.optim import BETA1, BETA2, EPS, MAX_NORM, WEIGHT_DECAY
 from minibert.parameters import is_decayed
 from minibert.tpu import model, sharding
-from minibert.tpu.model import Batch, Params
+from minibert.tpu.model import AXIS, Batch, Params
 
 State = dict[str, Params]
+Gradients = Callable[[Params, Batch, jax.Array | None], tuple[jax.Array, Params]]
 STATE = ("params", "m", "v")
 
 
@@ -53,24 +55,40 @@ def gradients(
     return jax.lax.scan(add, zeros, batch)[0]
 
 
+def summed(mesh: Mesh, config: BertConfig, head: int | str, recompute: bool, precision: str, shared: bool) -> Gradients:
+    """`gradients`, by all devices of a mesh: each finds those of its own examples, and they are summed once, after the
+    last micro-batch. Left to itself XLA sums after each, and sends activations where weights are shared out.
+    """
+    places = sharding.parameters(mesh, model.shapes(config, head), shared)
+    specs, whole = jax.tree.map(lambda place: place.spec, places), PartitionSpec()
+
+    def complete(gradient: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return gradient if AXIS in spec else jax.lax.psum(gradient, AXIS)  # the model sums those of what is shared
+
+    def find(params: Params, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Params]:
+        total, grads = gradients(params, batch, config, key, recompute, precision)
+        return jax.lax.psum(total, AXIS), jax.tree.map(complete, grads, specs)
+
+    # With check_vma the gradient of a parameter that is whole would be summed wherever it is used.
+    given = specs, sharding.rows(mesh, 1).spec, whole
+    return jax.shard_map(find, mesh=mesh, in_specs=given, out_specs=(whole, specs), check_vma=False)
+
+
 def update(
     state: State,
     batch: Batch,
     key: jax.Array | None,
     rate: jax.Array,
     corrections: jax.Array,
-    *,
-    config: BertConfig,
-    recompute: bool = False,
-    precision: str = "fp32",
+    find: Gradients,
 ) -> tuple[State, jax.Array]:
     """The state after one update, and what it was made with: loss and gradients' norm, (2,).
 
     batch: (M, B, ...) arrays, M micro-batches; the weights of all examples add up to 1. key: dropout.pack, or None for
     no dropout. rate: the learning rate. corrections: what the two moments are divided by, (2,), ones for Google's Adam.
-    Where loss or norm is not finite the state stays as it was.
+    find: `gradients`, of (params, batch, key). Where loss or norm is not finite the state stays as it was.
     """
-    total, grads = gradients(state["params"], batch, config, key, recompute, precision)
+    total, grads = find(state["params"], batch, key)
     norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
     finite, scale = jnp.isfinite(total) & jnp.isfinite(norm), MAX_NORM / jnp.maximum(norm, MAX_NORM)
 
@@ -96,7 +114,7 @@ def program(
 
     `shared`: each device holds a part of parameters and moments, as sharding.parameters has them.
     """
-    step = partial(update, config=config, recompute=recompute, precision=precision)
+    step = partial(update, find=summed(mesh, config, head, recompute, precision, shared))
     out = places(mesh, config, head, shared), sharding.everywhere(mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=out)
 
