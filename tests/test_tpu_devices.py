@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -28,7 +29,7 @@ from minibert.tpu import device as tpu  # noqa: E402
 from minibert.tpu import model  # noqa: E402
 from tpu_worker import assert_same_training, trained, trainer  # noqa: E402
 
-WORKER = Path(__file__).with_name("tpu_worker.py")
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,12 @@ def one() -> tuple[np.ndarray, np.ndarray]:
     return trained(trainer("tpu"))
 
 
-def start(target: Path, devices: int, *how: str, **variables: str) -> subprocess.Popen:
+def start(target: Path, devices: int, *how: str, program: str = "tpu_worker.py", **variables: str) -> subprocess.Popen:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    path = os.pathsep.join([environment({})["PYTHONPATH"], str(WORKER.parent)])
+    path = os.pathsep.join([environment({})["PYTHONPATH"], str(HERE)])
     env = environment({"XLA_FLAGS": flags, "PYTHONPATH": path, **variables})
-    return subprocess.Popen([sys.executable, WORKER, target, *how], env=env, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, HERE / program, target, *how]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def assert_same(workers: list[subprocess.Popen], target: Path, world: tuple[int, int], one: tuple) -> None:
@@ -114,6 +116,16 @@ def test_eight_devices_that_share_weights_gather_a_layers(one, tmp_path):
         "not each weight twice, forward and backward, and its gradient once"
     )
     assert not any(kind == "all-reduce" for loops, kind, _ in sent if loops)
+    assert max(size for *_, size in sent) < models.CONFIG.vocab_size * models.CONFIG.hidden_size, "a table is sent"
+
+
+@pytest.mark.slow
+def test_gradients_of_shared_weights_are_those_of_one_device_whatever_divides():
+    worker = start(Path("-"), 5, program="tpu_gradients.py")
+    told, errors = worker.communicate(timeout=600)
+    assert worker.returncode == 0, errors
+    for *case, apart in json.loads(told):
+        assert apart < (1e-5 if "fp32" in case else 1e-4), case
 
 
 @pytest.mark.slow

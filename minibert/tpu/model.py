@@ -138,8 +138,8 @@ def layer_norm(x: jax.Array, p: Params, name: str, eps: float) -> jax.Array:
 def embed(p: Params, batch: Batch, config: BertConfig, key: jax.Array | None) -> jax.Array:
     """dropout(LayerNorm(word + segment + position embeddings)): (B, L, C) float32.
 
-    A device that holds only some columns of the tables looks them up for all devices' examples. Then each gets the
-    others of its own: a batch is far less to send than a table.
+    A device that holds only some columns of the tables, of all three or of none, looks them up for all devices'
+    examples. Then each gets the others of its own: a batch is far less to send than a table.
     """
     words = p["embeddings.word_embeddings.weight"]
     tokens, positions = (batch["ids"], batch["segments"]), jnp.arange(batch["ids"].shape[1])

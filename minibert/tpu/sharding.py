@@ -32,7 +32,7 @@ def parameters(mesh: Mesh, shapes: Any, shared: bool) -> Any:
     """Where each parameter (or moment) stands: on every device, or, if `shared`, a part of it on each.
 
     Shared out are weights of products by rows, and tables of embeddings, whose rows are too many words to divide, by
-    columns. Vectors and what does not divide, all of it small, stand on each device.
+    columns. Vectors, and what does not divide, stand on each device: where these are 2, 4, 8 or more, that is little.
     """
 
     def place(path: Any, shape: Any) -> NamedSharding:

@@ -56,8 +56,9 @@ def gradients(
 
 
 def summed(mesh: Mesh, config: BertConfig, head: int | str, recompute: bool, precision: str, shared: bool) -> Gradients:
-    """`gradients`, by all devices of a mesh: each finds those of its own examples, and they are summed once, after the
-    last micro-batch. Left to itself XLA sums after each, and sends activations where weights are shared out.
+    """`gradients`, by all devices of a mesh: each finds those of its own examples. Of parameters that are whole they
+    are summed once, after the last micro-batch; of weights that are shared out the model sums them as it goes. Left to
+    itself XLA sums after each micro-batch, and sends activations where weights are shared out.
     """
     places = sharding.parameters(mesh, model.shapes(config, head), shared)
     specs, whole = jax.tree.map(lambda place: place.spec, places), PartitionSpec()
