@@ -299,6 +299,19 @@ def test_kernels_that_find_no_room(cupy, status, kind):
         driver.compile("launched", "float")("kernel")((1, 1, 1), (32, 1, 1), [], 0)
 
 
+def test_aside_has_a_stream_and_a_cublas_of_its_own_and_gives_them_back(cupy, monkeypatch):
+    used = []
+    for name in ("products", "side_products"):
+        monkeypatch.setattr(gpu, name, lambda name=name: name)
+    monkeypatch.setattr(Stream, "use", lambda self: used.append(self))
+    monkeypatch.setattr(Stream, "record", lambda self, event: event)
+    driver = DRIVER(SimpleNamespace(zeros=np.zeros), (8, 0), 68)
+    with pytest.raises(MemoryError), driver.aside():
+        assert driver.cublas == "side_products" and used == [gpu.side_stream()]
+        raise MemoryError
+    assert driver.cublas == "products" and used[1:] == [gpu.stream()] != used[:1]
+
+
 def test_devices_of_a_process_share_a_stream_and_take_turns(cupy):
     first, second = gpu.open(), gpu.open("bf16")
     assert first.stream is second.stream and cuda.driver is second._driver

@@ -32,7 +32,6 @@
 #define TILE 64
 #define PART 16  // of a tile, at a time in backward: with more, the registers would hold two blocks, not three
 #define SLACK 8.0f
-#define LOG2E 1.4426950409f
 
 #ifdef TENSOR_CORES
 

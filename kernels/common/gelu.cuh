@@ -1,7 +1,6 @@
 // GELU and its slope, Google's first code by tanh, the paper's by erf: gelu.py has the formulas, the fits and their errors.
 // By erff and tanhf an element would take more instructions than a card has time for while it moves the element's bytes.
 #include "power.cuh"
-#define LOG2E 1.4426950409f
 #define ROOT 1.5957691216f  // slope of 2 s at 0
 #define CUBIC 0.044715f
 #define DENSITY 0.3989422804f
@@ -13,7 +12,7 @@ template <int N> __device__ __forceinline__ float polynomial(float x, const floa
     return y;
 }
 
-// e^(-2 s(a)), which is what the sigmoid of 2 s(a) leaves of 1 over that sigmoid.
+// e^(-2 s(a)): the odds against a, whose share is the sigmoid of 2 s(a).
 __device__ __forceinline__ float tanh_odds(float a) {
     return power_of_2(-LOG2E * ROOT * (a + CUBIC * a * a * a));
 }

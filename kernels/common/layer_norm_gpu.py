@@ -8,8 +8,6 @@ import numpy as np
 
 from minibert.errors import BackendError
 
-from .sums_gpu import add_partials
-
 LEAST = 4  # rows of a block
 LONGEST = 5120  # columns, 8 for each of a block's 640 threads
 # An H200's, each of whose multiprocessors holds 20 warps of 96 registers a thread: five a quarter. There are as many
@@ -47,8 +45,3 @@ def partials_bytes(t: int, c: int) -> int:
 def partials(scratch: Any, t: int, c: int) -> Any:
     """Scratch as partial sums (2, chunks, c)."""
     return scratch[: 2 * chunks(t, c) * c * 4].view(np.float32).reshape(2, chunks(t, c), c)
-
-
-def add(dgamma: Any, dbeta: Any, partials: Any) -> None:
-    """dgamma and dbeta += their partial sums."""
-    add_partials(dgamma, partials, dbeta)

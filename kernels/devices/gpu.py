@@ -327,16 +327,16 @@ class Room:
 
 
 class Aside:
-    """A second stream with a cuBLAS of its own: inside, they are the driver's."""
+    """A second stream with a cuBLAS of its own: inside they are the driver's."""
 
     def __init__(self, driver: CupyDriver):
-        self.driver, self.main, self.stream = driver, stream(), side_stream()
+        self.driver, self.main, self.stream, self.cublas = driver, stream(), side_stream(), side_products()
         self.event = library().cuda.Event(disable_timing=True)
 
     def __enter__(self) -> None:
         self.stream.wait_event(self.main.record(self.event))
         self.stream.use()
-        self.driver.cublas = side_products()
+        self.driver.cublas = self.cublas
 
     def __exit__(self, *error: object) -> None:
         self.main.use()

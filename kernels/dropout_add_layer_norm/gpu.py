@@ -9,6 +9,7 @@ import numpy as np
 from minibert.kernels.common import layer_norm_gpu as norm
 from minibert.kernels.common.cuda import Kernels, blocks
 from minibert.kernels.common.philox import scale, threshold
+from minibert.kernels.common.sums_gpu import add_partials
 
 # Forward in bf16 gives a thread up to so many groups of eight columns, so that a row of 1,024 is a warp's: what it
 # costs to sum over threads and to find a row is shared by more elements.
@@ -45,4 +46,4 @@ def backward(
         "backward", norm.chunks(t, c), norm.threads(c), dx, dresidual, partials, dy, dy2, x, residual, mean, rstd,
         gamma, positions, examples, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t, c), t, c,
     )  # fmt: skip
-    norm.add(dgamma, dbeta, partials)
+    add_partials(dgamma, partials, dbeta)

@@ -9,6 +9,7 @@ import numpy as np
 from minibert.kernels.common import layer_norm_gpu as norm
 from minibert.kernels.common.cuda import Kernels, blocks, opened
 from minibert.kernels.common.philox import scale, threshold
+from minibert.kernels.common.sums_gpu import add_partials
 
 SORTED, PIECE, COLUMNS, WARPS = 512, 64, 128, 8  # as in gpu.cu
 TABLES = 3
@@ -61,7 +62,7 @@ def backward(
         examples, word, position, segment, gamma, threshold(rate), scale(rate), seed, stream, norm.chunk_rows(t, c),
         t, c,
     )  # fmt: skip
-    norm.add(dgamma, dbeta, partials)
+    add_partials(dgamma, partials, dbeta)
     driver.join()
     grid, gradients = (blocks(t, PIECE), blocks(c, COLUMNS), TABLES), (dword, dposition, dsegment)
     _kernels.launch("add_runs", grid, COLUMNS, *gradients, edges, dz, keys, tokens, t, c)
