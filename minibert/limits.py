@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from minibert.kernels import devices
-from minibert.kernels.common import peak, tiles, unit
+from minibert.kernels.common import peak, tiles
 from minibert.kernels.devices import Device, cpu
 
 PIECE = 1 << 12  # elements that a worker copies at a time
@@ -51,21 +51,31 @@ def _card_copy_rate(device: Device, nbytes: int) -> float:
 
 @cache
 def _cores_product_rate(precision: str) -> float:
-    """Floating-point operations a second of matrix products on all workers: tiles multiplied again and again, on the
-    matrix unit a sixth of that in fp32 (three parts a number, six products); elsewhere BLAS at its best size."""
-    if precision == "fp32" and unit.mode() == "amx":
-        return _cores_product_rate("bf16") / 6
+    """Floating-point operations a second of matrix products on all workers: tiles, or blocks in vector registers,
+    multiplied again and again; on the matrix unit a sixth of that in fp32 (three parts a number, six products). Where
+    BLAS multiplies, at its best size.
+    """
     if precision == "bf16":
-        operands = devices.open("cpu").array(
-            np.resize(np.array([0.37, -1.2, 2.1, -0.6, 1.7], np.float32), 1024), "workspace"
-        )
-        count, rounds = 4 * cpu.threads(), 2000
-        return (
-            count
-            * rounds
-            * peak.PRODUCTS
-            / _best(lambda: cpu.run(peak.multiply, count, operands, tiles.configuration(), rounds))
-        )
+        arguments = _numbers(1024), tiles.configuration()
+        return _rate(peak.multiply, peak.PRODUCTS, *arguments)
+    by = cpu.in_fp32()
+    if by is cpu.SPLIT:
+        return _cores_product_rate("bf16") / 6
+    return _rate(peak.multiply_floats, peak.PRODUCTS_OF_FLOATS, _numbers(16 * peak.BLOCK_OF)) if by else _blas_rate()
+
+
+def _numbers(count: int) -> np.ndarray:
+    """On a line; no zeros, which are faster on AMX."""
+    return devices.open("cpu").array(np.resize(np.array([0.37, -1.2, 2.1, -0.6, 1.7], np.float32), count), "workspace")
+
+
+def _rate(kernel: Callable, operations: int, *arguments: np.ndarray) -> float:
+    """Of a kernel that takes a number of rounds last."""
+    count, rounds = 4 * cpu.threads(), 2000
+    return count * rounds * operations / _best(lambda: cpu.run(kernel, count, *arguments, rounds))
+
+
+def _blas_rate() -> float:
     side = 1024
     a, b = (np.full((cpu.threads(), side, side), 0.7, np.float32) for _ in range(2))
 

@@ -16,6 +16,8 @@ from minibert.errors import BackendError
 from minibert.kernels import devices
 from minibert.kernels.devices import cpu, host, size_class
 
+ROOT = Path(__file__).parent.parent
+
 
 def test_arrays_stand_on_cache_lines_whatever_their_size():
     device = devices.open("reference")
@@ -96,7 +98,7 @@ def test_an_error_in_a_worker_reaches_the_caller():
 
 
 def test_the_top_level_folder_refuses_to_be_imported_as_kernels():
-    done = subprocess.run([sys.executable, "-c", "import kernels"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "import kernels"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "import minibert.kernels" in done.stderr
 
 

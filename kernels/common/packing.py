@@ -5,7 +5,7 @@ and what a panel needs for a step is two tiles of 1 KiB, one after the other. El
 [m // 32, k // 32, m % 32 * 32 + k % 32]: 32 x 32 blocks, each in its natural order. Element (k, n) of `b` stands at
 [n // 32, k // 32, n % 32 // 16 * 512 + k % 32 // 2 * 32 + n % 16 * 2 + k % 2]: 16 columns a tile, rows two by two.
 Edges are filled with zeros, which change no sum. Operands start on 64-byte lines. Of an operand that is a sum of
-several bf16, such as a float32 (matmul/cpu_split.py), every step has the blocks of all parts one after the other.
+several bf16, such as a float32 (split.py), every step has the blocks of all parts one after the other.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
-"""What the cores can do at best: kernels that do nothing else than multiply tiles, or copy."""
+"""What the cores can do at best: kernels that do nothing else than multiply, or copy."""
 
 from __future__ import annotations
 
-from minibert.kernels.common import tiles
+from minibert.kernels.common import fma, tiles
+from minibert.kernels.common.packing import address
+from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices.compiling import inlined, jit
 
 PRODUCTS = 4 * 2 * 16 * 16 * 32  # floating-point operations of a round of `multiply`
+BLOCK_OF = 256
+PRODUCTS_OF_FLOATS = 2 * fma.HIGH * fma.WIDE * BLOCK_OF  # of a round of `multiply_floats`
 
 
 @jit
@@ -24,6 +28,18 @@ def multiply(worker, begin, end, operands, config, rounds):
             tiles.dot(unit, 2, 5, 6)
             tiles.dot(unit, 3, 5, 7)
     tiles.release(unit)
+
+
+@jit
+def multiply_floats(worker, begin, end, operands, rounds):
+    """`rounds` times a block of fma.py's over BLOCK_OF of K, for each of begin to end.
+
+    operands: so many lines of float32, of which the first are `a` as well, in L1.
+    """
+    sums = stack_words(fma.SUMS // 4)
+    at = address(operands)
+    for _ in range((end - begin) * rounds):
+        fma.block(address(sums), at, at, BLOCK_OF, at, 0, False)
 
 
 @inlined

@@ -133,7 +133,7 @@ def prefetch(typing, address):
     """Asks for a line to be brought into the L2 cache; no address is wrong."""
 
     def generate(context, builder, signature, arguments):
-        _prefetch(builder, arguments[0])
+        ask(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -163,12 +163,13 @@ def _rows_function(module):
     first, stride, rows, lines = function.args
     with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, lines) as line:
         off = builder.add(builder.mul(row.index, stride), builder.mul(line.index, ir.Constant(_I64, lanes.LINE)))
-        _prefetch(builder, builder.add(first, off))
+        ask(builder, builder.add(first, off))
     builder.ret_void()
     return function
 
 
-def _prefetch(builder, address):
+def ask(builder, address):
+    """The code of `prefetch`."""
     read, l2, data = (ir.Constant(_I32, n) for n in (0, 2, 1))
     _call(builder, "prefetch.p0", _pointer(builder, address, _I8), read, l2, data)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minibert.kernels.common import unit
+from minibert.kernels.common import lanes, unit
 
 from . import Block, Device, Lease, compiling, host
 from .binding import is_bindable
@@ -108,18 +108,19 @@ def share(tasks: Sequence[tuple], work: Callable[..., None]) -> None:
     _workers.share(tasks, work)
 
 
-# Modules that operations have for products of tiles: in bf16, and in fp32 where these are faster than BLAS, on AMX.
+# Modules that operations have for products of their own instead of BLAS's: in bf16, and in fp32 where it is slower.
 IN_BF16 = dict.fromkeys(("matmul", "attention", "feed_forward"), "cpu_bf16")
-SPLIT = dict.fromkeys(("matmul", "feed_forward"), "cpu_split")
+SPLIT, BY_FMA = (dict.fromkeys(("matmul", "feed_forward"), name) for name in ("cpu_split", "cpu_fma"))
 
 
 class Cpu(Device):
     """The machine's cores and memory. Matrix products run on the matrix unit, or on what stands in for it (unit.py): in
-    bf16 attention's too; in fp32 on the unit itself only, with each number as the sum of three bf16.
+    bf16 attention's too; in fp32 on the unit itself only, with each number as the sum of three bf16, elsewhere in
+    vector registers, or by BLAS.
     """
 
     def __init__(self, precision: str = "fp32") -> None:
-        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else SPLIT if unit.mode() == "amx" else {})
+        super().__init__("cpu", variants=IN_BF16 if precision == "bf16" else in_fp32())
         self.precision = precision
         self._pages, self._returned = Pages(), list[Block]()
         if precision == "bf16":
@@ -184,6 +185,13 @@ class Cpu(Device):
     def session(self) -> AbstractContextManager[None]:
         """BLAS on one thread a call, since our workers share the rows out; restored when the last thread leaves."""
         return _blas
+
+
+def in_fp32() -> dict[str, str]:
+    """Modules for products in fp32. Vector registers are for AVX2: of AVX-512's BLAS makes more. Nothing: by BLAS."""
+    if unit.mode() == "amx":
+        return SPLIT
+    return BY_FMA if lanes.compiles("fma") and not lanes.compiles("avx512f") else {}
 
 
 class _Blas(AbstractContextManager):

@@ -14,7 +14,7 @@ from minibert.autograd import Tape, Tensor
 from minibert.kernels import devices
 from minibert.kernels.bias_gelu import reference as bias_gelu
 from minibert.kernels.devices import cpu as cpu_devices
-from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_split, reference
+from minibert.kernels.feed_forward import cpu, cpu_bf16, cpu_fma, cpu_split, reference
 from minibert.kernels.matmul import cpu_bf16 as matmul
 from minibert.parameters import Group
 
@@ -62,7 +62,7 @@ def test_reference_gradients(tanh):
 
 
 @FORMS
-@pytest.mark.parametrize("backend", [cpu, cpu_split, *gpus.backends("feed_forward")])
+@pytest.mark.parametrize("backend", [cpu, cpu_fma, cpu_split, *gpus.backends("feed_forward")])
 @pytest.mark.parametrize(
     "shape", [(0, 8, 24), (1, 7, 3), (3, 1, 5), (16, 8, 30), (130, 24, 96), (40, 1100, 70), (40, 70, 800)], ids=str
 )
@@ -134,9 +134,10 @@ def test_as_accurate_as_bf16_allows(add, shape, storage, tanh, backend):
         assert_as_accurate(*three, floor=1e-6, what=name)
 
 
-def test_same_bits_in_parts_for_any_count_of_threads():
+@pytest.mark.parametrize("backend", [cpu_fma, cpu_split])
+def test_same_bits_in_float32_for_any_count_of_threads(backend):
     arrays = inputs(300, 96, 200)
-    assert_same_bits(lambda: both(cpu_split, *arrays, False))
+    assert_same_bits(lambda: both(backend, *arrays, False))
 
 
 def test_same_bits_in_bf16_for_any_count_of_threads():
@@ -153,10 +154,11 @@ def test_nan_stays_visible_in_bf16(tanh):
 
 
 @FORMS
-def test_nan_stays_visible_in_parts(tanh):
+@pytest.mark.parametrize("backend", [cpu_fma, cpu_split])
+def test_nan_stays_visible_in_float32(tanh, backend):
     arrays = inputs(40, 33, 65)
     arrays[0][3, 5] = np.nan
-    y, dx, *_ = both(cpu_split, *arrays, tanh)
+    y, dx, *_ = both(backend, *arrays, tanh)
     assert np.isnan(y[3]).all() and np.isnan(dx[3]).all() and np.isnan(y).sum() == np.isnan(dx).sum() == 33
 
 

@@ -190,10 +190,19 @@ def test_a_refusal_is_no_permission(monkeypatch):
     assert not unit._granted()
 
 
-def test_only_amx_multiplies_fp32_in_parts(monkeypatch):
+@pytest.mark.parametrize(
+    ("features", "otherwise"),
+    [(("avx2", "fma"), "cpu_fma"), (("avx2", "fma", "avx512f"), "cpu"), (("neon",), "cpu")],
+    ids=["AVX2", "AVX-512", "ARM"],
+)
+def test_what_multiplies_in_fp32(features, otherwise, monkeypatch):
+    """Only AMX in parts; registers where BLAS makes less of them."""
+    monkeypatch.setattr(lanes, "compiles", lambda feature: feature in features)
     for mode in ("amx", "dot", "software", None):
         monkeypatch.setattr(unit, "mode", lambda mode=mode: mode)
-        assert devices.open("cpu").matmul.__name__.endswith("cpu_split") == (mode == "amx")
+        wanted = "cpu_split" if mode == "amx" else otherwise
+        for operation in ("matmul", "feed_forward"):
+            assert getattr(devices.open("cpu"), operation).__name__.rpartition(".")[2] == wanted
         assert devices.open("cpu", precision="bf16").matmul.__name__.endswith("cpu_bf16")
 
 
