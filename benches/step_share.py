@@ -65,12 +65,12 @@ def shares(side: ours.Training, rounds: int) -> list[tuple[float, float, float]]
         setattr(device, name, Timed(name, getattr(device, name), spent))
     found = []
     with side.session:
-        side.step(0)  # which compiles
+        side.steps([0])  # which compiles
         before = unit()
         for number in range(1, rounds + 1):
             spent[:] = 0.0, 0.0
             began = time.perf_counter()
-            side.step(number)
+            side.steps([number])
             seconds, after = time.perf_counter() - began, unit()
             found.append((seconds, spent[1] / spent[0], (before + after) / 2))
             before = after
