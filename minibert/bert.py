@@ -182,9 +182,10 @@ class Bert:
                 y, x, gamma, beta, *where, config.layer_norm_eps, config.hidden_dropout_prob, at
             )
 
-        qkv = ops.linear(x, p["attention.self.qkv.weight"], p["attention.self.qkv.bias"])
+        heads, projected = config.num_attention_heads, (p["attention.self.qkv.weight"], p["attention.self.qkv.bias"])
+        qkv = ops.linear(x, *projected, shape=self.device.projected_shape(batch.tokens, config.hidden_size, heads))
         rate, at = config.attention_probs_dropout_prob, key and key.at("attention", i)
-        attend = partial(ops.attention, qkv, batch, config.num_attention_heads, rate, at)
+        attend = partial(ops.attention, qkv, batch, heads, rate, at)
         attended = y = attend()
         if only_firsts:
             x, y = ops.take_rows(x, batch.firsts), ops.take_rows(y, batch.firsts)

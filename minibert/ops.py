@@ -7,6 +7,7 @@ returned.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -91,12 +92,12 @@ def embedding(
     return record(device, y, (), vjp, two=True)
 
 
-def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None) -> Tensor:
-    """x wᵀ + b: (T, C) to (T, F), in x's own type or in `dtype`."""
+def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None, shape: tuple[int, ...] | None = None) -> Tensor:
+    """x wᵀ + b: (T, C) to (T, F), in x's own type or in `dtype`, in an array of this or another `shape`."""
     shapes("x: T C, w: F C", x=x.data, w=w.data)
     device, op, (t, c), f = x.device, x.device.matmul, x.data.shape, w.shape[0]
     room = op.workspace(t, f, c)
-    y = device.empty((t, f), dtype or x.data.dtype, "activations")
+    y = device.empty(shape or (t, f), dtype or x.data.dtype, "activations")
     op.forward(y, x.data, w.operand, None if b is None else b.data, device.scratch(room))
 
     def vjp(dy: Any) -> tuple[Any]:
@@ -110,13 +111,16 @@ def linear(x: Tensor, w: Param, b: Param | None, dtype: Any = None) -> Tensor:
 
 
 def attention(qkv: Tensor, batch: Batch, heads: int, rate: float, key: Key | None) -> Tensor:
-    """Self-attention inside each sequence, (T, 3C) to (T, C). Keeps its result and a number per row and head."""
-    device, op, (t, c3) = qkv.device, qkv.device.attention, qkv.data.shape
-    y = device.empty((t, c3 // 3), qkv.data.dtype, "activations")
+    """Self-attention inside each sequence: (T, 3C), in an array of the device's `projected_shape`, to (T, C). Keeps its
+    result and a number per row and head.
+    """
+    device, op, t, shape = qkv.device, qkv.device.attention, batch.tokens, qkv.data.shape
+    c = math.prod((*shape[:-2], shape[-1])) // 3
+    y = device.empty((t, c), qkv.data.dtype, "activations")
     lse = device.empty((t, heads), device.float_type, "activations")
     dropout = _scalars(rate, key)
     where = (batch.offsets, batch.examples, heads)
-    room = op.workspace(t, batch.longest, heads, c3 // 3)
+    room = op.workspace(t, batch.longest, heads, c)
     op.forward(y, lse, qkv.data, *where, *dropout, device.scratch(room))
     out = Tensor(y, device)
     del y  # what `out` holds can be forgotten

@@ -34,6 +34,26 @@ def unwritten(shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
     return np.full(shape, BF16_NAN if dtype == np.uint16 else np.nan, dtype)
 
 
+def in_strips(x: np.ndarray) -> np.ndarray:
+    """x (T, N) as strips of 32 columns, on a line, (N / 32, T, 32): see common/packing.py."""
+    t, n = x.shape
+    strips = on_a_line((n // 32, t, 32), x.dtype)
+    strips[...] = x.reshape(t, n // 32, 32).swapaxes(0, 1)
+    return strips
+
+
+def in_rows(strips: np.ndarray) -> np.ndarray:
+    """The (T, N) that strips are of."""
+    return strips.swapaxes(0, 1).reshape(strips.shape[1], -1)
+
+
+def on_a_line(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An array that begins on a line; all bits are set, which is NaN."""
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.full(nbytes + 64, 255, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:nbytes].view(dtype).reshape(shape)
+
+
 def one(number: float, dtype=np.float32) -> np.ndarray:
     """A number where a kernel takes an array of one."""
     return np.array([number], dtype)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+from bits import on_a_line
 from minibert.errors import BackendError
 from minibert.kernels import devices
 from minibert.kernels.devices import cpu, host, size_class
@@ -52,6 +53,23 @@ def test_blocks_are_reused_and_never_add_to_the_peak():
     for size in (1 << 18, 1 << 19, 3 << 18, 1 << 20):
         device.empty((size,), np.uint8, "activations")
         assert device._kept_bytes <= device.peak.total()
+
+
+@pytest.mark.parametrize("start", [0, 16, 17])
+@pytest.mark.parametrize("size", [0, 1, (1 << 18) - 1, 1 << 18, (1 << 18) + 4097])
+def test_zeros_are_written_where_they_are_wanted(start: int, size: int):
+    """On a line and beside one, small arrays and large ones, which all threads clear."""
+    memory = on_a_line((size + 64,), np.float32)
+    devices.open("cpu").clear(memory[start : start + size])
+    assert not memory[start : start + size].any()
+    assert np.isnan(memory[:start]).all() and np.isnan(memory[start + size :]).all()
+
+
+def test_queries_keys_and_values_come_in_strips_where_heads_are_whole_ones():
+    bf16 = devices.open("cpu", precision="bf16")
+    assert bf16.projected_shape(7, 768, 12) == (72, 7, 32)
+    assert bf16.projected_shape(7, 96, 6) == (7, 288)
+    assert devices.open("cpu").projected_shape(7, 768, 12) == (7, 2304)
 
 
 def test_an_unknown_kind_is_an_error():

@@ -5,7 +5,8 @@ product's left operand as they lie, 16 a tile; in the **right form** 32 rows of 
 a tile. The left form of X, each tile transposed, is the right form of Xᵀ, and the reverse. A matrix's blocks stand row
 by row; the last are padded with zeros, which add nothing. Sums are float32, in rows as long as the blocks together.
 
-Everything is named by its address and the bytes from a row to the next: views of arrays cost Numba seconds.
+Everything is named by its address, the bytes from a row to the next and, of what is no block yet, those from 32 columns
+to the next 32: views of arrays cost Numba seconds.
 """
 
 from __future__ import annotations
@@ -24,45 +25,46 @@ def blocks(n):
 
 
 @inlined
-def pack_left(to, x, row, rows, width):
+def pack_left(to, x, row, step, rows, width):
     """The left form of `rows` rows and `width` columns at x."""
     across = blocks(width)
     for r in range(blocks(rows) * SIDE):
         place = to + r // SIDE * across * BLOCK + r % SIDE * LINE
         for j in range(across):
-            lanes.store(place + j * BLOCK, _line(x, row, rows, width, r, j))
+            lanes.store(place + j * BLOCK, _line(x, row, step, rows, width, r, j))
 
 
 @inlined
-def pack_right(to, x, row, rows, width):
+def pack_right(to, x, row, step, rows, width):
     """The right form of `rows` rows and `width` columns at x."""
     across = blocks(width)
     for pair in range(blocks(rows) * SIDE // 2):
         place = to + pair // 16 * across * BLOCK + pair % 16 * LINE
         for j in range(across):
-            even, odd = _line(x, row, rows, width, 2 * pair, j), _line(x, row, rows, width, 2 * pair + 1, j)
+            even = _line(x, row, step, rows, width, 2 * pair, j)
+            odd = _line(x, row, step, rows, width, 2 * pair + 1, j)
             lanes.store(place + j * BLOCK, halves.lower_pairs(even, odd))
             lanes.store(place + j * BLOCK + TILE, halves.upper_pairs(even, odd))
 
 
 @inlined
-def pack_transposed(to, x, row, rows, width):
+def pack_transposed(to, x, row, step, rows, width):
     """The right form of the transpose of up to 32 rows and `width` columns at x."""
     for j in range(blocks(width)):
-        at = x + j * LINE
+        at = x + j * step
         halves.transpose_rows(to + j * BLOCK, at, row, rows, width - j * SIDE)
         halves.transpose_rows(to + j * BLOCK + TILE, at + 16 * row, row, rows - 16, width - j * SIDE)
 
 
 @inlined
-def _line(x, row, rows, width, r, j):
+def _line(x, row, step, rows, width, r, j):
     """32 columns of row r from column 32 j on; zeros beyond the last column and the last row."""
-    at = x + min(r, rows - 1) * row + j * LINE
+    at = x + min(r, rows - 1) * row + j * step
     return halves.load_row(at, width - j * SIDE if r < rows else 0)
 
 
 @inlined
-def unpack(to, row, rows, width, sums, factors):
+def unpack(to, row, step, rows, width, sums, factors):
     """`rows` rows and `width` columns of bf16 at `to`: sums, in rows of whole lines, times factors, one a row."""
     across = blocks(width)
     for r in range(rows):
@@ -70,7 +72,7 @@ def unpack(to, row, rows, width, sums, factors):
         for j in range(across):
             at = sums + (r * across + j) * 2 * LINE
             line = halves.to_row(lanes.load(at) * factor, lanes.load(at + LINE) * factor)
-            halves.store_row(to + r * row + j * LINE, line, width - j * SIDE)
+            halves.store_row(to + r * row + j * step, line, width - j * SIDE)
 
 
 @inlined

@@ -11,7 +11,9 @@ of pairs of keys needs. With S = q kT / sqrt(D), M the mask of zeros and ones, f
 
 blocks.py packs the operands; what padded keys and queries yield is thrown away. Random bits and exponentials, most of
 the work at a few dozen tokens, are computed for the 16 queries of a half only if it has any. Much of the rest is
-waiting for memory: a head's rows stand 3 C numbers apart, so each task asks for those of the next one.
+waiting for memory: a head's rows may stand 3 C numbers apart, so each task asks for those of the next one.
+
+qkv and dqkv may be strips (common/packing.py), where the columns of a head are whole ones: (3C / 32, T, 32).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 
 from minibert.kernels.common import halves, lanes, tiles
 from minibert.kernels.common.elementary_lanes import LOG2E, logarithm, power
-from minibert.kernels.common.packing import LINE, SIDE, TILE, address
+from minibert.kernels.common.packing import LINE, SIDE, TILE, address, unstripped
 from minibert.kernels.common.philox_cpu import settings, stack_words
 from minibert.kernels.devices.compiling import inlined, jit
 from minibert.kernels.devices.cpu import run, threads
@@ -67,8 +69,8 @@ def forward(
 ) -> None:
     share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
-        _forward, (len(offsets) - 1) * heads, y, lse, qkv, offsets, examples, heads, settings(rate, seed, stream),
-        shares(scratch, share), tiles.configuration(),
+        _forward, (len(offsets) - 1) * heads, y, lse, unstripped(qkv), _form(qkv, heads), offsets, examples, heads,
+        settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
 
 
@@ -88,16 +90,24 @@ def backward(
 ) -> None:
     share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
-        _backward, (len(offsets) - 1) * heads, dqkv, dy, lse, qkv, offsets, examples, heads,
-        settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
+        _backward, (len(offsets) - 1) * heads, unstripped(dqkv), dy, lse, unstripped(qkv), _form(qkv, heads), offsets,
+        examples, heads, settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
 
 
+def _form(qkv: np.ndarray, heads: int) -> tuple[int, int, int]:
+    """The bytes from a row to the next, from 32 columns of a row to the next 32, and from a head to the next."""
+    if qkv.ndim == 2:
+        return 2 * qkv.shape[1], LINE, 2 * qkv.shape[1] // (3 * heads)
+    strips, t, _ = qkv.shape
+    return LINE, t * LINE, strips // (3 * heads) * t * LINE
+
+
 @jit
-def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout, shares, config):
+def _forward(worker, begin, end, y, lse, qkv, form, offsets, examples, heads, dropout, shares, config):
     threshold, scale = dropout[0], dropout[1]
-    row, y_row = 2 * qkv.shape[1], 2 * y.shape[1]
-    width = y.shape[1] // heads
+    row, step, head_step = form
+    y_row, width, k_step = 2 * y.shape[1], y.shape[1] // heads, heads * head_step
     root = np.float32(1) / np.sqrt(np.float32(width))
     logarithms, factors = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
     unit = tiles.configure(address(config))
@@ -109,14 +119,14 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
         q = v + down * across * BLOCK
         p = q + across * BLOCK
         scores = p + down * BLOCK  # later the sums of y
-        q_at = address(qkv) + first * row + 2 * head * width
+        q_at = address(qkv) + first * row + head * head_step
         y_at = address(y) + first * y_row + 2 * head * width
-        ahead = _ahead(qkv, 3, min(task + 1, end - 1), heads, offsets, length)
-        pack_left(k, q_at + y_row, row, length, width)
-        pack_right(v, q_at + 2 * y_row, row, length, width)
+        ahead = _ahead(qkv, form, 3, across, min(task + 1, end - 1), heads, offsets, length)
+        pack_left(k, q_at + k_step, row, step, length, width)
+        pack_right(v, q_at + 2 * k_step, row, step, length, width)
         for start in range(0, length, QUERIES):
             rows = min(QUERIES, length - start)
-            pack_transposed(q, q_at + start * row, row, rows, width)
+            pack_transposed(q, q_at + start * row, row, step, rows, width)
             if threshold > 0:
                 _draw(p, start, rows, length, head, examples[first], dropout)
             for i in range(down):
@@ -132,17 +142,18 @@ def _forward(worker, begin, end, y, lse, qkv, offsets, examples, heads, dropout,
                 transpose_tiles(tile, down)
             for j in range(across):
                 product(unit, scores + j * 2 * LINE, across * 2 * LINE, p, BLOCK, v + j * BLOCK, across * BLOCK, down)
-            unpack(y_at + start * y_row, y_row, rows, width, scores, factors)
+            unpack(y_at + start * y_row, y_row, LINE, rows, width, scores, factors)
             for r in range(rows):
                 lse[first + start + r, head] = logarithms[r]
     tiles.release(unit)
 
 
 @jit
-def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, dropout, shares, config):
+def _backward(worker, begin, end, dqkv, dy, lse, qkv, form, offsets, examples, heads, dropout, shares, config):
     threshold, scale = dropout[0], dropout[1]
-    row, y_row = 2 * qkv.shape[1], 2 * dy.shape[1]
-    width = dy.shape[1] // heads
+    row, step, head_step = form
+    y_row, width, k_step = 2 * dy.shape[1], dy.shape[1] // heads, heads * head_step
+    dy_form = y_row, LINE, 2 * width
     root = np.float32(1) / np.sqrt(np.float32(width))
     logarithms = stack_words(QUERIES).view(np.float32)
     scales, roots = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
@@ -153,23 +164,24 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
         down, across = blocks(length), blocks(width)
         places = _places(address(shares[worker]), down, across)
         k, v, k_right, dk, dv, q, dout, q_right, dout_right, p, ds, ds_left, dp, scores = places
-        q_at = address(qkv) + first * row + 2 * head * width
-        dq_at = address(dqkv) + first * row + 2 * head * width
+        q_at = address(qkv) + first * row + head * head_step
+        dq_at = address(dqkv) + first * row + head * head_step
         dy_at = address(dy) + first * y_row + 2 * head * width
         later = min(task + 1, end - 1)
         ahead = (
-            _ahead(qkv, 3, later, heads, offsets, length), _ahead(dy, 1, later, heads, offsets, length),
-            _ahead(dqkv, 3, task, heads, offsets, length),
+            _ahead(qkv, form, 3, across, later, heads, offsets, length),
+            _ahead(dy, dy_form, 1, across, later, heads, offsets, length),
+            _ahead(dqkv, form, 3, across, task, heads, offsets, length),
         )  # fmt: skip
-        pack_left(k, q_at + y_row, row, length, width)
-        pack_right(k_right, q_at + y_row, row, length, width)
-        pack_left(v, q_at + 2 * y_row, row, length, width)
+        pack_left(k, q_at + k_step, row, step, length, width)
+        pack_right(k_right, q_at + k_step, row, step, length, width)
+        pack_left(v, q_at + 2 * k_step, row, step, length, width)
         for start in range(0, length, QUERIES):
             rows = min(QUERIES, length - start)
-            pack_transposed(q, q_at + start * row, row, rows, width)
-            pack_transposed(dout, dy_at + start * y_row, y_row, rows, width)
-            pack_right(q_right, q_at + start * row, row, rows, width)
-            pack_right(dout_right, dy_at + start * y_row, y_row, rows, width)
+            pack_transposed(q, q_at + start * row, row, step, rows, width)
+            pack_transposed(dout, dy_at + start * y_row, y_row, LINE, rows, width)
+            pack_right(q_right, q_at + start * row, row, step, rows, width)
+            pack_right(dout_right, dy_at + start * y_row, y_row, LINE, rows, width)
             for r in range(QUERIES):
                 logarithms[r] = lse[first + start + r, head] if r < rows else np.float32(0)
             if threshold > 0:
@@ -189,11 +201,11 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, offsets, examples, heads, 
             for j in range(across):
                 at = scores + j * 2 * LINE  # done with: now the sums of dq
                 product(unit, at, across * 2 * LINE, ds_left, BLOCK, k_right + j * BLOCK, across * BLOCK, down)
-            unpack(dq_at + start * row, row, rows, width, scores, roots)
+            unpack(dq_at + start * row, row, step, rows, width, scores, roots)
         for start in range(0, length, QUERIES):
             rows, at = min(QUERIES, length - start), start * across * 2 * LINE
-            unpack(dq_at + y_row + start * row, row, rows, width, dk + at, roots)
-            unpack(dq_at + 2 * y_row + start * row, row, rows, width, dv + at, scales)
+            unpack(dq_at + k_step + start * row, row, step, rows, width, dk + at, roots)
+            unpack(dq_at + 2 * k_step + start * row, row, step, rows, width, dv + at, scales)
     tiles.release(unit)
 
 
@@ -222,24 +234,23 @@ def _pieces(queries, length):
 
 
 @inlined
-def _ahead(x, matrices, task, heads, offsets, length):
+def _ahead(x, form, matrices, across, task, heads, offsets, length):
     """What `_fetch` has to know to bring the rows of a task out of x, `matrices` side by side, in a task this long."""
     head, first, rows = task_of(task, heads, offsets)
-    row, pieces = 2 * x.shape[1], _pieces(length, length)
-    step = row // matrices
-    size = step // heads
-    return address(x) + first * row + head * size, row, step, matrices, size, rows, (rows + pieces - 1) // pieces
+    row, step, head_step = form
+    pieces = _pieces(length, length)
+    at = address(x) + first * row + head * head_step
+    return at, row, step, across, heads * head_step, matrices, rows, (rows + pieces - 1) // pieces
 
 
 @inlined
 def _fetch(ahead, piece):
     """Asks for a piece of the next task's rows: a few lines at a time, or the core waits for them right here."""
-    at, row, step, matrices, size, rows, share = ahead
+    at, row, step, across, matrix_step, matrices, rows, share = ahead
     for r in range(piece * share, min(piece * share + share, rows)):
         for matrix in range(matrices):
-            begin = at + r * row + matrix * step
-            for line in range(begin, begin + size, LINE):
-                tiles.prefetch(line)
+            for j in range(across):
+                tiles.prefetch(at + r * row + matrix * matrix_step + j * step)
 
 
 @inlined

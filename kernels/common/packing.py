@@ -6,6 +6,10 @@ and what a panel needs for a step is two tiles of 1 KiB, one after the other. El
 [n // 32, k // 32, n % 32 // 16 * 512 + k % 32 // 2 * 32 + n % 16 * 2 + k % 2]: 16 columns a tile, rows two by two.
 Edges are filled with zeros, which change no sum. Operands start on 64-byte lines. Of an operand that is a sum of
 several bf16, such as a float32 (split.py), every step has the blocks of all parts one after the other.
+
+**Strips** are a form of activations (T, N), N being a multiple of 32: (N / 32, T, 32), one after the other. A block's
+rows lie together, where those of (T, N) lie in a page each, which costs whoever writes or reads blocks: 2,304 columns
+take a product 1.2 to 1.4 of the time that their strips do. Strips begin on a line.
 """
 
 from __future__ import annotations
@@ -41,6 +45,11 @@ def packed_bytes(n: int, k: int, parts: int = 1) -> int:
     return parts * STEP * panels(n) * panels(k)
 
 
+def unstripped(x: np.ndarray) -> np.ndarray:
+    """x (T, N), or its strips as an array of this shape, for kernels that know where to find what in it."""
+    return x if x.ndim == 2 else x.reshape(x.shape[1], x.shape[0] * x.shape[2])
+
+
 def whole_lines(nbytes: int) -> int:
     """nbytes, rounded up to whole lines."""
     return -(-nbytes // LINE) * LINE
@@ -60,6 +69,23 @@ def pack_rows(worker, begin, end, tasks, own, kept, steps, x):
             for r in range(rows):
                 tiles.prefetch(at + (SIDE + r) * row)  # of the next panel
                 lanes.store(to + r * LINE, halves.load_some_bf16(at + r * row, mask))
+            for r in range(rows, SIDE):
+                lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
+
+
+@jit
+def pack_strips(worker, begin, end, tasks, own, kept, steps, x):
+    """The same of x in strips, given as if it were (T, N)."""
+    top, bottom, _, _ = tasks[begin]
+    a = own_place(own, worker) + kept
+    for panel in range(bottom - top):
+        rows = min(SIDE, x.shape[0] - (top + panel) * SIDE)
+        for step in range(steps):
+            to = a + (panel * steps + step) * STEP
+            at = strip_row(x, (top + panel) * SIDE, step * SIDE)
+            for r in range(rows):
+                tiles.prefetch(at + (SIDE + r) * LINE)  # of the next panel
+                lanes.store(to + r * LINE, lanes.load_words(at + r * LINE))
             for r in range(rows, SIDE):
                 lanes.store(to + r * LINE, lanes.splat(np.uint32(0)))
 
@@ -195,7 +221,20 @@ def _block_of_panels(x, step, panel):
     return address(x) + (step * x.shape[1] + panel) * STEP, LINE, ALL, SIDE
 
 
+@finishing
+def strip_row(x, m, n):
+    """Where row m of x, the columns from n on, stands in its strips; x is given as if it were (T, N)."""
+    return address(x) + (n // SIDE * x.shape[0] + m) * LINE
+
+
+@finishing
+def _block_of_strips(x, step, panel):
+    """The same of x in strips, given as if it were (T, N)."""
+    return strip_row(x, step * SIDE, panel * SIDE), LINE, ALL, x.shape[0] - step * SIDE
+
+
 pack_columns = _columns_packer(_block_of_rows)
+pack_strip_columns = _columns_packer(_block_of_strips)
 pack_packed_columns = _columns_packer(_block_of_panels)  # of what is packed as another product's a
 
 

@@ -40,17 +40,19 @@ from minibert.kernels.common.packing import (
     finishing,
     own_place,
     panels,
+    strip_row,
 )  # fmt: skip
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.compiling import inlined, jit
 from minibert.kernels.devices.workers import Tasks
 
 TALL = 8  # panels of a that are worth packing
-FEWEST = 4  # panels of the last tasks, if there are enough: b is read from memory for each
+FEWEST = 8  # panels of the last tasks, if there are enough: b is read from L3 or memory for each
 LAST = 2  # tasks that are cut in two, for each worker but one
 NEAR = 1 << 15  # bytes of a panel of b that stay in L1
-KEPT = 1 << 20  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
+KEPT = 3 << 18  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 DEEP = 144 << 10  # bytes of a panel in a portion of K
+AWAKE = 6  # turns after which a tile is stored for nothing
 
 # Turns of a step: which parts of a and of b are multiplied, and whether each is another than before. Three parts take
 # this path because every turn but the first then loads one operand only; tiles from L2 cost as much time as products.
@@ -62,7 +64,9 @@ SPLIT = (
 
 
 def linear(out: np.ndarray) -> Callable:
-    """The kernel of out (M, N) = a b + addend[m * stride + n]; places: (out, addend, stride)."""
+    """The kernel of out (M, N) = a b + addend[m * stride + n]; places: (unstripped(out), addend, stride)."""
+    if out.ndim == 3:
+        return _strips_product
     return _rounded_product if out.dtype == np.uint16 else _float_product
 
 
@@ -107,7 +111,7 @@ def _tasks(tall: int, wide: int, most: int, workers: int) -> tuple[Tasks, np.nda
     right. All of b but where `a` is short, and for the last tasks, whose end the other workers wait for.
     """
     short = tall < TALL * workers
-    fewest = max(1, min(FEWEST, tall // (FEWEST * workers)))
+    fewest = max(1, min(FEWEST, tall // (3 * workers)))
     pieces = cpu.helpings(tall, 1 if short and wide > 1 else workers, fewest, most)
     whole = 0 if short else len(pieces) - LAST * (workers - 1)
     cuts = [1 if n < whole else min(workers if short else 2, workers, wide) for n in range(len(pieces))]
@@ -130,8 +134,8 @@ def _most(steps: int) -> int:
 
 
 def _sums_bytes(tall: int, wide: int, steps: int) -> int:
-    """What a worker needs for sums: those of one block, or, between portions of K, of all."""
-    return 4 * BLOCK * (1 if _portions(steps) == 1 else tall * wide)
+    """What a worker needs for sums: those of one block, or, between portions of K, of all; and the tile for nothing."""
+    return TILE + 4 * BLOCK * (1 if _portions(steps) == 1 else tall * wide)
 
 
 @lru_cache(256)
@@ -155,15 +159,16 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
     """
     parts, count = 1 + max(turn[0] for turn in turns), len(turns)
     step_bytes = parts * STEP
-    near = NEAR // step_bytes
+    near, awake = NEAR // step_bytes, max(1, AWAKE // count)
 
     @jit
     def multiply(worker, begin, end, tasks, places, a, b, own, kept, config):
         top, bottom, left, right = tasks[begin]
         steps = b.shape[1]
         tall, panel = bottom - top, step_bytes * steps
-        sums = own_place(own, worker)
-        a_from = sums + kept if a == 0 else a + top * panel
+        nowhere = own_place(own, worker)
+        sums = nowhere + TILE
+        a_from = nowhere + kept if a == 0 else a + top * panel
         lines, portions = -(-parts * SIDE // (count * tall)), max(1, -(-panel // DEEP))
         # The block before: its sums' address, its rows that have not left, the first of them, its columns.
         done, rows, m, n, mask = sums, 0, 0, 0, 0
@@ -193,6 +198,8 @@ def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool
                             for line in range(lines):
                                 tiles.prefetch(ahead + line * LINE)
                             ahead += lines * LINE
+                        if step % awake == awake - 1:
+                            tiles.store(unit, 4, nowhere, LINE)
                         a_at += step_bytes
                         b_at += step_bytes
                     _store_sums(unit, at)
@@ -291,6 +298,13 @@ def _round_row(places, row, m, n, mask):
 
 
 @finishing
+def _strip_row(places, row, m, n, mask):
+    """The same where out is in strips, past the caches: nobody has to read what is overwritten"""
+    lower, upper = _plus(places, row, m, n, mask)
+    lanes.stream(strip_row(places[0], m, n), halves.to_row(lower, upper))
+
+
+@finishing
 def float_row(places, row, m, n, mask):
     """out[m, n] = sum + addend"""
     out = places[0]
@@ -314,5 +328,6 @@ def _stream_row(places, row, m, n, mask):
 
 
 _rounded_product = product(fetch_result, _round_row)
+_strips_product = product(fetch_nothing, _strip_row)
 _float_product = product(fetch_result, float_row)
 _streamed_product = product(fetch_nothing, _stream_row)

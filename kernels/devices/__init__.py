@@ -139,6 +139,10 @@ class Device:
         self.write(array, host)
         return array
 
+    def projected_shape(self, t: int, c: int, heads: int) -> tuple[int, ...]:
+        """Of an array with queries, keys and values, (T, 3C), as the device's attention takes it."""
+        return t, 3 * c
+
     def release(self) -> None:
         """Gives the system everything that is kept for later."""
         with self._lock:

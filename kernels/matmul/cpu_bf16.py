@@ -7,7 +7,8 @@ Its products, as common/products.py computes them, of operands packed as common/
     dw += dyᵀ x          a: columns of dy, transposed    b: rows of x, two by two
 
 The weights are packed after each update, and whoever computes a part of a product packs its part of `a`: only dw's b
-is packed in a pass of its own. x, y and their gradients are bf16 (uint16), or float32 and then rounded first.
+is packed in a pass of its own. x, y and their gradients are bf16 (uint16), or float32 and then rounded first; y and dy
+may be strips (common/packing.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ from __future__ import annotations
 import numpy as np
 
 from minibert.kernels.common import halves, lanes, packing, products, tiles
-from minibert.kernels.common.packing import BLOCK, LINE, SIDE, STEP, TILE, Room, address, columns, panels, rounded
+from minibert.kernels.common.packing import (
+    BLOCK,
+    LINE,
+    SIDE,
+    STEP,
+    TILE,
+    Room,
+    address,
+    columns,
+    panels,
+    rounded,
+    unstripped,
+)  # fmt: skip
 from minibert.kernels.common.philox_cpu import stack_words
 from minibert.kernels.devices import cpu
 from minibert.kernels.devices.compiling import jit
@@ -48,10 +61,11 @@ def workspace(t: int, f: int, c: int) -> int:
 
 def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, scratch: np.ndarray) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
-    (t, f), c, room = y.shape, x.shape[1], Room(scratch)
+    out, c, room = unstripped(y), x.shape[1], Room(scratch)
+    t, f = out.shape
     own = room.own(products.own_bytes(t, f, c))
     bias = room.zeros(f) if bias is None else bias
-    products.multiply(products.linear(y), (y, bias, 0), packing.pack_rows, (room.bf16(x),), forms(w, f, c)[0], own)
+    products.multiply(products.linear(y), (out, bias, 0), packing.pack_rows, (room.bf16(x),), forms(w, f, c)[0], own)
 
 
 def backward(
@@ -65,17 +79,20 @@ def backward(
     scratch: np.ndarray,
 ) -> None:
     tiles.configuration()  # or BackendError, before anything is compiled
-    (t, f), c, room = dy.shape, x.shape[1], Room(scratch)
+    in_rows, dy, c, room = dy.ndim == 2, unstripped(dy), x.shape[1], Room(scratch)
+    t, f = dy.shape
     if t == 0:
         products.clear(add, dw)
         return
     own, dy, x, pairs = room.own(products.own_bytes(t, f, c)), room.bf16(dy), room.bf16(x), room.packed(c, t)
     if dx is not None:
         places = dx, room.zeros(c), 0
-        products.multiply(products.linear(dx), places, packing.pack_rows, (dy,), forms(w, f, c)[1], own)
+        pack = packing.pack_rows if in_rows else packing.pack_strips
+        products.multiply(products.linear(dx), places, pack, (dy,), forms(w, f, c)[1], own)
     run(packing.pack_pairs, panels(t), pairs, x)
     sums = room.zeros(0) if dbias is None else dbias
-    products.multiply(*products.gradient(dw, add), packing.pack_columns, (dy, sums), pairs, own)
+    pack = packing.pack_columns if in_rows else packing.pack_strip_columns
+    products.multiply(*products.gradient(dw, add), pack, (dy, sums), pairs, own)
 
 
 @jit

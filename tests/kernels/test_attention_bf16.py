@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bits import FEW_ULPS, assert_same_bits, needs_amx
+from bits import FEW_ULPS, assert_same_bits, in_rows, in_strips, needs_amx, on_a_line
 from checks import assert_as_accurate
 from minibert.kernels.attention import cpu, cpu_bf16, reference
 from minibert.kernels.common.philox import attention_mask
@@ -166,6 +166,21 @@ def test_nothing_else_is_touched(seed):
     assert (scratch[: 64 + seed] == 0xFF).all() and (scratch[64 + seed + nbytes :] == 0xFF).all()
     np.testing.assert_array_equal(operands[0], qkv)
     np.testing.assert_array_equal(operands[1], dy)
+
+
+@pytest.mark.parametrize(("heads", "d"), [(1, 32), (3, 64), (2, 96)])
+@pytest.mark.parametrize("lengths", [(1,), (0, 33, 31, 0), (5, 32, 64, 1, 100)])
+def test_strips_give_the_bits_of_rows(lengths, heads, d):
+    batch, (qkv, dy) = pack(lengths), map(bits, make(sum(lengths), heads * d))
+    y, lse, strips = np.empty_like(dy), np.empty((len(dy), heads), np.float32), in_strips(qkv)
+    dqkv = on_a_line(strips.shape, np.uint16)
+    scratch = np.full(cpu_bf16.workspace(len(dy), max(lengths), heads, heads * d), 0xFF, np.uint8)
+    tail = (batch.offsets, batch.examples, heads, 0.1, *KEY, scratch)
+    cpu_bf16.forward(y, lse, strips, *tail)
+    cpu_bf16.backward(dqkv, dy, y, lse, strips, *tail)
+    results = numbers(y), lse, numbers(in_rows(dqkv))
+    for found, wanted in zip(results, compute_bf16(batch, heads, 0.1, numbers(qkv), numbers(dy)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import gpus
-from bits import FEW_ULPS, assert_same_bits, needs_amx, unwritten
+from bits import FEW_ULPS, assert_same_bits, in_rows, in_strips, needs_amx, on_a_line, unwritten
 from checks import assert_as_accurate
 from minibert.kernels.common import packing, products, tiles
 from minibert.kernels.devices import cpu as device
@@ -206,6 +206,23 @@ def test_no_bias_and_unwanted_gradients():
 def test_same_bits_for_any_count_of_threads(shape):
     x, w, bias, dy = inputs(*shape)
     assert_same_bits(lambda: (on_unit(w), forward(x, w, bias), *backward(dy, x, w)))
+
+
+@pytest.mark.parametrize("shape", [(0, 32, 40), (1, 32, 40), (33, 64, 7), (300, 192, 96), (700, 32, 100)])
+def test_strips_give_the_bits_of_rows(shape):
+    """As y and as dy, and nothing is written beside them."""
+    (t, f, _), (x, w, bias, dy) = shape, inputs(*shape)
+    beside, scratch = on_a_line((f * t + 128,), np.uint16), np.full(cpu_bf16.workspace(*shape), 255, np.uint8)
+    y = beside[64 : 64 + f * t].reshape(f // 32, t, 32)
+    cpu_bf16.forward(y, x, on_unit(w), bias, scratch)
+    np.testing.assert_array_equal(in_rows(y) if t else y.reshape(0, f), forward(x, w, bias))
+    y.fill(0xFFFF)
+    assert (beside == 0xFFFF).all()
+
+    dx, dw, dbias = np.full(x.shape, 65535, np.uint16), np.full(w.shape, 3, np.float32), np.full(f, 3, np.float32)
+    cpu_bf16.backward(dx, dw, dbias, in_strips(dy), x, on_unit(w), True, scratch)
+    for found, wanted in zip((dx, dw, dbias), backward(dy, x, w, 3), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.slow  # test_install.py has all kernels of a run
