@@ -145,9 +145,11 @@ def own_bytes(t: int, f: int, c: int) -> int:
 
 
 def task_bytes(tall: int, wide: int, steps: int) -> int:
-    """What a worker needs for its panels of a and their sums."""
-    most = min(tall, _most(steps))
-    return most * STEP * steps + _sums_bytes(most, wide, steps)
+    """What a worker needs for its panels of a, which is not less for more of them so that scratch finds room where a
+    smaller batch's was, and for their sums.
+    """
+    most, panel = min(tall, _most(steps)), STEP * steps
+    return min(tall * panel, max(panel, KEPT * _portions(steps))) + _sums_bytes(most, wide, steps)
 
 
 def product(fetch: Callable, finish: Callable, turns: tuple[tuple[int, int, bool, bool], ...] = ONCE) -> Callable:
