@@ -23,8 +23,8 @@ def bench(shape: str, device: str, precision: str, threads: int | None, as_json:
     """Times each kernel of a training step on this machine.
 
     They run on 32 pairs of MRPC's lengths, and are checked against their definitions first. A bar shows how close it
-    comes to its limit: for products what the cores multiply at best, fed from registers (bf16) or in BLAS (fp32); for
-    the others copying as many bytes.
+    comes to its limit: for products what the cores multiply at best, fed from registers or, where it multiplies, in
+    BLAS; for the others copying as many bytes.
     """
     from minibert import benchmarks
     from minibert.model import open_device

@@ -30,9 +30,12 @@ FAR = {"float32": 1e-5, "uint16": 1e-2, "uint8": 1e-3}
 
 
 class Rows(NamedTuple):
-    """An activation, float32 here: stored as the device stores them."""
+    """An activation, float32 here: stored as the device stores them. `heads`: it is queries, keys and values of so
+    many, which lie as the device's attention takes them.
+    """
 
     array: np.ndarray
+    heads: int = 0
 
 
 class Weight(NamedTuple):
@@ -126,6 +129,10 @@ def _placed(argument: Any, device: Device) -> Any:
     array = _bare(argument)
     if isinstance(argument, Rows) and device.activation_type == np.uint16:
         array = array.astype(ml_dtypes.bfloat16).view(np.uint16)
+    if isinstance(argument, Rows) and argument.heads:
+        t, c3 = array.shape
+        shape = device.projected_shape(t, c3 // 3, argument.heads)
+        array = array if len(shape) == 2 else np.ascontiguousarray(array.reshape(t, shape[0], -1).swapaxes(0, 1))
     if isinstance(argument, Weight) and device.operand_type is not None:
         array = array.astype(ml_dtypes.bfloat16).view(device.operand_type)
     elif isinstance(argument, Weight) and (size := device.matmul.prepared_bytes(*array.shape)):
@@ -144,6 +151,9 @@ def _as_stored(argument: Any, device: Device) -> Any:
 
 
 def _as_floats(array: np.ndarray) -> np.ndarray:
+    """As the reference has it, strips (N / 32, T, 32) as rows."""
+    if array.ndim == 3:
+        array = array.swapaxes(0, 1).reshape(array.shape[1], -1)
     return array.view(ml_dtypes.bfloat16).astype(np.float32) if array.dtype == np.uint16 else array
 
 
@@ -187,8 +197,8 @@ class _Make:
     def __call__(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, np.float32)
 
-    def rows(self, width: int) -> Rows:
-        return Rows(self(self.t, width))
+    def rows(self, width: int, heads: int = 0) -> Rows:
+        return Rows(self(self.t, width), heads)
 
 
 def _name(operation: str, function: str, shape: tuple[int, ...]) -> str:
@@ -197,11 +207,11 @@ def _name(operation: str, function: str, shape: tuple[int, ...]) -> str:
 
 def _products(make: _Make) -> Iterator[Case]:
     t, c, f = make.t, make.c, make.f
-    for out, into in ((3 * c, c), (c, c)):
-        x, w, b, dy = make.rows(into), Weight(make(out, into) / 30), make(out), make.rows(out)
+    for out, into, heads in ((3 * c, c, make.heads), (c, c, 0)):
+        x, w, b, dy = make.rows(into), Weight(make(out, into) / 30), make(out), make.rows(out, heads)
         work, dw, db, room = 2.0 * t * out * into, np.zeros((out, into), np.float32), np.zeros_like(b), (t, out, into)
         name = _name("matmul", "forward", (t, into, out))
-        yield Case(name, "matmul", "forward", 1, (make.rows(out), x, w, b), work, room=room)
+        yield Case(name, "matmul", "forward", 1, (make.rows(out, heads), x, w, b), work, room=room)
         name = _name("matmul", "backward", (t, into, out))
         yield Case(name, "matmul", "backward", 3, (make.rows(into), dw, db, dy, x, w, False), 2 * work, room=room)
     x, dy, w1, b1, w2, b2 = make.rows(c), make.rows(c), make(f, c) / 30, make(f), make(c, f) / 60, make(c)
@@ -219,13 +229,13 @@ def _products(make: _Make) -> Iterator[Case]:
 
 def _attention(make: _Make, dropout: tuple = DROPOUT) -> Iterator[Case]:
     t, c, heads = make.t, make.c, make.heads
-    qkv, y, lse = make.rows(3 * c), make.rows(c), np.empty((t, heads), np.float32)
+    qkv, y, lse = make.rows(3 * c, heads), make.rows(c), np.empty((t, heads), np.float32)
     work, where = 4.0 * c * float((make.lengths**2).sum()), (make.offsets, make.place[1], heads, *dropout)
     room, shape, rest = (t, int(make.lengths.max()), heads, c), (t, 3 * c), "" if dropout[0] else ", no dropout"
     name = _name("attention", "forward", shape) + rest
     yield Case(name, "attention", "forward", 2, (y, lse, qkv, *where), work, room=room)
     load("attention", "reference").forward(y.array, lse, qkv.array, *where, np.empty(0, np.uint8))
-    inputs = make.rows(3 * c), make.rows(c), y, lse, qkv, *where
+    inputs = make.rows(3 * c, heads), make.rows(c), y, lse, qkv, *where
     name = _name("attention", "backward", shape) + rest
     yield Case(name, "attention", "backward", 1, inputs, 2.5 * work, room=room)
 

@@ -210,6 +210,22 @@ def test_recomputing_gives_the_same_bits_after_20_steps_with_dropout_and_takes_l
         assert peak < most, policy
 
 
+@pytest.mark.parametrize("policy", ["none", "cheap", "layers"])
+def test_strips_of_queries_keys_and_values_change_no_bit(policy, monkeypatch):
+    """In bf16 they lie as strips where heads have 32 columns, as here, and as rows elsewhere."""
+    config, found = dataclasses.replace(CONFIG, hidden_size=64, num_attention_heads=2), []
+    for shape in (cpu.Cpu.projected_shape, devices.Device.projected_shape):
+        monkeypatch.setattr(cpu.Cpu, "projected_shape", shape)
+        t = trainer(devices.open("cpu", precision="bf16"), recompute=policy, config=config)
+        with t.bert.device.session():
+            found.append(([t.step(step).loss for step in range(3)], weights(t)))
+        assert len(t.bert.device.projected_shape(7, 64, 2)) == 4 - len(found)
+    (losses, strips), (wanted, rows) = found
+    assert losses == wanted
+    for name, array in strips.items():
+        np.testing.assert_array_equal(array, rows[name], err_msg=name)
+
+
 def test_the_number_of_threads_changes_no_gradient_beyond_blas_rounding():
     numbers, before, found = np.arange(24), cpu.threads(), []
     try:

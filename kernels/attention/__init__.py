@@ -1,7 +1,8 @@
 """Attention over packed sequences: y = dropout(softmax(q kT / sqrt(D))) v, within each sequence and head.
 
-qkv (T, 3C) holds q, k and v side by side, head h in columns h*D to (h+1)*D of each; y (T, C). Sequence s is the
-rows offsets[s] to offsets[s+1]; it may be empty. examples (T,); positions are counted from the sequence's first row.
+qkv (T, 3C) holds q, k and v side by side, head h in columns h*D to (h+1)*D of each; y (T, C). It and dqkv are arrays
+of the device's `projected_shape`, which are strips on the CPU in bf16. Sequence s is the rows offsets[s] to
+offsets[s+1]; it may be empty. examples (T,); positions are counted from the sequence's first row.
 lse (T, H), the logarithm of each row's sum of exponentials, is saved, with y and qkv, instead of probabilities:
 
     s = q kT / sqrt(D),  p = exp(s - lse),  dp = mask * (dy vT),  ds = p * (dp - rowsum(dy * y))

@@ -197,7 +197,7 @@ def _pack_rows(worker, begin, end, to, each, k, x, first):
     for panel in range(begin, end):
         place, m = _first(each, worker, begin, 4 * HIGH * k) + 4 * HIGH * k * panel, panel * HIGH
         at, stride = address(x) + 4 * (m * x.shape[1] + first), 4 * x.shape[1]
-        whole = (k - 1) // EIGHT * EIGHT if m + HIGH <= x.shape[0] else 0
+        whole = max(k - 1, 0) // EIGHT * EIGHT if m + HIGH <= x.shape[0] else 0
         for i in range(0, whole, EIGHT):
             _transpose(address(to) + place + 4 * HIGH * i, 4 * HIGH, at + 4 * i, stride, HIGH)
         for i in range(whole, k):
@@ -214,14 +214,14 @@ def _pack_columns(worker, begin, end, to, each, k, x, first, sums):
     for group in range(begin, end, EIGHT):
         n, count = group * HIGH, min(EIGHT, end - group) * HIGH
         place = _first(each, worker, begin, 4 * HIGH * k) + 4 * HIGH * k * group
-        at, whole = address(x) + 4 * (first * x.shape[1] + n), k - 1 if n + EIGHT * HIGH <= x.shape[1] else 0
+        at, whole = address(x) + 4 * (first * x.shape[1] + n), max(k - 1, 0) if n + EIGHT * HIGH <= x.shape[1] else 0
         left = middle = right = lanes.splat(np.float32(0))
         for i in range(whole):
             for panel in range(count // HIGH):
                 _copy_eight(address(to) + place + 4 * HIGH * (k * panel + i), at + 4 * HIGH * panel)
-            left = left + lanes.load(at)
-            middle = middle + lanes.load(at + LINE)
-            right = right + lanes.load(at + 2 * LINE)
+            left = lanes.apart(left + lanes.load(at))  # in the order of i, as at the edges: tasks begin anywhere
+            middle = lanes.apart(middle + lanes.load(at + LINE))
+            right = lanes.apart(right + lanes.load(at + 2 * LINE))
             at += 4 * x.shape[1]
         lanes.store(address(total), left)
         lanes.store(address(total) + LINE, middle)

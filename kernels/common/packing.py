@@ -47,7 +47,10 @@ def packed_bytes(n: int, k: int, parts: int = 1) -> int:
 
 def unstripped(x: np.ndarray) -> np.ndarray:
     """x (T, N), or its strips as an array of this shape, for kernels that know where to find what in it."""
-    return x if x.ndim == 2 else x.reshape(x.shape[1], x.shape[0] * x.shape[2])
+    if x.ndim == 2:
+        return x
+    assert x.flags.c_contiguous and x.ctypes.data % LINE == 0, "strips that kernels stream past the caches"
+    return x.reshape(x.shape[1], x.shape[0] * x.shape[2])
 
 
 def whole_lines(nbytes: int) -> int:
@@ -229,7 +232,7 @@ def strip_row(x, m, n):
 
 @finishing
 def _block_of_strips(x, step, panel):
-    """The same of x in strips, given as if it were (T, N)."""
+    """As `_block_of_rows` of x in strips, given as if it were (T, N)."""
     return strip_row(x, step * SIDE, panel * SIDE), LINE, ALL, x.shape[0] - step * SIDE
 
 

@@ -11,8 +11,9 @@ loaded again between them, were 9 % slower at K = 768 and 5 % at 1,700.) Every s
 next panel. Each element is summed over K in order by one worker, so the number of threads changes no bit.
 
 **A long K** is taken in portions, one after the other over all of a task's blocks, whose sums are kept between: L2
-then has room for the portions of more panels, and b, which comes from L3 for every task, does so less often. L3 adds
-its time to the unit's, whatever is asked for ahead: K = 3,072 in halves takes 0.85 of the time, 1,700 as long as whole.
+then has room for the portions of more panels, and b, which comes from L3 for every task, does so less often. Where L3
+adds its time to the unit's, whatever is asked for ahead, K = 3,072 in halves takes 0.85 of the time, elsewhere as long
+as whole; 1,700 as long anywhere.
 
 **Finishing.** What happens to a row of sums is a function given to `product`, such as `_round_row`. The rows of a block
 leave between the unit's instructions while the next block is multiplied. Before that the block's place in the result is
@@ -52,7 +53,7 @@ LAST = 2  # tasks that are cut in two, for each worker but one
 NEAR = 1 << 15  # bytes of a panel of b that stay in L1
 KEPT = 3 << 18  # bytes of packed rows that a worker keeps in its L2 cache, if one panel is no more
 DEEP = 144 << 10  # bytes of a panel in a portion of K
-AWAKE = 6  # turns after which a tile is stored for nothing
+AWAKE = 6  # turns after which a tile is stored for nothing: a store that comes 2,600 cycles after the last costs 1,000
 
 # Turns of a step: which parts of a and of b are multiplied, and whether each is another than before. Three parts take
 # this path because every turn but the first then loads one operand only; tiles from L2 cost as much time as products.
