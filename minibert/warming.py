@@ -14,7 +14,7 @@ from minibert.errors import BackendError
 from minibert.evaluation import Split
 from minibert.kernels import devices
 from minibert.kernels.common import unit
-from minibert.kernels.devices import compiling, gpu
+from minibert.kernels.devices import compiling, cpu, gpu
 from minibert.model import outputs
 from minibert.settings import TrainConfig
 from minibert.squad.reader import Reader, tops
@@ -29,7 +29,6 @@ CASES = (  # optimizer, GELU, labels, heads: of 64 columns, as a GPU's matrix un
     ("adam", "gelu", ("no", "yes"), 1), ("adam8bit", "gelu_new", ("score",), 4),
     ("adafactor", "gelu_new", ("score",), 1),
 )  # fmt: skip
-LARGE = 1 << 20  # bytes: zeros that are written as large arrays' are
 FEATURES = Features(np.ones(8, np.int32), np.zeros(8, np.int8), np.array([0, 3, 8]))
 
 
@@ -45,7 +44,7 @@ def compile_kernels() -> Iterator[tuple[str, float]]:
     for name, bf16 in places.items():
         for precision in ("fp32", "bf16") if bf16 else ("fp32",):
             began = time.perf_counter()
-            devices.open(name, precision=precision).zeros((LARGE,), np.uint8, "workspace")
+            devices.open(name, precision=precision).zeros((cpu.PAGED,), np.uint8, "workspace")  # a large array's
             for optimizer, gelu, labels, heads in CASES:
                 config = BertConfig(**SMALL, num_attention_heads=heads, hidden_act=gelu, id2label=labels)
                 _train(name, precision, optimizer, config)

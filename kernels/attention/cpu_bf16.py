@@ -69,7 +69,7 @@ def forward(
 ) -> None:
     share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
-        _forward, (len(offsets) - 1) * heads, y, lse, unstripped(qkv), _form(qkv, heads), offsets, examples, heads,
+        _forward, (len(offsets) - 1) * heads, y, lse, unstripped(qkv), _strides(qkv, heads), offsets, examples, heads,
         settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
 
@@ -90,12 +90,12 @@ def backward(
 ) -> None:
     share = _share(longest_of(offsets), y.shape[1] // heads)
     run(
-        _backward, (len(offsets) - 1) * heads, unstripped(dqkv), dy, lse, unstripped(qkv), _form(qkv, heads), offsets,
-        examples, heads, settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
+        _backward, (len(offsets) - 1) * heads, unstripped(dqkv), dy, lse, unstripped(qkv), _strides(qkv, heads),
+        offsets, examples, heads, settings(rate, seed, stream), shares(scratch, share), tiles.configuration(),
     )  # fmt: skip
 
 
-def _form(qkv: np.ndarray, heads: int) -> tuple[int, int, int]:
+def _strides(qkv: np.ndarray, heads: int) -> tuple[int, int, int]:
     """The bytes from a row to the next, from 32 columns of a row to the next 32, and from a head to the next."""
     if qkv.ndim == 2:
         return 2 * qkv.shape[1], LINE, 2 * qkv.shape[1] // (3 * heads)
@@ -104,9 +104,9 @@ def _form(qkv: np.ndarray, heads: int) -> tuple[int, int, int]:
 
 
 @jit
-def _forward(worker, begin, end, y, lse, qkv, form, offsets, examples, heads, dropout, shares, config):
+def _forward(worker, begin, end, y, lse, qkv, strides, offsets, examples, heads, dropout, shares, config):
     threshold, scale = dropout[0], dropout[1]
-    row, step, head_step = form
+    row, step, head_step = strides
     y_row, width, k_step = 2 * y.shape[1], y.shape[1] // heads, heads * head_step
     root = np.float32(1) / np.sqrt(np.float32(width))
     logarithms, factors = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
@@ -121,7 +121,7 @@ def _forward(worker, begin, end, y, lse, qkv, form, offsets, examples, heads, dr
         scores = p + down * BLOCK  # later the sums of y
         q_at = address(qkv) + first * row + head * head_step
         y_at = address(y) + first * y_row + 2 * head * width
-        ahead = _ahead(qkv, form, 3, across, min(task + 1, end - 1), heads, offsets, length)
+        ahead = _ahead(qkv, strides, 3, across, min(task + 1, end - 1), heads, offsets, length)
         pack_left(k, q_at + k_step, row, step, length, width)
         pack_right(v, q_at + 2 * k_step, row, step, length, width)
         for start in range(0, length, QUERIES):
@@ -149,11 +149,11 @@ def _forward(worker, begin, end, y, lse, qkv, form, offsets, examples, heads, dr
 
 
 @jit
-def _backward(worker, begin, end, dqkv, dy, lse, qkv, form, offsets, examples, heads, dropout, shares, config):
+def _backward(worker, begin, end, dqkv, dy, lse, qkv, strides, offsets, examples, heads, dropout, shares, config):
     threshold, scale = dropout[0], dropout[1]
-    row, step, head_step = form
+    row, step, head_step = strides
     y_row, width, k_step = 2 * dy.shape[1], dy.shape[1] // heads, heads * head_step
-    dy_form = y_row, LINE, 2 * width
+    dy_strides = y_row, LINE, 2 * width
     root = np.float32(1) / np.sqrt(np.float32(width))
     logarithms = stack_words(QUERIES).view(np.float32)
     scales, roots = stack_words(QUERIES).view(np.float32), stack_words(QUERIES).view(np.float32)
@@ -169,9 +169,9 @@ def _backward(worker, begin, end, dqkv, dy, lse, qkv, form, offsets, examples, h
         dy_at = address(dy) + first * y_row + 2 * head * width
         later = min(task + 1, end - 1)
         ahead = (
-            _ahead(qkv, form, 3, across, later, heads, offsets, length),
-            _ahead(dy, dy_form, 1, across, later, heads, offsets, length),
-            _ahead(dqkv, form, 3, across, task, heads, offsets, length),
+            _ahead(qkv, strides, 3, across, later, heads, offsets, length),
+            _ahead(dy, dy_strides, 1, across, later, heads, offsets, length),
+            _ahead(dqkv, strides, 3, across, task, heads, offsets, length),
         )  # fmt: skip
         pack_left(k, q_at + k_step, row, step, length, width)
         pack_right(k_right, q_at + k_step, row, step, length, width)
@@ -234,10 +234,10 @@ def _pieces(queries, length):
 
 
 @inlined
-def _ahead(x, form, matrices, across, task, heads, offsets, length):
+def _ahead(x, strides, matrices, across, task, heads, offsets, length):
     """What `_fetch` has to know to bring the rows of a task out of x, `matrices` side by side, in a task this long."""
     head, first, rows = task_of(task, heads, offsets)
-    row, step, head_step = form
+    row, step, head_step = strides
     pieces = _pieces(length, length)
     at = address(x) + first * row + head * head_step
     return at, row, step, across, heads * head_step, matrices, rows, (rows + pieces - 1) // pieces

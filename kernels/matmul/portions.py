@@ -1,7 +1,7 @@
 """The linear layer in float32 from products of packed operands, whose K is cut in portions that are added up.
 
 `by` multiplies: common/split.py on the matrix unit, common/fma.py in vector registers. Such a module has three products
-over a portion of K, from a multiple of 32 on (about as long as its LONG says, where it has the choice):
+over a portion of K, from a multiple of 32 on; of LONG at most here, all of it where GELU wants whole sums (fused.py):
 
     times_transposed    y = x wᵀ       times    dx = dy w       transposed_times    dw = dyᵀ x
 

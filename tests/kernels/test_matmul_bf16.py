@@ -53,13 +53,8 @@ def inputs(t: int, f: int, c: int, shift: float = 0):
     return to_bits(x + np.float32(shift)), w, bias, to_bits(dy)
 
 
-def aligned(nbytes: int) -> np.ndarray:
-    memory = np.full(nbytes + 64, 255, np.uint8)
-    return memory[-memory.ctypes.data % 64 :][:nbytes]
-
-
 def on_unit(w: np.ndarray) -> np.ndarray:
-    room = aligned(cpu_bf16.prepared_bytes(*w.shape))
+    room = on_a_line((cpu_bf16.prepared_bytes(*w.shape),), np.uint8)
     cpu_bf16.prepare(room, w)
     return room
 
@@ -118,7 +113,7 @@ def test_small_integers_come_out_exactly_and_nothing_else_is_touched(seed, threa
     a, add = {name: pair[0] for name, pair in pairs.items()}, seed % 4 < 2
     if not add:
         a["dw"][...] = np.nan
-    room, needed = aligned(cpu_bf16.prepared_bytes(f, c) + 64), cpu_bf16.workspace(t, f, c)
+    room, needed = on_a_line((cpu_bf16.prepared_bytes(f, c) + 64,), np.uint8), cpu_bf16.workspace(t, f, c)
     scratch = np.full(needed + 128, 255, np.uint8)
 
     with on_threads(threads):
